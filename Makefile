@@ -1,0 +1,147 @@
+# Every target that needs something installs it: Debian packages with apt-get (as root), Go
+# tools and npm packages at pinned versions.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+BUILD   := build
+BIN     := $(BUILD)/ringfence
+ENGINE  := $(BUILD)/libchdb.so
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TOOL    := go tool -modfile=$(CURDIR)/tools/go.mod
+ARGS    ?=
+
+CLANG   := clang-19
+APT_GENERATE := clang-19 llvm-19 libbpf-dev linux-libc-dev protobuf-compiler
+APT_LINT     := clang-format-19
+APT_TEST     := chromium
+
+GO_SOURCES := $(shell find . -name '*.go' -not -path './ui/node_modules/*' -not -path './$(BUILD)/*' 2>/dev/null) go.mod go.sum
+SQL_SOURCES := $(wildcard migrations/*.sql)
+BPF_OBJECTS := $(wildcard bpf/*.o)
+UI_SOURCES := $(shell find ui/src ui/public ui/index.html -type f 2>/dev/null) $(wildcard ui/*.json ui/*.ts ui/*.mjs)
+C_SOURCES  := $(wildcard bpf/*.c bpf/*.h)
+
+# $(call apt,packages): install those that are missing.
+define apt
+	missing=; for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing$$missing"; \
+		[ "$$(id -u)" = 0 ] || { echo "run as root, or install:$$missing" >&2; exit 1; }; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-zA-Z_-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  %-16s %s\n", $$1, $$2}'
+
+## ---- build
+
+.PHONY: build
+build: $(BIN) $(ENGINE) ## Build build/ringfence with its UI, and fetch the ClickHouse engine
+
+.PHONY: engine
+engine: $(ENGINE) ## Fetch the embedded ClickHouse engine to build/libchdb.so
+
+.PHONY: ui
+ui: ui/dist/index.html ## Build the web UI into ui/dist
+
+$(BIN): $(GO_SOURCES) $(SQL_SOURCES) $(BPF_OBJECTS) ui/dist/index.html internal/lab/online-boutique.yaml internal/api/openapi.yaml
+	@mkdir -p $(@D)
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ringfence
+
+$(ENGINE): deploy/engine/package-lock.json
+	@mkdir -p $(BUILD)/engine
+	cp deploy/engine/package.json deploy/engine/package-lock.json $(BUILD)/engine/
+	cd $(BUILD)/engine && npm ci --no-audit --no-fund --loglevel=error
+	mv $(BUILD)/engine/node_modules/@chdb/lib-linux-*/libchdb.so $@
+	rm -rf $(BUILD)/engine
+	touch $@
+
+ui/node_modules: ui/package.json ui/package-lock.json
+	cd ui && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+ui/dist/index.html: $(UI_SOURCES) | ui/node_modules
+	cd ui && npm run build --silent
+	touch $@
+
+## ---- run
+
+.PHONY: demo
+demo: build ## Run the whole circle on a lab of network namespaces (root); ARGS="--until audit"
+	./$(BIN) demo $(ARGS)
+
+.PHONY: demo-check
+demo-check: build ## Run the demo's script, print the table, write build/demo.json
+	./$(BIN) demo --check --output $(BUILD)/demo.json $(ARGS)
+
+## ---- test
+
+.PHONY: test
+test: build test-go test-ui test-browser test-demo ## Run every test: Go, UI, browser, and the whole demo (root)
+
+.PHONY: test-go
+test-go: $(ENGINE) ## Run the Go tests (root: real BPF, namespaces and engine)
+	go test -timeout 15m $(ARGS) $$(go list ./... | grep -v /test/)
+
+.PHONY: test-ui
+test-ui: ui/node_modules ## Run the UI's unit tests
+	cd ui && npm test --silent
+
+.PHONY: test-browser
+test-browser: build ui/node_modules ## Click through review, audit, enforce and roll back in a real browser
+	@$(call apt,$(APT_TEST))
+	go test -count=1 -timeout 15m -v $(ARGS) ./test/...
+
+.PHONY: test-demo
+test-demo: demo-check ## The same as demo-check
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser for FUZZTIME (default 20s) each
+	@for pkg in $$(go list ./...); do \
+		for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-20s} $$pkg; \
+		done; \
+	done
+
+.PHONY: screenshots
+screenshots: build ui/node_modules ## Take the README's screenshots from a running demo
+	@$(call apt,$(APT_TEST))
+	RINGFENCE_SCREENSHOTS=$(CURDIR)/docs/images go test -count=1 -timeout 15m -v -run TestCircleInBrowser ./test/...
+
+## ---- check
+
+.PHONY: lint
+lint: ui/node_modules ## Run every linter
+	@$(call apt,$(APT_LINT))
+	clang-format-19 --dry-run -Werror $(C_SOURCES)
+	go vet ./...
+	$(TOOL) golangci-lint run ./...
+	cd ui && npm run lint --silent
+
+.PHONY: format
+format: ui/node_modules ## Format Go, C and TypeScript
+	@$(call apt,$(APT_LINT))
+	gofmt -w $$(git ls-files '*.go')
+	clang-format-19 -i $(C_SOURCES)
+	cd ui && npm run format --silent
+
+.PHONY: generate
+generate: ui/node_modules ## Regenerate BPF objects, Go bindings, API and protobuf code, UI types
+	@$(call apt,$(APT_GENERATE))
+	go generate ./...
+	cd ui && npm run types --silent
+
+.PHONY: generate-check
+generate-check: generate ## Fail when what is committed differs from what is generated
+	git diff --exit-code --stat -- . || { echo "generated files differ: run 'make generate' and commit" >&2; exit 1; }
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf $(BUILD) ui/node_modules
+	find ui/dist -mindepth 1 -not -name .gitkeep -delete

@@ -1,0 +1,121 @@
+package analyzer_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/ringfence/ringfence/analyzer"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
+)
+
+func replay(t *testing.T, w *world, p policy.Policy) *analyzer.ReplayResult {
+	t.Helper()
+	r, err := w.analyzer(analyzer.Config{}).Replay(context.Background(), p, w.window())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestReplayFindsTheAttacks(t *testing.T) {
+	clean := load(t, "online-boutique.input").recommend("boutique/paymentservice").Policy
+	clean.IsolateEgress = true
+	got := replay(t, load(t, "scan.input"), *clean)
+	if got.Judged != 7+2+2+2+1+1+1 || got.JudgedEdges != 7 || got.Denied != 9 || got.DeniedEdges != 6 {
+		t.Errorf("judged %d connections on %d edges, denied %d on %d; want 16 on 7, 9 on 6", got.Judged, got.JudgedEdges, got.Denied, got.DeniedEdges)
+	}
+	want := []analyzer.Denial{
+		{Direction: flow.Ingress, Source: party("boutique/adservice"), Destination: party("boutique/paymentservice"), Protocol: flow.TCP, Port: 22, Reason: flow.ReasonDefault, Connections: 2, Answered: 2, Packets: 14},
+		{Direction: flow.Ingress, Source: party("boutique/adservice"), Destination: party("boutique/paymentservice"), Protocol: flow.TCP, Port: 50051, Reason: flow.ReasonDefault, Connections: 2, Answered: 2, Packets: 14},
+		{Direction: flow.Ingress, Source: party("boutique/frontend"), Destination: party("boutique/paymentservice"), Protocol: flow.TCP, Port: 22, Reason: flow.ReasonDefault, Connections: 2, Answered: 2, Packets: 14},
+		{Direction: flow.Egress, Source: party("boutique/paymentservice"), Destination: party("world/198.51.100.66"), Protocol: flow.TCP, Port: 443, Reason: flow.ReasonDefault, Connections: 1, Answered: 1, Packets: 7},
+		{Direction: flow.Egress, Source: party("boutique/paymentservice"), Destination: party("world/198.51.100.66"), Protocol: flow.UDP, Port: 53, Reason: flow.ReasonDefault, Connections: 1, Answered: 1, Packets: 7},
+		{Direction: flow.Egress, Source: party("boutique/paymentservice"), Destination: party("world/2001:db8:66::66"), Protocol: flow.TCP, Port: 443, Reason: flow.ReasonDefault, Connections: 1, Answered: 1, Packets: 7},
+	}
+	if diff := cmp.Diff(want, got.Denials, cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreFields(analyzer.Denial{}, "FirstSeen", "LastSeen")); diff != "" {
+		t.Errorf("denials (-want +got):\n%s", diff)
+	}
+	if first := got.Denials[3].FirstSeen; !first.Equal(epoch.Add(26 * time.Minute)) {
+		t.Errorf("first seen %s", first)
+	}
+}
+
+func TestReplayJudgesByAddressToo(t *testing.T) {
+	peer := func(prefixes ...string) []policy.Rule {
+		r := policy.Rule{Ports: []policy.Port{{Protocol: flow.TCP, Port: 80}}}
+		for _, p := range prefixes {
+			r.Peers = append(r.Peers, policy.Peer{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix(p)}})
+		}
+		return []policy.Rule{r}
+	}
+	// shop/front is the second workload: 10.1.2.1 and fd00:1::2:0:1.
+	tests := []struct {
+		name           string
+		rules          []policy.Rule
+		denied, partly bool
+	}{
+		{"both families", peer("10.1.2.0/24", "fd00:1::/64"), false, false},
+		{"one family", peer("10.1.2.0/24"), true, true},
+		{"the other family", peer("fd00:1::/64"), true, true},
+		{"neither", peer("192.0.2.0/24", "2001:db8::/32"), true, false},
+		{"labels beside addresses", append(peer("192.0.2.0/24"), policy.Rule{
+			Peers: []policy.Peer{{Selector: &policy.Selector{Namespace: "shop", MatchLabels: map[string]string{"app": "front"}}}},
+		}), false, false},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			w := &world{tb: t}
+			for _, line := range []string{
+				"window 30m", "covered node-1 30m", "workload shop/cart app=cart cart-1@node-1",
+				"workload shop/front app=front front-1@node-1", "flow shop/front > shop/cart TCP 80",
+			} {
+				if err := w.line(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := replay(t, w, policy.Policy{Workload: ref("shop/cart"), IsolateIngress: true, Ingress: tc.rules})
+			if (got.DeniedEdges == 1) != tc.denied || tc.denied && got.Denials[0].Partly != tc.partly {
+				t.Errorf("%+v, want denied %v, partly %v", got, tc.denied, tc.partly)
+			}
+		})
+	}
+}
+
+func TestReplayLeavesUnknownDirectionsUnjudged(t *testing.T) {
+	w := load(t, "not-learned.input")
+	got := replay(t, w, policy.Policy{Workload: ref("shop/cart"), IsolateIngress: true, IsolateEgress: true})
+	if got.Unjudged != 2 {
+		t.Errorf("%d connections unjudged, want the 2 of unknown direction", got.Unjudged)
+	}
+	for _, d := range got.Denials {
+		if d.Source == party("world/192.0.2.66") {
+			t.Errorf("a forged flow that never arrived was judged: %+v", d)
+		}
+		if d.Source.Reserved == "host" {
+			t.Errorf("failsafe traffic counted as denied: %+v", d)
+		}
+	}
+	if open := replay(t, w, policy.Policy{Workload: ref("shop/cart")}); open.Denied != 0 || open.Judged != got.Judged {
+		t.Errorf("a policy that isolates nothing denied %d of %d", open.Denied, open.Judged)
+	}
+}
+
+func TestReplayErrors(t *testing.T) {
+	w := load(t, "not-learned.input")
+	a := w.analyzer(analyzer.Config{})
+	if _, err := a.Replay(context.Background(), policy.Policy{Workload: ref("shop/gone")}, w.window()); !errors.Is(err, analyzer.ErrUnknownWorkload) {
+		t.Errorf("unknown workload: %v", err)
+	}
+	bad := policy.Policy{Workload: ref("shop/cart"), Ingress: []policy.Rule{{Peers: []policy.Peer{{}}}}}
+	if _, err := a.Replay(context.Background(), bad, w.window()); err == nil || !strings.Contains(err.Error(), "ingress[0].peers[0]") {
+		t.Errorf("invalid policy: %v", err)
+	}
+}

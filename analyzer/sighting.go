@@ -1,0 +1,284 @@
+package analyzer
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// sighting is one edge of a workload in one direction, with what each end saw of
+// it.
+type sighting struct {
+	direction flow.Direction // as the workload sees it
+	edge      flow.Edge      // the ends' numbers taken together
+	sides     [3]flow.Edge   // what each end saw, and what was forged
+	here      bool           // the workload's own agent saw it
+	atPeer    bool           // the peer's did
+	forged    bool           // its source is not who sent it
+	midstream bool           // some of it was picked up in the middle
+}
+
+// peer returns the end that is not the workload.
+func (s *sighting) peer() flow.Party {
+	if s.direction == flow.Ingress {
+		return s.edge.Source
+	}
+	return s.edge.Destination
+}
+
+// count is the number of connections, including those whose beginning fell
+// outside of the window; a sighting has at least one.
+func count(e *flow.Edge) uint64 { return max(e.Connections, e.Answered, 1) }
+
+type service struct {
+	server   flow.Party
+	protocol flow.Protocol
+	port     uint16
+}
+
+// sightings adds up the edges of w: one sighting a direction, peer, protocol and
+// port. Edges whose direction stays unknown are returned apart.
+func (v *view) sightings(ctx context.Context, w flow.Workload) (seen []sighting, unknown []flow.Edge, err error) {
+	edges, err := v.edgesOf(ctx, w)
+	if err != nil {
+		return nil, nil, err
+	}
+	byKey := map[edgeKey]*sighting{}
+	for i := range edges {
+		e := edges[i]
+		if e.Direction == flow.DirectionUnknown {
+			proven, err := v.listens(ctx, w, service{e.Destination, e.Protocol, e.Port})
+			if err != nil {
+				return nil, nil, err
+			}
+			if !proven {
+				unknown = append(unknown, e)
+				continue
+			}
+		}
+		for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
+			if end(&e, d).Workload != w {
+				continue
+			}
+			k := keyOf(&e)
+			k.direction = d
+			s := byKey[k]
+			if s == nil {
+				s = &sighting{direction: d}
+				byKey[k] = s
+			}
+			s.add(&e)
+		}
+	}
+	for _, s := range byKey {
+		s.merge()
+		seen = append(seen, *s)
+	}
+	slices.SortFunc(seen, func(a, b sighting) int {
+		return cmp.Or(cmp.Compare(a.direction, b.direction), compareEdges(a.edge, b.edge))
+	})
+	return seen, unknown, nil
+}
+
+// end returns the end of e that observes it in direction d.
+func end(e *flow.Edge, d flow.Direction) flow.Party {
+	if d == flow.Ingress {
+		return e.Destination
+	}
+	return e.Source
+}
+
+// Sides of a sighting.
+const (
+	sideHere = iota
+	sidePeer
+	sideForged
+)
+
+// add takes another observation of the same edge in.
+func (s *sighting) add(e *flow.Edge) {
+	side := sidePeer
+	switch {
+	case forged(e):
+		side, s.forged = sideForged, true
+	case e.Observer == end(e, s.direction).Workload && (e.Direction == s.direction || e.Direction == flow.DirectionUnknown):
+		side, s.here = sideHere, true
+	default:
+		s.atPeer = true
+	}
+	s.midstream = s.midstream || e.Direction == flow.DirectionUnknown
+	t := &s.sides[side]
+	if *t == (flow.Edge{}) {
+		*t = *e
+		return
+	}
+	// One observer's edges of different directions are different flows.
+	t.Connections += e.Connections
+	t.Answered += e.Answered
+	t.Forward = flow.Counters{Packets: t.Forward.Packets + e.Forward.Packets, Bytes: t.Forward.Bytes + e.Forward.Bytes}
+	t.Reverse = flow.Counters{Packets: t.Reverse.Packets + e.Reverse.Packets, Bytes: t.Reverse.Bytes + e.Reverse.Bytes}
+	t.DeniedLive += e.DeniedLive
+	t.DeniedStaged += e.DeniedStaged
+	widen(t, e)
+}
+
+// merge takes the sides together. Both ends saw the same flows, so the larger
+// number counts, not the sum.
+func (s *sighting) merge() {
+	first := true
+	for i := range s.sides {
+		e := &s.sides[i]
+		if *e == (flow.Edge{}) {
+			continue
+		}
+		if first {
+			s.edge, first = *e, false
+			continue
+		}
+		t := &s.edge
+		t.Connections = max(t.Connections, e.Connections)
+		t.Answered = max(t.Answered, e.Answered)
+		t.Forward = larger(t.Forward, e.Forward)
+		t.Reverse = larger(t.Reverse, e.Reverse)
+		t.DeniedLive = max(t.DeniedLive, e.DeniedLive)
+		t.DeniedStaged = max(t.DeniedStaged, e.DeniedStaged)
+		widen(t, e)
+	}
+}
+
+// widen stretches t over e's time and endpoints, which may be the same ones.
+func widen(t, e *flow.Edge) {
+	t.SourceEndpoints = max(t.SourceEndpoints, e.SourceEndpoints)
+	t.DestinationEndpoints = max(t.DestinationEndpoints, e.DestinationEndpoints)
+	t.Hours = max(t.Hours, e.Hours)
+	if e.FirstSeen.Before(t.FirstSeen) {
+		t.FirstSeen = e.FirstSeen
+	}
+	if e.LastSeen.After(t.LastSeen) {
+		t.LastSeen = e.LastSeen
+	}
+}
+
+// forged reports whether the end that e was observed at is not who observed it:
+// an endpoint sent it from an address that is not its own.
+func forged(e *flow.Edge) bool {
+	if e.Direction == flow.DirectionUnknown {
+		return e.Observer != e.Source.Workload && e.Observer != e.Destination.Workload
+	}
+	return e.Observer != end(e, e.Direction).Workload
+}
+
+func larger(a, b flow.Counters) flow.Counters {
+	return flow.Counters{Packets: max(a.Packets, b.Packets), Bytes: max(a.Bytes, b.Bytes)}
+}
+
+// listens reports whether flows of known direction in the window were answered
+// at s. w's own edges are looked at first, then those of the server.
+func (v *view) listens(ctx context.Context, w flow.Workload, s service) (bool, error) {
+	for _, of := range []flow.Workload{w, s.server.Workload} {
+		if of.IsZero() {
+			continue
+		}
+		services, ok := v.services[of]
+		if !ok {
+			edges, err := v.edgesOf(ctx, of)
+			if err != nil {
+				return false, err
+			}
+			services = map[service]bool{}
+			for i := range edges {
+				if e := &edges[i]; e.Direction != flow.DirectionUnknown && !forged(e) && answered(e) {
+					services[service{e.Destination, e.Protocol, e.Port}] = true
+				}
+			}
+			v.services[of] = services
+		}
+		if services[s] {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// answered reports whether e was more than attempts.
+func answered(e *flow.Edge) bool { return e.Answered > 0 && !refused(e) }
+
+// refused reports whether TCP connections came to nothing. A completed one has
+// at least two packets each way; a reset, or the answer to a half-open probe, is
+// a lone one. The bounds lie between the two, since Answered is an estimate.
+func refused(e *flow.Edge) bool {
+	return e.Protocol == flow.TCP && e.Connections > 0 &&
+		(2*e.Reverse.Packets < 3*e.Answered || 2*e.Forward.Packets < 3*e.Connections)
+}
+
+func (s *sighting) evidence() Evidence {
+	e := &s.edge
+	at := AtBoth
+	switch {
+	case !s.atPeer:
+		at = AtHere
+	case !s.here:
+		at = AtPeer
+	}
+	return Evidence{
+		Peer: s.peer(), Protocol: e.Protocol, Port: e.Port,
+		Connections: e.Connections, Answered: e.Answered, Forward: e.Forward, Reverse: e.Reverse,
+		FirstSeen: e.FirstSeen, LastSeen: e.LastSeen,
+		SourceEndpoints: e.SourceEndpoints, DestinationEndpoints: e.DestinationEndpoints, Hours: e.Hours,
+		DeniedLive: e.DeniedLive, DeniedStaged: e.DeniedStaged,
+		ObservedAt: at, Midstream: s.midstream,
+	}
+}
+
+type edgeKey struct {
+	direction flow.Direction
+	source    flow.Party
+	dest      flow.Party
+	protocol  flow.Protocol
+	port      uint16
+}
+
+func keyOf(e *flow.Edge) edgeKey {
+	return edgeKey{direction: e.Direction, source: e.Source, dest: e.Destination, protocol: e.Protocol, port: e.Port}
+}
+
+func compareParties(a, b flow.Party) int {
+	return cmp.Or(
+		a.Workload.Compare(b.Workload),
+		cmp.Compare(a.Reserved, b.Reserved),
+		a.Address.Compare(b.Address),
+	)
+}
+
+func compareEdges(a, b flow.Edge) int {
+	return cmp.Or(
+		compareParties(a.Source, b.Source),
+		compareParties(a.Destination, b.Destination),
+		cmp.Compare(a.Protocol, b.Protocol),
+		cmp.Compare(a.Port, b.Port),
+		cmp.Compare(a.Direction, b.Direction),
+		a.FirstSeen.Compare(b.FirstSeen),
+		a.LastSeen.Compare(b.LastSeen),
+		cmp.Compare(a.Connections, b.Connections),
+	)
+}
+
+// number writes a count with its noun.
+func number[N uint64 | int](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// span writes a duration to the second, or finer where it is shorter.
+func span(d time.Duration) string {
+	if d < time.Second {
+		return d.Round(time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}

@@ -1,0 +1,371 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+const endpointHost = 1 // RF_ENDPOINT_HOST
+
+// hook is one of the two places of an interface where programs run.
+type hook struct {
+	name   string
+	attach ebpf.AttachType
+}
+
+var hooks = [...]hook{
+	{"ingress", ebpf.AttachTCXIngress},
+	{"egress", ebpf.AttachTCXEgress},
+}
+
+// program returns what runs at the hook: what an interface of the node receives
+// goes to the host, what the node's side of a pod's veth receives comes from it.
+func (d *Datapath) program(h hook, host bool) *ebpf.Program {
+	if (h.attach == ebpf.AttachTCXIngress) == host {
+		return d.programs.RfToEndpoint
+	}
+	return d.programs.RfFromEndpoint
+}
+
+func (d *Datapath) linkPath(index uint32, h hook) string {
+	return filepath.Join(d.linkDir(), strconv.FormatUint(uint64(index), 10)+"-"+h.name)
+}
+
+// Attach watches an endpoint's interface. Called again for the same endpoint it
+// updates what is known of it, without a gap; when the interface was made anew
+// the old one is forgotten.
+func (d *Datapath) Attach(e Endpoint) error {
+	if e.ID == 0 {
+		return fmt.Errorf("attach to %s: endpoint has no number", e.Interface)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	return explain(d.netns.do(func() error { return d.attach(e) }))
+}
+
+func (d *Datapath) attach(e Endpoint) error {
+	index, err := d.interfaceIndex(e.Interface)
+	if err != nil {
+		return err
+	}
+	known, err := readMap[uint32, kernelRfEndpoint](d.maps.Endpoints)
+	if err != nil {
+		return fmt.Errorf("read endpoints: %w", err)
+	}
+	for old, ep := range known {
+		if ep.Id == e.ID && old != index {
+			if err := d.detach(old); err != nil {
+				return err
+			}
+		}
+	}
+	now, err := monotonic()
+	if err != nil {
+		return err
+	}
+	value := kernelRfEndpoint{Id: e.ID, Identity: uint32(e.Identity), ObservedSince: now}
+	if e.Host {
+		value.Flags = endpointHost
+	}
+	before, was := known[index]
+	if was && before.Id == e.ID && d.alive(index) {
+		value.ObservedSince = before.ObservedSince
+	} else if was {
+		if err := d.detach(index); err != nil {
+			return err
+		}
+	}
+	if err := d.maps.Quotas.Update(e.ID, d.quotaOf(e.ID), ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
+	}
+	if err := d.maps.Endpoints.Put(index, value); err != nil {
+		if errors.Is(err, unix.E2BIG) {
+			return fmt.Errorf("attach to %s: all %d endpoints of the node are taken", e.Interface, d.limits.Endpoints)
+		}
+		return fmt.Errorf("note endpoint of %s: %w", e.Interface, err)
+	}
+	for _, h := range hooks {
+		if err := d.attachHook(index, e.Interface, h, e.Host); err != nil {
+			if !was {
+				return errors.Join(err, d.detach(index))
+			}
+			return err
+		}
+	}
+	if was && before != value {
+		bumpEpoch(d.settings.value)
+	}
+	d.levels.Endpoints, err = countKeys[uint32, kernelRfEndpoint](d.maps.Endpoints)
+	return err
+}
+
+// quotaOf keeps the count of an endpoint that was here before.
+func (d *Datapath) quotaOf(id uint32) kernelRfQuota {
+	var q kernelRfQuota
+	_ = d.maps.Quotas.Lookup(id, &q)
+	q.Gone = 0
+	return q
+}
+
+func (d *Datapath) interfaceIndex(name string) (uint32, error) {
+	where := "on this node"
+	if d.netns != "" {
+		where = "in network namespace " + string(d.netns)
+	}
+	l, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return 0, fmt.Errorf("interface %q: there is none %s: correct the inventory or create it", name, where)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up interface %s: %w", name, err)
+	}
+	if kind := l.Attrs().EncapType; kind != "ether" {
+		return 0, fmt.Errorf("interface %q: has link type %s, only Ethernet can be watched", name, kind)
+	}
+	return uint32(l.Attrs().Index), nil //nolint:gosec // the kernel's are positive
+}
+
+// attachHook links the program to the hook, or updates the link that is pinned.
+func (d *Datapath) attachHook(index uint32, name string, h hook, host bool) error {
+	path, prog := d.linkPath(index, h), d.program(h, host)
+	updated, err := updateLink(path, prog)
+	if err != nil || updated {
+		return err
+	}
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: int(index),
+		Program:   prog,
+		Attach:    h.attach,
+		// First, so that no other program can let a packet past this one.
+		Anchor: link.Head(),
+	})
+	if err != nil {
+		return fmt.Errorf("attach tcx to %s of %s: %w", h.name, name, err)
+	}
+	defer l.Close()
+	if err := l.Pin(path); err != nil {
+		return fmt.Errorf("pin %s link of %s: %w", h.name, name, err)
+	}
+	return nil
+}
+
+// updateLink puts prog into the pinned link. A pin without a link, or whose
+// interface is gone, is removed.
+func updateLink(path string, prog *ebpf.Program) (bool, error) {
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open pinned link %s: %w", path, err)
+	}
+	defer l.Close()
+	if linkIndex(l) != 0 {
+		err = l.Update(prog)
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, unix.ENOLINK) {
+			return false, fmt.Errorf("update pinned link %s: %w", path, err)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		return false, fmt.Errorf("remove dead link: %w", err)
+	}
+	return false, nil
+}
+
+// linkIndex returns the interface that l is attached to, 0 when that is gone.
+func linkIndex(l link.Link) uint32 {
+	info, err := l.Info()
+	if err != nil || info.TCX() == nil {
+		return 0
+	}
+	return info.TCX().Ifindex
+}
+
+// alive reports whether both hooks of the interface are linked.
+func (d *Datapath) alive(index uint32) bool {
+	for _, h := range hooks {
+		l, err := link.LoadPinnedLink(d.linkPath(index, h), nil)
+		if err != nil {
+			return false
+		}
+		attached := linkIndex(l)
+		_ = l.Close()
+		if attached != index {
+			return false
+		}
+	}
+	return true
+}
+
+// Detach stops watching the interface with this index; the flows of its
+// endpoint end with the next sweep.
+func (d *Datapath) Detach(index int) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	return d.detach(uint32(index)) //nolint:gosec // as the kernel gave it
+}
+
+func (d *Datapath) detach(index uint32) error {
+	var errs []error
+	for _, h := range hooks {
+		// The pin holds the link: without it the kernel detaches.
+		if err := os.Remove(d.linkPath(index, h)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("unpin %s link of interface %d: %w", h.name, index, err))
+		}
+	}
+	var ep kernelRfEndpoint
+	err := d.maps.Endpoints.Lookup(index, &ep)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return errors.Join(errs...)
+	}
+	if err != nil {
+		return errors.Join(append(errs, fmt.Errorf("look up endpoint of interface %d: %w", index, err))...)
+	}
+	if err := d.maps.Endpoints.Delete(index); err != nil {
+		errs = append(errs, fmt.Errorf("forget endpoint of interface %d: %w", index, err))
+	}
+	quota := d.quotaOf(ep.Id)
+	quota.Gone = 1
+	if err := d.maps.Quotas.Put(ep.Id, quota); err != nil {
+		errs = append(errs, fmt.Errorf("forget flows of endpoint %d: %w", ep.Id, err))
+	}
+	d.levels.Endpoints, err = countKeys[uint32, kernelRfEndpoint](d.maps.Endpoints)
+	return errors.Join(append(errs, err)...)
+}
+
+// Attached lists the endpoints whose interfaces are watched, by index. One
+// whose interface is gone is not among them.
+func (d *Datapath) Attached() ([]Attached, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errClosed
+	}
+	known, err := readMap[uint32, kernelRfEndpoint](d.maps.Endpoints)
+	if err != nil {
+		return nil, fmt.Errorf("read endpoints: %w", err)
+	}
+	names, err := d.interfaceNames()
+	if err != nil {
+		return nil, err
+	}
+	clock, err := newClock()
+	if err != nil {
+		return nil, err
+	}
+	var list []Attached
+	for index, ep := range known {
+		if !d.alive(index) {
+			continue
+		}
+		list = append(list, Attached{
+			Endpoint: Endpoint{
+				Interface: names[index],
+				ID:        ep.Id,
+				Identity:  flow.Identity(ep.Identity),
+				Host:      ep.Flags&endpointHost != 0,
+			},
+			Index:         int(index),
+			ObservedSince: clock.wall(ep.ObservedSince),
+		})
+	}
+	slices.SortFunc(list, func(a, b Attached) int { return a.Index - b.Index })
+	return list, nil
+}
+
+func (d *Datapath) interfaceNames() (map[uint32]string, error) {
+	names := make(map[uint32]string)
+	err := d.netns.do(func() error {
+		var links []netlink.Link
+		err := retryDump(func() (err error) { links, err = netlink.LinkList(); return err })
+		if err != nil {
+			return fmt.Errorf("list interfaces: %w", err)
+		}
+		for _, l := range links {
+			names[uint32(l.Attrs().Index)] = l.Attrs().Name //nolint:gosec // the kernel's are positive
+		}
+		return nil
+	})
+	return names, err
+}
+
+// retryDump repeats a netlink dump that a change interrupted.
+func retryDump(dump func() error) error {
+	var err error
+	for range 5 {
+		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return err
+}
+
+// adoptLinks makes every pinned link run this process's programs, and forgets
+// the interfaces that went while nobody looked.
+func (d *Datapath) adoptLinks() error {
+	pins, err := os.ReadDir(d.linkDir())
+	if err != nil {
+		return fmt.Errorf("read pinned links: %w", err)
+	}
+	known, err := readMap[uint32, kernelRfEndpoint](d.maps.Endpoints)
+	if err != nil {
+		return fmt.Errorf("read endpoints: %w", err)
+	}
+	for _, pin := range pins {
+		index, h, ok := parseLinkName(pin.Name())
+		ep, watched := known[index]
+		if !ok || !watched {
+			if err := os.Remove(filepath.Join(d.linkDir(), pin.Name())); err != nil {
+				return fmt.Errorf("remove stray link: %w", err)
+			}
+			continue
+		}
+		if _, err := updateLink(d.linkPath(index, h), d.program(h, ep.Flags&endpointHost != 0)); err != nil {
+			return err
+		}
+	}
+	for index := range known {
+		if d.alive(index) {
+			continue
+		}
+		if err := d.detach(index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parseLinkName(name string) (uint32, hook, bool) {
+	number, side, _ := strings.Cut(name, "-")
+	index, err := strconv.ParseUint(number, 10, 32)
+	for _, h := range hooks {
+		if err == nil && h.name == side {
+			return uint32(index), h, true
+		}
+	}
+	return 0, hook{}, false
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#ifndef RF_FLOW_H
+#define RF_FLOW_H
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "parse.h"
+#include "policy.h"
+#include "types.h"
+
+#define RF_READ(x) (*(volatile typeof(x) *)&(x))
+#define RF_WRITE(x, v) (*(volatile typeof(x) *)&(x) = (v))
+
+#define RF_FIN_BOTH 3
+#define RF_FIN_LAST(side) (1 << (2 + (side)))
+
+static __always_inline __u64 rf_xchg(__u64 *p, __u64 v)
+{
+	return __sync_lock_test_and_set(p, v);
+}
+
+static __always_inline __u32 rf_xchg32(__u32 *p, __u32 v)
+{
+	return __sync_lock_test_and_set(p, v);
+}
+
+static __always_inline bool rf_unreported(struct rf_flow *f)
+{
+	return RF_READ(f->packets[0]) || RF_READ(f->packets[1]) || RF_READ(f->connections);
+}
+
+/* The packet's canonical key; returns which side sent it. */
+static __always_inline __u32 rf_flow_key_of(const struct rf_packet *p, __u32 endpoint,
+					    struct rf_flow_key *k)
+{
+	const __u64 *s = (const __u64 *)p->src, *d = (const __u64 *)p->dst;
+	bool swap;
+
+	if (s[0] != d[0])
+		swap = bpf_be64_to_cpu(s[0]) > bpf_be64_to_cpu(d[0]);
+	else if (s[1] != d[1])
+		swap = bpf_be64_to_cpu(s[1]) > bpf_be64_to_cpu(d[1]);
+	else
+		swap = bpf_ntohs(p->sport) > bpf_ntohs(p->dport);
+	k->endpoint = endpoint;
+	k->protocol = p->protocol;
+	if (swap) {
+		__builtin_memcpy(k->lo, p->dst, 16);
+		__builtin_memcpy(k->hi, p->src, 16);
+		k->lo_port = p->dport;
+		k->hi_port = p->sport;
+		return 1;
+	}
+	__builtin_memcpy(k->lo, p->src, 16);
+	__builtin_memcpy(k->hi, p->dst, 16);
+	k->lo_port = p->sport;
+	k->hi_port = p->dport;
+	return 0;
+}
+
+static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow *f, __u32 initiator)
+{
+	__u32 flags = rf_xchg32(&f->tcp_flags, 0);
+
+	if (initiator) {
+		r->forward_packets = rf_xchg(&f->packets[1], 0);
+		r->forward_bytes = rf_xchg(&f->bytes[1], 0);
+		r->reverse_packets = rf_xchg(&f->packets[0], 0);
+		r->reverse_bytes = rf_xchg(&f->bytes[0], 0);
+		flags = flags >> 8 | flags << 8;
+	} else {
+		r->forward_packets = rf_xchg(&f->packets[0], 0);
+		r->forward_bytes = rf_xchg(&f->bytes[0], 0);
+		r->reverse_packets = rf_xchg(&f->packets[1], 0);
+		r->reverse_bytes = rf_xchg(&f->bytes[1], 0);
+	}
+	r->forward_flags = flags;
+	r->reverse_flags = flags >> 8;
+	r->connections = rf_xchg32(&f->connections, 0);
+}
+
+/* Writes a record with what is unreported. Returns 0, and leaves the counters
+ * where they are, when the ring has no room. */
+__noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __u64 now)
+{
+	struct rf_record *r;
+	__u32 initiator;
+	__u64 judged;
+
+	if (!k || !f)
+		return 0;
+	r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);
+	if (!r) {
+		rf_count_shared(RF_COUNT_RING_FULL);
+		return 0;
+	}
+	initiator = f->initiator;
+	judged = RF_READ(f->judged);
+	r->time = RF_READ(f->last_seen);
+	r->first_seen = f->first_seen;
+	__builtin_memcpy(r->src, initiator ? k->hi : k->lo, 16);
+	__builtin_memcpy(r->dst, initiator ? k->lo : k->hi, 16);
+	r->sport = initiator ? k->hi_port : k->lo_port;
+	r->dport = initiator ? k->lo_port : k->hi_port;
+	r->endpoint = k->endpoint;
+	r->protocol = k->protocol;
+	r->live_revision = f->revision[RF_SLOT_LIVE];
+	r->staged_revision = f->revision[RF_SLOT_STAGED];
+	r->direction = f->direction;
+	r->outcome = f->outcome;
+	r->live_verdict = judged;
+	r->live_reason = judged >> 8;
+	r->staged_verdict = judged >> 16;
+	r->staged_reason = judged >> 24;
+	r->pad[0] = 0;
+	r->pad[1] = 0;
+	/* The first record of a flow is its new one, whoever writes it. */
+	if (!(__sync_fetch_and_or(&f->marks, RF_FLOW_REPORTED) & RF_FLOW_REPORTED) &&
+	    event == RF_EVENT_SWEEP)
+		event = RF_EVENT_NEW;
+	r->event = event;
+	rf_fill_counters(r, f, initiator);
+	RF_WRITE(f->reported_at, now);
+	bpf_ringbuf_submit(r, 0);
+	rf_count_shared(RF_COUNT_RECORDS);
+	return 1;
+}
+
+/* Writes the flow's end record once. */
+static __always_inline void rf_end(struct rf_flow_key *k, struct rf_flow *f, __u64 now)
+{
+	if (__sync_fetch_and_or(&f->marks, RF_FLOW_ENDED) & RF_FLOW_ENDED)
+		return;
+	if (!rf_emit(k, f, RF_EVENT_END, now))
+		__sync_fetch_and_and(&f->marks, ~RF_FLOW_ENDED); /* left to the sweep */
+}
+
+static __always_inline __u32 rf_outcome(__u64 judged, __u32 panic)
+{
+	__u32 live = judged & 0xff, staged = (judged >> 16) & 0xff;
+
+	if (live == RF_VERDICT_DENY && !panic)
+		return RF_OUTCOME_DROPPED;
+	if (live == RF_VERDICT_DENY || staged == RF_VERDICT_DENY)
+		return RF_OUTCOME_AUDITED;
+	return RF_OUTCOME_FORWARDED;
+}
+
+/* Counts a judged packet. */
+static __always_inline void rf_count_verdict(__u64 judged, __u32 outcome)
+{
+	__u32 live_reason = (judged >> 8) & 0xff, staged_reason = (judged >> 24) & 0xff;
+
+	if (outcome == RF_OUTCOME_DROPPED)
+		rf_count(RF_COUNT_DROPPED);
+	else if (outcome == RF_OUTCOME_AUDITED)
+		rf_count(RF_COUNT_AUDITED);
+	else
+		rf_count(RF_COUNT_FORWARDED);
+	if ((judged & 0xff) == RF_VERDICT_DENY && live_reason < RF_REASONS)
+		rf_count(RF_COUNT_LIVE_DENY + live_reason);
+	if (((judged >> 16) & 0xff) == RF_VERDICT_DENY && staged_reason < RF_REASONS)
+		rf_count(RF_COUNT_STAGED_DENY + staged_reason);
+}
+
+static __always_inline void rf_count_packet(struct rf_flow *f, __u32 side, struct rf_packet *p,
+					    __u64 packets, __u64 bytes, __u64 now)
+{
+	__u32 flags = side ? (__u32)p->tcp_flags << 8 : p->tcp_flags;
+
+	if (side) {
+		__sync_fetch_and_add(&f->packets[1], packets);
+		__sync_fetch_and_add(&f->bytes[1], bytes);
+	} else {
+		__sync_fetch_and_add(&f->packets[0], packets);
+		__sync_fetch_and_add(&f->bytes[0], bytes);
+	}
+	if ((RF_READ(f->tcp_flags) & flags) != flags)
+		__sync_fetch_and_or(&f->tcp_flags, flags);
+	if (RF_READ(f->last_seen) != now)
+		RF_WRITE(f->last_seen, now);
+}
+
+static __always_inline __u8 rf_first_state(const struct rf_packet *p)
+{
+	switch (p->protocol) {
+	case IPPROTO_TCP:
+		return p->tcp_flags & RF_TCP_SYN ? RF_STATE_SYN : RF_STATE_MIDSTREAM;
+	case IPPROTO_UDP:
+		return RF_STATE_UDP;
+	case IPPROTO_ICMP:
+	case RF_ICMPV6:
+		return RF_STATE_ICMP;
+	}
+	return RF_STATE_OTHER;
+}
+
+/* Moves a TCP flow on by one packet. Returns true when that closed it. */
+static __always_inline bool rf_tcp_step(struct rf_flow *f, __u32 side, const struct rf_packet *p)
+{
+	__u8 flags = p->tcp_flags, fin = f->fin;
+
+	if (flags & RF_TCP_RST) {
+		f->state = RF_STATE_CLOSING;
+		return true;
+	}
+	if (flags & RF_TCP_FIN) {
+		fin |= 1 << side;
+		fin = (fin & RF_FIN_BOTH) | RF_FIN_LAST(side);
+		f->fin = fin;
+		if ((fin & RF_FIN_BOTH) == RF_FIN_BOTH)
+			f->state = RF_STATE_CLOSING;
+		return false;
+	}
+	/* The acknowledgement of the second FIN. */
+	if (f->state == RF_STATE_CLOSING)
+		return (fin & RF_FIN_BOTH) == RF_FIN_BOTH && !(fin & RF_FIN_LAST(side));
+	if (f->state == RF_STATE_SYN) {
+		if (side != f->initiator && (flags & (RF_TCP_SYN | RF_TCP_ACK)) ==
+						    (RF_TCP_SYN | RF_TCP_ACK))
+			__sync_fetch_and_or(&f->marks, RF_FLOW_SYNACK);
+		else if (side == f->initiator && !(flags & RF_TCP_SYN) &&
+			 RF_READ(f->marks) & RF_FLOW_SYNACK)
+			f->state = RF_STATE_ESTABLISHED;
+	} else if (f->state == RF_STATE_MIDSTREAM && side != f->initiator) {
+		f->state = RF_STATE_ESTABLISHED;
+	}
+	return false;
+}
+
+#endif

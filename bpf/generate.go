@@ -1,0 +1,3 @@
+package bpf
+
+//go:generate go tool -modfile=../tools/go.mod bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -type rf_settings -type rf_endpoint -type rf_quota -type rf_address -type rf_owner -type rf_cidr -type rf_failsafe -type rf_table_key -type rf_entry_key -type rf_entry -type rf_flow_key -type rf_flow -type rf_record -type rf_intent -type rf_sweep_args -type rf_counter kernel ringfence.c -- -O2 -g -mcpu=v3 -Wall -Werror -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#ifndef RF_MAPS_H
+#define RF_MAPS_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+/* Sizes here are placeholders of the smallest kind: userspace sets them from
+ * its configuration when it creates a map. All maps are pinned. */
+
+/* Key 0. Written by userspace through a mapping. Read by every program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rf_settings);
+} settings SEC(".maps");
+
+/* Interface index -> the endpoint behind it. Written by userspace on attach
+ * and detach. Unknown: the packet passes and is counted. Full: attach fails. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rf_endpoint);
+} endpoints SEC(".maps");
+
+/* Endpoint id -> flows it holds. Created by userspace on attach, counted by
+ * the programs. As large as endpoints, twice, for those that are going. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rf_quota);
+} quotas SEC(".maps");
+
+/* Exact address -> owner. Written by userspace from the inventory. An address
+ * that is not in it is world. Full: the update is refused before it starts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct rf_address);
+	__type(value, struct rf_owner);
+} addresses SEC(".maps");
+
+/* Prefix -> identity that policy entries name. Written by userspace; read only
+ * for tables that have RF_TABLE_CIDRS. Full: refused before it starts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct rf_cidr);
+	__type(value, __u32);
+} cidrs SEC(".maps");
+
+/* Destinations that endpoints may always reach. Written by userspace. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct rf_failsafe);
+	__type(value, __u32);
+} failsafe SEC(".maps");
+
+/* Sizes, not types: clang only forward-declares what an inner map alone uses. */
+struct rf_table {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct rf_entry_key));
+	__uint(value_size, sizeof(struct rf_entry));
+};
+
+/* (identity, slot, direction) -> table of entries. Userspace builds an inner
+ * table whole and then swaps the pointer: revision and content change at once.
+ * Missing: the slot is empty and nothing is judged. Full: refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, struct rf_table_key);
+	__array(values, struct rf_table);
+} policies SEC(".maps");
+
+/* Canonical tuple and endpoint -> flow, shared by both hooks and all CPUs.
+ * Written by the programs; deleted by rf_sweep only. Never an LRU: under
+ * attack that would evict the connections that work. Preallocated, so that an
+ * insert in softirq cannot fail for want of memory. Full or over the quota:
+ * packets are judged without state. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct rf_flow_key);
+	__type(value, struct rf_flow);
+} flows SEC(".maps");
+
+/* Fragmented datagram -> the ports of its first fragment. Written by the
+ * programs, emptied by rf_sweep. Full: later fragments stay unmatched. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct rf_fragment_key);
+	__type(value, struct rf_fragment);
+} fragments SEC(".maps");
+
+/* enum rf_counter -> count. Written by the programs, read by userspace. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RF_COUNTERS);
+	__type(key, enum rf_counter);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* struct rf_record. Full: the flow keeps its counters until the sweep finds
+ * room. Userspace gives space back only when a batch is stored. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+	__type(value, struct rf_record);
+} events SEC(".maps");
+
+/* Key 0. Written and read by userspace alone: it must outlive the agent just
+ * as long as the ring does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rf_intent);
+} ring_intent SEC(".maps");
+
+static __always_inline void rf_count(enum rf_counter counter)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &counter);
+
+	if (n)
+		*n += 1;
+}
+
+/* For what rf_sweep counts too: softirqs interrupt it on its own CPU. */
+static __always_inline void rf_count_shared(enum rf_counter counter)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &counter);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+#endif

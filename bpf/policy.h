@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#ifndef RF_POLICY_H
+#define RF_POLICY_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "types.h"
+
+#define RF_ASK_SPOOFED 1
+#define RF_ASK_LOCAL_ORIGIN 2 /* the remote side is this very node, not someone with its address */
+#define RF_ASK_HOST 4	      /* the endpoint is the node itself */
+#define RF_ASK_SAFE_INGRESS 8 /* failsafe, found by rf_judge */
+#define RF_ASK_SAFE_EGRESS 16
+
+/* A flow as its endpoint sees it. Ports are those of either side; which one is
+ * the responder's follows from the direction. */
+struct rf_ask {
+	__u8 remote[16];
+	__u32 identity; /* the endpoint's */
+	__u32 peer;	/* the exact address's, found by rf_judge */
+	__u32 cidr;	/* the longest prefix's, looked up when a table wants it */
+	__u32 cidr_known;
+	__be16 local_port;
+	__be16 remote_port;
+	__u8 protocol;
+	__u8 direction;
+	__u8 flags;
+	__u8 pad;
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct rf_ask) == 40, "rf_ask");
+
+struct rf_answer {
+	__u32 revision[RF_SLOTS];
+	__u32 judged; /* the low half of struct rf_flow's */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct rf_answer) == 16, "rf_answer");
+
+/* One slot's answer travels in a register: revision<<32 | reason<<8 | verdict. */
+#define RF_SLOT_ANSWER(revision, reason, verdict) \
+	((__u64)(revision) << 32 | (__u64)(reason) << 8 | (verdict))
+#define RF_ANSWER_VERDICT(a) ((__u32)(a) & 0xff)
+#define RF_ANSWER_REASON(a) (((__u32)(a) >> 8) & 0xff)
+#define RF_ANSWER_REVISION(a) ((__u32)((a) >> 32))
+
+static __always_inline __u32 rf_peer_identity(const __u8 addr[16])
+{
+	struct rf_owner *owner = bpf_map_lookup_elem(&addresses, addr);
+
+	return owner ? owner->identity : RF_IDENTITY_WORLD;
+}
+
+static __always_inline bool rf_owns(__u32 endpoint, const __u8 addr[16])
+{
+	struct rf_owner *owner = bpf_map_lookup_elem(&addresses, addr);
+
+	return owner && owner->endpoint == endpoint;
+}
+
+/* Whether an entry of key's peer admits the protocol and port. */
+static __noinline bool rf_match_peer(void *table, const struct rf_entry *meta,
+				     struct rf_entry_key *key, __u8 protocol, __u16 port)
+{
+	__u32 lengths = meta->lengths;
+	int bits;
+
+	key->protocol = 0;
+	key->port_bits = 0;
+	key->port = 0;
+	if (meta->flags & RF_TABLE_ANY_PROTO && bpf_map_lookup_elem(table, key))
+		return true;
+	key->protocol = protocol;
+	for (bits = 16; bits >= 0; bits--) {
+		if (!(lengths & (1u << bits)))
+			continue;
+		key->port_bits = bits;
+		key->port = bpf_htons(port & (0xffff0000u >> bits));
+		if (bpf_map_lookup_elem(table, key))
+			return true;
+	}
+	return false;
+}
+
+static __always_inline __u32 rf_cidr_identity(struct rf_ask *ask)
+{
+	struct rf_cidr key = { .bits = 128 };
+	__u32 *identity;
+
+	if (ask->cidr_known)
+		return ask->cidr;
+	__builtin_memcpy(key.addr, ask->remote, 16);
+	identity = bpf_map_lookup_elem(&cidrs, &key);
+	ask->cidr = identity ? *identity : 0;
+	ask->cidr_known = 1;
+	return ask->cidr;
+}
+
+/* What one slot says of the flow, taken as one of this direction. */
+__noinline __u64 rf_judge_slot(struct rf_ask *ask, __u32 slot, __u32 direction)
+{
+	struct rf_table_key key = {};
+	struct rf_entry_key entry = { .peer = RF_PEER_META };
+	__u32 reason, revision;
+	struct rf_entry *meta;
+	__u16 port;
+	void *table;
+
+	if (!ask)
+		return 0;
+	reason = ask->flags & RF_ASK_SPOOFED ? RF_REASON_SPOOFED : RF_REASON_NO_POLICY;
+	key.identity = ask->identity;
+	key.slot = slot;
+	key.direction = direction;
+	table = bpf_map_lookup_elem(&policies, &key);
+	if (!table)
+		return RF_SLOT_ANSWER(0, reason, RF_VERDICT_UNKNOWN);
+	meta = bpf_map_lookup_elem(table, &entry);
+	if (!meta)
+		return RF_SLOT_ANSWER(0, reason, RF_VERDICT_UNKNOWN);
+	revision = meta->revision;
+	if (meta->flags & RF_TABLE_OPEN)
+		return RF_SLOT_ANSWER(revision, reason, RF_VERDICT_ALLOW);
+	if (ask->flags & RF_ASK_SPOOFED)
+		return RF_SLOT_ANSWER(revision, reason, RF_VERDICT_DENY);
+	if (ask->flags & (direction == RF_EGRESS ? RF_ASK_SAFE_EGRESS : RF_ASK_SAFE_INGRESS))
+		return RF_SLOT_ANSWER(revision, RF_REASON_FAILSAFE, RF_VERDICT_ALLOW);
+
+	port = bpf_ntohs(direction == RF_EGRESS ? ask->remote_port : ask->local_port);
+	entry.peer = ask->peer;
+	if (rf_match_peer(table, meta, &entry, ask->protocol, port))
+		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
+	entry.peer = meta->flags & RF_TABLE_CIDRS ? rf_cidr_identity(ask) : 0;
+	if (entry.peer && rf_match_peer(table, meta, &entry, ask->protocol, port))
+		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
+	entry.peer = RF_PEER_ANY;
+	if (meta->flags & RF_TABLE_ANY_PEER &&
+	    rf_match_peer(table, meta, &entry, ask->protocol, port))
+		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
+	return RF_SLOT_ANSWER(revision, RF_REASON_DEFAULT, RF_VERDICT_DENY);
+}
+
+/* Both directions of one slot taken together: nobody knows which one the flow
+ * has, so either's permission is enough. A forged source has none. */
+static __always_inline __u64 rf_judge_either(struct rf_ask *ask, __u32 slot)
+{
+	__u64 egress = rf_judge_slot(ask, slot, RF_EGRESS);
+	__u64 ingress = rf_judge_slot(ask, slot, RF_INGRESS);
+	__u32 e = RF_ANSWER_VERDICT(egress), i = RF_ANSWER_VERDICT(ingress);
+	__u64 said = e == RF_VERDICT_UNKNOWN ? ingress : egress;
+
+	if (e == RF_VERDICT_UNKNOWN && i == RF_VERDICT_UNKNOWN)
+		return egress;
+	if (ask->flags & RF_ASK_SPOOFED)
+		return i == RF_VERDICT_DENY ? ingress : said;
+	if (e == RF_VERDICT_DENY && i == RF_VERDICT_DENY)
+		return RF_SLOT_ANSWER(RF_ANSWER_REVISION(egress), RF_REASON_MIDSTREAM, RF_VERDICT_DENY);
+	if (RF_ANSWER_REASON(egress) == RF_REASON_FAILSAFE)
+		return egress;
+	if (RF_ANSWER_REASON(ingress) == RF_REASON_FAILSAFE)
+		return ingress;
+	if (e == RF_VERDICT_DENY && i == RF_VERDICT_ALLOW)
+		said = ingress;
+	return RF_SLOT_ANSWER(RF_ANSWER_REVISION(said), RF_REASON_MIDSTREAM, RF_VERDICT_ALLOW);
+}
+
+static __always_inline void rf_find_failsafe(struct rf_ask *ask)
+{
+	struct rf_failsafe key = {
+		.port = ask->remote_port,
+		.protocol = ask->protocol,
+	};
+
+	__builtin_memcpy(key.addr, ask->remote, 16);
+	if (bpf_map_lookup_elem(&failsafe, &key))
+		ask->flags |= RF_ASK_SAFE_EGRESS;
+	if (ask->peer == RF_IDENTITY_HOST && ask->flags & RF_ASK_LOCAL_ORIGIN &&
+	    !(ask->flags & RF_ASK_HOST))
+		ask->flags |= RF_ASK_SAFE_INGRESS;
+}
+
+/* Judges a flow in both slots. */
+__noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
+{
+	__u32 slot;
+
+	if (!ask || !answer)
+		return 0;
+	ask->peer = rf_peer_identity(ask->remote);
+	ask->cidr_known = 0;
+	rf_find_failsafe(ask);
+	answer->judged = 0;
+	for (slot = 0; slot < RF_SLOTS; slot++) {
+		__u64 said;
+
+		if (ask->direction == RF_DIRECTION_UNKNOWN || ask->flags & RF_ASK_SPOOFED)
+			said = rf_judge_either(ask, slot);
+		else
+			said = rf_judge_slot(ask, slot, ask->direction);
+		answer->revision[slot] = RF_ANSWER_REVISION(said);
+		answer->judged |= (RF_ANSWER_REASON(said) << 8 | RF_ANSWER_VERDICT(said))
+				  << (slot * 16);
+	}
+	return 0;
+}
+
+/* Whether one slot isolates a direction of a workload, for packets that cannot
+ * be judged by rules. */
+__noinline int rf_isolates(__u32 identity, __u32 slot, __u32 direction)
+{
+	struct rf_table_key key = {};
+	struct rf_entry_key meta_key = { .peer = RF_PEER_META };
+	struct rf_entry *meta;
+	void *table;
+
+	key.identity = identity;
+	key.slot = slot;
+	key.direction = direction;
+	table = bpf_map_lookup_elem(&policies, &key);
+	if (!table)
+		return 0;
+	meta = bpf_map_lookup_elem(table, &meta_key);
+	return meta && !(meta->flags & RF_TABLE_OPEN);
+}
+
+#endif

@@ -1,0 +1,281 @@
+package bpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+const (
+	ringHeader  = 8
+	ringBusy    = 1 << 31 // being written
+	ringDiscard = 1 << 30
+)
+
+// ring is the kernel's ring buffer in this process's memory: a page whose first
+// word says how far was read, a page that says how far was written, and the
+// data twice in a row, so that no record is torn at the end.
+type ring struct {
+	size     int
+	consumer []byte
+	producer []byte // and the data after its first page
+}
+
+func mapRing(m *ebpf.Map) (*ring, error) {
+	page, size := os.Getpagesize(), int(m.MaxEntries())
+	consumer, err := unix.Mmap(m.FD(), 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map ring position: %w", err)
+	}
+	producer, err := unix.Mmap(m.FD(), int64(page), page+2*size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map ring data: %w", err), unix.Munmap(consumer))
+	}
+	return &ring{size: size, consumer: consumer, producer: producer}, nil
+}
+
+func (r *ring) close() error {
+	return errors.Join(unix.Munmap(r.consumer), unix.Munmap(r.producer))
+}
+
+func word(b []byte) *uint64 { return (*uint64)(unsafe.Pointer(unsafe.SliceData(b))) }
+
+func (r *ring) consumed() uint64      { return atomic.LoadUint64(word(r.consumer)) }
+func (r *ring) produced() uint64      { return atomic.LoadUint64(word(r.producer)) }
+func (r *ring) setConsumed(to uint64) { atomic.StoreUint64(word(r.consumer), to) }
+
+// at returns the record at pos and the position after it. ok is false while
+// the record is being written; data is nil for one that was discarded.
+func (r *ring) at(pos uint64) (data []byte, next uint64, ok bool) {
+	offset := os.Getpagesize() + int(pos&uint64(r.size-1)) //nolint:gosec // below size
+	header := atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.producer[offset])))
+	if header&ringBusy != 0 {
+		return nil, pos, false
+	}
+	length := int(header &^ (ringBusy | ringDiscard))
+	next = pos + uint64((length+ringHeader+7)&^7) //nolint:gosec // a record's length
+	if header&ringDiscard != 0 {
+		return nil, next, true
+	}
+	return r.producer[offset+ringHeader : offset+ringHeader+length], next, true
+}
+
+// Reader hands out the ring's records. They stay in the ring, and count against
+// its room, until they are committed. It must not be used concurrently.
+type Reader struct {
+	d      *Datapath
+	id     uint64
+	ring   *ring
+	intent mapping[kernelRfIntent]
+	pos    uint64 // of the first record not yet handed out
+	replay Batch  // its range, if one is owed
+	epoll  int
+	wake   int // eventfd
+	buffer []flow.Record
+}
+
+// NewReader returns the reader of the ring; there is one at a time. It goes on
+// where the last one, of this process or another, committed.
+func (d *Datapath) NewReader() (*Reader, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errClosed
+	}
+	if d.reading {
+		return nil, errors.New("the ring already has a reader")
+	}
+	ring, err := mapRing(d.maps.Events)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reader{d: d, id: d.settings.value.RingId, ring: ring, pos: ring.consumed(), epoll: -1, wake: -1}
+	if r.intent, err = mapValue[kernelRfIntent](d.maps.RingIntent); err != nil {
+		return nil, errors.Join(fmt.Errorf("ring intent: %w", err), r.release())
+	}
+	if err := r.openWaiting(d.maps.Events.FD()); err != nil {
+		return nil, errors.Join(err, r.release())
+	}
+	start, end := atomic.LoadUint64(&r.intent.value.Start), atomic.LoadUint64(&r.intent.value.End)
+	if start == r.pos && end > start && end <= ring.produced() {
+		r.replay = Batch{Start: start, End: end}
+	}
+	d.reading = true
+	return r, nil
+}
+
+func (r *Reader) openWaiting(ringFD int) (err error) {
+	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("create epoll: %w", err)
+	}
+	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("create eventfd: %w", err)
+	}
+	for _, w := range []struct {
+		fd     int
+		events uint32
+	}{
+		// Edges only: records that wait for their commit keep the ring readable.
+		{ringFD, unix.EPOLLIN | unix.EPOLLET},
+		{r.wake, unix.EPOLLIN},
+	} {
+		ev := unix.EpollEvent{Events: w.events, Fd: int32(w.fd)} //nolint:gosec // a file descriptor
+		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, w.fd, &ev); err != nil {
+			return fmt.Errorf("watch ring: %w", err)
+		}
+	}
+	return nil
+}
+
+// RingID names the ring over all rings that ever were: with a batch's Start it
+// makes a token that no other batch has.
+func (r *Reader) RingID() uint64 { return r.id }
+
+// Replay returns the batch that was intended and never committed, if there is
+// one: the same records over the same range. It must come before Next.
+func (r *Reader) Replay() (Batch, bool, error) {
+	if r.replay.End == 0 {
+		return Batch{}, false, nil
+	}
+	end := r.replay.End
+	r.replay = Batch{}
+	b, err := r.take(end, int(end-r.pos)) //nolint:gosec // at most the ring's size
+	if err == nil && b.End != end {
+		err = fmt.Errorf("intended batch ends at %d and not at a record's end, %d", end, b.End)
+	}
+	return b, err == nil, err
+}
+
+// maxBatch bounds what one Next returns.
+const maxBatch = 8192
+
+// Next waits for records after those it already returned. It may be called
+// again before they are committed: batches then follow each other without a
+// gap. When ctx is done it returns an empty batch and ctx's error.
+func (r *Reader) Next(ctx context.Context) (Batch, error) {
+	if r.replay.End != 0 {
+		return Batch{}, errors.New("a batch is to be replayed first")
+	}
+	stop := context.AfterFunc(ctx, r.interrupt)
+	defer stop()
+	for {
+		b, err := r.take(r.ring.produced(), maxBatch)
+		if err != nil || b.End > b.Start {
+			return b, err
+		}
+		if err := ctx.Err(); err != nil {
+			return Batch{Start: r.pos, End: r.pos}, err
+		}
+		if err := r.wait(); err != nil {
+			return Batch{Start: r.pos, End: r.pos}, err
+		}
+	}
+}
+
+// take decodes up to n records before end.
+func (r *Reader) take(end uint64, n int) (Batch, error) {
+	b := Batch{Start: r.pos, End: r.pos, Records: r.buffer[:0]}
+	if r.pos == end {
+		return b, nil
+	}
+	clock, err := newClock()
+	if err != nil {
+		return b, err
+	}
+	for b.End < end && len(b.Records)+b.Truncated < n {
+		data, next, ok := r.ring.at(b.End)
+		if !ok {
+			break
+		}
+		if next > end {
+			return b, fmt.Errorf("ring record at %d ends at %d, beyond what was written: %d", b.End, next, end)
+		}
+		b.End = next
+		if data == nil {
+			continue
+		}
+		raw, err := decodeRecord(data)
+		if err != nil {
+			b.Truncated++
+			continue
+		}
+		b.Records = append(b.Records, raw.record(clock))
+	}
+	r.pos, r.buffer = b.End, b.Records
+	return b, nil
+}
+
+// The kernel wakes a reader that is all caught up. One that holds records back
+// is not woken, and looks by itself.
+const (
+	waitCaughtUp = 1000 // ms
+	waitHolding  = 10
+)
+
+func (r *Reader) wait() error {
+	timeout := waitHolding
+	if r.ring.consumed() == r.pos {
+		timeout = waitCaughtUp
+	}
+	var events [2]unix.EpollEvent
+	_, err := unix.EpollWait(r.epoll, events[:], timeout)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for the ring: %w", err)
+	}
+	var count [8]byte
+	_, _ = unix.Read(r.wake, count[:]) // empty unless interrupted
+	return nil
+}
+
+func (r *Reader) interrupt() {
+	one := [8]byte{1}
+	_, _ = unix.Write(r.wake, one[:]) // full means that it is awake already
+}
+
+// Intend notes that [start, end) is about to be stored. The note outlives the
+// process as the ring does; it counts until anything is committed.
+func (r *Reader) Intend(start, end uint64) error {
+	if start != r.ring.consumed() || end <= start || end > r.pos {
+		return fmt.Errorf("intend ring range %d to %d: handed out are %d to %d", start, end, r.ring.consumed(), r.pos)
+	}
+	// In this order a crash in between leaves a range that starts nowhere.
+	atomic.StoreUint64(&r.intent.value.End, 0)
+	atomic.StoreUint64(&r.intent.value.Start, start)
+	atomic.StoreUint64(&r.intent.value.End, end)
+	return nil
+}
+
+// Commit gives everything before end back to the ring.
+func (r *Reader) Commit(end uint64) error {
+	if end < r.ring.consumed() || end > r.pos {
+		return fmt.Errorf("commit ring up to %d: handed out are %d to %d", end, r.ring.consumed(), r.pos)
+	}
+	r.ring.setConsumed(end)
+	return nil
+}
+
+// Close releases the reader. What was not committed is read again by the next.
+func (r *Reader) Close() error {
+	r.d.mu.Lock()
+	r.d.reading = false
+	r.d.mu.Unlock()
+	return r.release()
+}
+
+func (r *Reader) release() error {
+	var errs []error
+	for _, fd := range []int{r.epoll, r.wake} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	return errors.Join(append(errs, r.intent.close(), r.ring.close())...)
+}

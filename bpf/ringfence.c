@@ -1,0 +1,389 @@
+//go:build ignore
+
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "parse.h"
+#include "policy.h"
+#include "flow.h"
+#include "visit.h"
+#include "sweep.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* TCX_NEXT and TCX_DROP; headers older than 6.6 lack them. Never TCX_PASS: the
+ * programs of others on the same hook would not run. */
+#define RF_PASS -1
+#define RF_DROP 2
+
+/* A packet that no rule can be asked about: passes, unless the endpoint's live
+ * policy isolates the direction it goes. */
+static __always_inline int rf_unjudged(struct rf_visit *v, enum rf_counter counter)
+{
+	__u32 direction = v->from ? RF_EGRESS : RF_INGRESS;
+	__u64 judged = 0;
+
+	rf_count(counter);
+	if (rf_isolates(v->ask.identity, RF_SLOT_LIVE, direction))
+		judged |= RF_VERDICT_DENY | RF_REASON_MALFORMED << 8;
+	if (rf_isolates(v->ask.identity, RF_SLOT_STAGED, direction))
+		judged |= RF_VERDICT_DENY << 16 | RF_REASON_MALFORMED << 24;
+	rf_count_verdict(judged, rf_outcome(judged, v->panic));
+	return rf_outcome(judged, v->panic) == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
+}
+
+static __always_inline int rf_finish(struct rf_visit *v, __u64 judged)
+{
+	__u32 outcome = rf_outcome(judged, v->panic);
+
+	rf_count_verdict(judged, outcome);
+	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
+}
+
+/* Decides by what rf_judge answered, and keeps nothing. */
+static __always_inline int rf_finish_stateless(struct rf_visit *v)
+{
+	rf_count(RF_COUNT_STATELESS);
+	rf_count(RF_COUNT_UNREPORTED_PACKETS);
+	return rf_finish(v, v->answer.judged);
+}
+
+/* Gives a later fragment the ports of its first one. */
+static __always_inline bool rf_find_fragment(struct rf_visit *v)
+{
+	struct rf_fragment_key key = {
+		.id = v->p.fragment_id,
+		.endpoint = v->endpoint,
+		.protocol = v->p.protocol,
+	};
+	struct rf_fragment *first;
+
+	__builtin_memcpy(key.src, v->p.src, 16);
+	__builtin_memcpy(key.dst, v->p.dst, 16);
+	first = bpf_map_lookup_elem(&fragments, &key);
+	if (!first)
+		return false;
+	v->p.sport = first->sport;
+	v->p.dport = first->dport;
+	return true;
+}
+
+__noinline int rf_note_fragment(struct rf_visit *v)
+{
+	struct rf_fragment_key key = {};
+	struct rf_fragment first = {};
+
+	if (!v)
+		return 0;
+	key.id = v->p.fragment_id;
+	key.endpoint = v->endpoint;
+	key.protocol = v->p.protocol;
+	__builtin_memcpy(key.src, v->p.src, 16);
+	__builtin_memcpy(key.dst, v->p.dst, 16);
+	first.sport = v->p.sport;
+	first.dport = v->p.dport;
+	first.seen = v->now;
+	if (bpf_map_update_elem(&fragments, &key, &first, BPF_ANY))
+		rf_count(RF_COUNT_FRAGMENTS_FULL);
+	return 0;
+}
+
+static __always_inline bool rf_is_link_scope(const __u8 addr[16])
+{
+	return (addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80) ||
+	       (addr[0] == 0xff && (addr[1] & 0x0f) <= 2);
+}
+
+static __always_inline bool rf_is_unspecified(const __u8 addr[16])
+{
+	const __u64 *w = (const __u64 *)addr;
+
+	return !w[0] && !w[1];
+}
+
+/* Neighbour and multicast-listener discovery. To an address beyond the link it
+ * would be a way out for data, so that needs an owner the inventory knows. */
+static __always_inline bool rf_is_discovery(struct rf_visit *v)
+{
+	__u8 type = v->p.icmp_type;
+	bool neighbour = type >= 133 && type <= 137;
+
+	if (v->p.protocol != RF_ICMPV6 || v->p.flags & RF_PKT_LATER_FRAGMENT)
+		return false;
+	if (!neighbour && !(type >= 130 && type <= 132) && type != 143)
+		return false;
+	if (neighbour && v->p.hop_limit != 255)
+		return false;
+	if (!rf_is_link_scope(v->p.dst) && !bpf_map_lookup_elem(&addresses, v->p.dst))
+		return false;
+	return !v->from || v->host || rf_is_link_scope(v->p.src) ||
+	       rf_is_unspecified(v->p.src) || rf_owns(v->endpoint, v->p.src);
+}
+
+/* DHCP: from a pod to everybody on its link only, whatever asked for. */
+static __always_inline bool rf_is_dhcp(struct rf_visit *v)
+{
+	bool v6 = v->p.ethertype == ETH_P_IPV6;
+	__be16 client = v6 ? bpf_htons(546) : bpf_htons(68);
+	__be16 server = v6 ? bpf_htons(547) : bpf_htons(67);
+
+	if (v->p.protocol != IPPROTO_UDP || v->p.flags & RF_PKT_LATER_FRAGMENT)
+		return false;
+	if (!v->from)
+		return v->p.sport == server && v->p.dport == client;
+	if (v->p.sport != client || v->p.dport != server)
+		return false;
+	if (v->host)
+		return true;
+	if (v6)
+		return rf_is_link_scope(v->p.dst);
+	return ((__u32 *)v->p.dst)[3] == 0xffffffff ||
+	       rf_peer_identity(v->p.dst) == RF_IDENTITY_HOST;
+}
+
+/* Whether the ICMP error quotes a flow that goes on: it then belongs to it. */
+__noinline int rf_is_related(struct __sk_buff *skb, struct rf_visit *v)
+{
+	struct rf_packet quoted = {};
+	struct rf_flow_key k = {};
+	struct rf_flow *f;
+
+	if (!v)
+		return 0;
+	if (rf_parse_quoted(skb, &v->p, &quoted) != RF_PARSED ||
+	    !rf_same_address(quoted.src, v->p.dst))
+		return 0;
+	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
+		return 0;
+	rf_flow_key_of(&quoted, v->endpoint, &k);
+	f = bpf_map_lookup_elem(&flows, &k);
+	return f && rf_outcome(RF_READ(f->judged), v->panic) != RF_OUTCOME_DROPPED;
+}
+
+static __always_inline bool rf_is_new_syn(const struct rf_packet *p)
+{
+	return p->protocol == IPPROTO_TCP && !(p->flags & RF_PKT_LATER_FRAGMENT) &&
+	       (p->tcp_flags & (RF_TCP_SYN | RF_TCP_ACK)) == RF_TCP_SYN;
+}
+
+enum rf_syn {
+	RF_SYN_SAME,	/* of this very flow */
+	RF_SYN_RESTART, /* the tuple is used again */
+	RF_SYN_ALONE,	/* contradicts an open flow: judged by itself */
+};
+
+static __always_inline enum rf_syn rf_judge_syn(struct rf_visit *v, struct rf_flow *f)
+{
+	bool opens = v->side == f->initiator;
+
+	rf_first_direction(v);
+	if (f->state == RF_STATE_CLOSING ||
+	    (f->state == RF_STATE_SYN && opens && f->isn != v->p.seq)) {
+		rf_judge_first(v);
+		return RF_SYN_RESTART;
+	}
+	if (f->direction == RF_DIRECTION_UNKNOWN) {
+		/* A forged one must not take an open connection's permission away. */
+		rf_judge_first(v);
+		return (v->answer.judged & 0xff) == RF_VERDICT_DENY ? RF_SYN_ALONE : RF_SYN_RESTART;
+	}
+	if (!opens && f->state != RF_STATE_SYN) {
+		rf_count(RF_COUNT_REVERSED_SYN);
+		rf_judge_first(v);
+		return RF_SYN_ALONE;
+	}
+	return RF_SYN_SAME;
+}
+
+/* A packet of a flow in the table. */
+static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool revived)
+{
+	__u32 event = RF_EVENT_NONE;
+
+	if (revived) {
+		rf_first_direction(v);
+		rf_judge_first(v);
+		rf_restart(v, f);
+		event = RF_EVENT_NEW;
+	} else if ((v->side == f->local) != v->from) {
+		/* It claims the other side's address. */
+		rf_first_direction(v);
+		rf_judge_first(v);
+		return rf_finish_stateless(v);
+	} else if (rf_is_new_syn(&v->p)) {
+		enum rf_syn syn = rf_judge_syn(v, f);
+
+		if (syn == RF_SYN_ALONE)
+			return rf_finish_stateless(v);
+		if (syn == RF_SYN_RESTART) {
+			rf_restart(v, f);
+			event = RF_EVENT_NEW;
+		}
+	}
+	if (RF_READ(f->judged) >> 32 != v->epoch && rf_rejudge(v, f))
+		event = RF_EVENT_VERDICT;
+
+	rf_count_packet(f, v->side & 1, &v->p, v->packets, v->bytes, v->now);
+	if (v->p.protocol == IPPROTO_TCP && rf_tcp_step(f, v->side & 1, &v->p))
+		rf_end(&v->k, f, v->now);
+	else if (event)
+		rf_emit(&v->k, f, event, v->now);
+	return rf_finish(v, RF_READ(f->judged));
+}
+
+/* Packets that are no flow's beginning. */
+static __always_inline bool rf_is_late(const struct rf_packet *p)
+{
+	return p->flags & RF_PKT_LATER_FRAGMENT ||
+	       (p->protocol == IPPROTO_TCP && p->tcp_flags & RF_TCP_RST);
+}
+
+/* A packet of no flow in the table. */
+static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
+{
+	rf_first_direction(v);
+	rf_judge_first(v);
+	if (rf_is_late(&v->p))
+		return rf_finish_stateless(v);
+	switch (rf_insert(v, dead)) {
+	case RF_INSERTED:
+		return rf_finish(v, v->answer.judged);
+	case RF_INSERT_RACED: {
+		struct rf_flow *f = bpf_map_lookup_elem(&flows, &v->k);
+
+		if (!f)
+			break;
+		rf_count_packet(f, v->side & 1, &v->p, v->packets, v->bytes, v->now);
+		return rf_finish(v, RF_READ(f->judged));
+	}
+	}
+	if (v->direction != RF_DIRECTION_UNKNOWN && !rf_is_new_syn(&v->p)) {
+		/* Without state this may as well be an answer. */
+		v->direction = RF_DIRECTION_UNKNOWN;
+		rf_judge_first(v);
+	}
+	return rf_finish_stateless(v);
+}
+
+static __always_inline bool rf_is_self(struct rf_visit *v)
+{
+	return rf_same_address(v->p.src, v->p.dst) && rf_owns(v->endpoint, v->p.src);
+}
+
+static __always_inline int rf_visit_flow(struct rf_visit *v)
+{
+	struct rf_flow *f;
+	__u32 life;
+
+	v->side = rf_flow_key_of(&v->p, v->endpoint, &v->k);
+	f = bpf_map_lookup_elem(&flows, &v->k);
+	if (!f)
+		return rf_miss(v, 0);
+	life = RF_READ(f->life);
+	if (life == RF_DYING && rf_is_late(&v->p))
+		return rf_miss(v, 0);
+	if (life == RF_DYING) {
+		life = __sync_val_compare_and_swap(&f->life, RF_DYING, RF_ALIVE);
+		if (life == RF_DYING)
+			return rf_hit(v, f, true);
+	}
+	if (life == RF_DEAD)
+		return rf_miss(v, 1);
+	return rf_hit(v, f, false);
+}
+
+/* Fills in what does not need the packet's bytes. */
+static __always_inline bool rf_arrive(struct __sk_buff *skb, struct rf_visit *v, bool from)
+{
+	__u32 zero = 0, ifindex = skb->ifindex;
+	struct rf_endpoint *ep = bpf_map_lookup_elem(&endpoints, &ifindex);
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!ep || !s) {
+		rf_count(RF_COUNT_NO_ENDPOINT);
+		return false;
+	}
+	/* The epoch first: what is looked up after it is at least as new. */
+	v->epoch = RF_READ(s->epoch);
+	v->panic = RF_READ(s->panic);
+	v->endpoint_flows = RF_READ(s->endpoint_flows);
+	v->endpoint = ep->id;
+	v->ask.identity = ep->identity;
+	v->observed_since = ep->observed_since;
+	v->host = ep->flags & RF_ENDPOINT_HOST ? 1 : 0;
+	v->from = from;
+	v->now = bpf_ktime_get_coarse_ns();
+	v->bytes = skb->len;
+	v->packets = skb->gso_segs ? skb->gso_segs : 1;
+	return true;
+}
+
+static __always_inline void rf_first_limit(struct rf_visit *v)
+{
+	__u32 zero = 0;
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+
+	if (s)
+		v->idle = s->idle[v->p.protocol == IPPROTO_UDP ? RF_STATE_UDP : RF_STATE_OTHER];
+}
+
+static __always_inline int rf_run(struct __sk_buff *skb, bool from)
+{
+	struct rf_visit v = {};
+	int parsed;
+
+	if (!rf_arrive(skb, &v, from))
+		return RF_PASS;
+	parsed = rf_parse(skb, &v.p);
+	if (parsed == RF_PARSED_NON_IP) {
+		rf_count(RF_COUNT_NON_IP);
+		return RF_PASS;
+	}
+	if (parsed != RF_PARSED)
+		return rf_unjudged(&v, RF_COUNT_MALFORMED);
+	if (v.p.flags & RF_PKT_LATER_FRAGMENT) {
+		rf_count(RF_COUNT_FRAGMENTS);
+		if (!rf_find_fragment(&v))
+			return rf_unjudged(&v, RF_COUNT_FRAGMENTS_UNMATCHED);
+	}
+	if (rf_is_discovery(&v) || rf_is_dhcp(&v)) {
+		rf_count(RF_COUNT_FAILSAFE);
+		return RF_PASS;
+	}
+	if (rf_is_self(&v)) {
+		rf_count(RF_COUNT_SELF);
+		return RF_PASS;
+	}
+	if (v.p.flags & RF_PKT_FIRST_FRAGMENT)
+		rf_note_fragment(&v);
+	if (v.p.flags & RF_PKT_ICMP_ERROR && rf_is_related(skb, &v)) {
+		rf_count(RF_COUNT_RELATED);
+		return RF_PASS;
+	}
+	rf_first_limit(&v);
+	/* An answer to the node's address goes to the node; a packet from that
+	 * address is the node's own only if no interface brought it in. */
+	v.local_origin = from || !skb->ingress_ifindex;
+	return rf_visit_flow(&v);
+}
+
+/* Attached where packets come out of an endpoint: the ingress hook of a pod's
+ * veth on the node, the egress hook of the node's own interface. */
+SEC("tc")
+int rf_from_endpoint(struct __sk_buff *skb)
+{
+	return rf_run(skb, true);
+}
+
+/* Attached where packets go to an endpoint. */
+SEC("tc")
+int rf_to_endpoint(struct __sk_buff *skb)
+{
+	return rf_run(skb, false);
+}

@@ -1,0 +1,196 @@
+package bpf
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Constants of bpf/types.h that no type carries.
+const (
+	settingsMagic  = 0x52464e43
+	settingsLayout = 1
+
+	stateSYN         = 1
+	stateEstablished = 2
+	stateClosing     = 3
+	stateUDP         = 4
+	stateICMP        = 5
+	stateOther       = 6
+	stateMidstream   = 7
+)
+
+// mapping is an array map's only value, shared with the kernel.
+type mapping[T any] struct {
+	page  []byte
+	value *T
+}
+
+func mapValue[T any](m *ebpf.Map) (mapping[T], error) {
+	size := unsafe.Sizeof(*new(T))
+	if uintptr(m.ValueSize()) != size {
+		return mapping[T]{}, fmt.Errorf("value of %d bytes: want %d", m.ValueSize(), size)
+	}
+	page, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return mapping[T]{}, fmt.Errorf("map value into memory: %w", err)
+	}
+	return mapping[T]{page: page, value: (*T)(unsafe.Pointer(unsafe.SliceData(page)))}, nil
+}
+
+func (m *mapping[T]) close() error {
+	if m.page == nil {
+		return nil
+	}
+	page := m.page
+	m.page, m.value = nil, nil
+	return unix.Munmap(page)
+}
+
+// initSettings marks a ring and the maps beside it as this layout's.
+func initSettings(s *kernelRfSettings, fingerprint uint64) {
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // never returns an error
+	s.Magic = settingsMagic
+	s.Layout = settingsLayout
+	s.Fingerprint = fingerprint
+	s.RingId = binary.NativeEndian.Uint64(id[:])
+	atomic.StoreUint32(&s.Epoch, 1)
+}
+
+// checkLayout refuses maps that another version of the programs laid out.
+func checkLayout(s *kernelRfSettings, fingerprint uint64) error {
+	if s.Magic != settingsMagic {
+		return errors.New("they are not ringfence's")
+	}
+	if s.Layout != settingsLayout {
+		return fmt.Errorf("they have layout %d and this version needs %d", s.Layout, settingsLayout)
+	}
+	if s.Fingerprint != fingerprint {
+		return fmt.Errorf("their structures are laid out otherwise (%016x) than this version's (%016x)",
+			s.Fingerprint, fingerprint)
+	}
+	return nil
+}
+
+// storeLimits writes what may change between two runs of the agent.
+func storeLimits(s *kernelRfSettings, cfg Config) {
+	idle := [len(s.Idle)]uint64{
+		stateSYN:         uint64(cfg.Idle.SYN),
+		stateEstablished: uint64(cfg.Idle.Established),
+		stateClosing:     uint64(cfg.Idle.Closing),
+		stateUDP:         uint64(cfg.Idle.UDP),
+		stateICMP:        uint64(cfg.Idle.ICMP),
+		stateOther:       uint64(cfg.Idle.Other),
+		stateMidstream:   uint64(cfg.Idle.SYN),
+	}
+	for i, ns := range idle {
+		atomic.StoreUint64(&s.Idle[i], ns)
+	}
+	atomic.StoreUint64(&s.SweepInterval, uint64(cfg.SweepInterval))
+	atomic.StoreUint32(&s.EndpointFlows, cfg.EndpointFlows)
+}
+
+func bumpEpoch(s *kernelRfSettings) {
+	// 0 is what a flow that was never judged has.
+	if atomic.AddUint32(&s.Epoch, 1) == 0 {
+		atomic.AddUint32(&s.Epoch, 1)
+	}
+}
+
+func setPanic(s *kernelRfSettings, on bool) {
+	var v uint32
+	if on {
+		v = 1
+	}
+	atomic.StoreUint32(&s.Panic, v)
+	bumpEpoch(s)
+}
+
+// BumpEpoch makes every flow be judged again with its next packet.
+func (d *Datapath) BumpEpoch() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	bumpEpoch(d.settings.value)
+	return nil
+}
+
+// Panic puts the live slot on audit: it goes on judging and drops nothing.
+func (d *Datapath) Panic(on bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	setPanic(d.settings.value, on)
+	return nil
+}
+
+// Panicked reports whether panic is in force, whoever called it.
+func (d *Datapath) Panicked() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.closed && atomic.LoadUint32(&d.settings.value.Panic) != 0
+}
+
+// OpenPinnedPanic sets or lifts panic on every node pinned below root, and
+// returns their names. It needs neither the agent nor the server, loads
+// nothing, and works on pins of other versions too. The nodes it reached are
+// returned beside the error of those that it did not.
+func OpenPinnedPanic(root string, on bool) ([]string, error) {
+	pins, err := filepath.Glob(filepath.Join(root, "*", kernelMapSettings))
+	if err != nil {
+		return nil, fmt.Errorf("look for nodes below %s: %w", root, err)
+	}
+	if len(pins) == 0 {
+		return nil, fmt.Errorf("no node is pinned below %s: is this the agent's bpffs, and are you root?", root)
+	}
+	slices.Sort(pins)
+	var nodes []string
+	var errs []error
+	for _, pin := range pins {
+		node := filepath.Base(filepath.Dir(pin))
+		if err := panicPin(pin, on); err != nil {
+			errs = append(errs, fmt.Errorf("node %s: %w", node, err))
+			continue
+		}
+		nodes = append(nodes, node)
+	}
+	return nodes, errors.Join(errs...)
+}
+
+// panicPin relies on the settings' first four fields alone, which no version
+// moves.
+func panicPin(pin string, on bool) error {
+	m, err := ebpf.LoadPinnedMap(pin, nil)
+	if err != nil {
+		return fmt.Errorf("open pinned settings: %w", err)
+	}
+	defer m.Close()
+	if m.Type() != ebpf.Array || m.ValueSize() < 16 {
+		return errors.New("pinned settings are not ringfence's")
+	}
+	page, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map pinned settings: %w", err)
+	}
+	defer func() { _ = unix.Munmap(page) }()
+	s := (*kernelRfSettings)(unsafe.Pointer(unsafe.SliceData(page)))
+	if s.Magic != settingsMagic {
+		return errors.New("pinned settings are not ringfence's")
+	}
+	setPanic(s, on)
+	return nil
+}

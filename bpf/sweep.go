@@ -1,0 +1,163 @@
+package bpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// Sweep reports flows whose counters waited long enough, ends those that are
+// idle and deletes those that ended. Call it every second.
+func (d *Datapath) Sweep(ctx context.Context) (SweepStats, error) {
+	now, err := coarse()
+	if err != nil {
+		return SweepStats{}, err
+	}
+	return d.sweepAt(ctx, now)
+}
+
+func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) {
+	if err := ctx.Err(); err != nil {
+		return SweepStats{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return SweepStats{}, errClosed
+	}
+	args := kernelRfSweepArgs{Now: now}
+	code, err := d.programs.RfSweep.Run(&ebpf.RunOptions{Context: &args, ContextOut: &args})
+	if err != nil {
+		return SweepStats{}, fmt.Errorf("sweep the flow table: %w", err)
+	}
+	if code != 0 {
+		return SweepStats{}, fmt.Errorf("sweep the flow table: program returned %d", code)
+	}
+	d.levels.Flows = args.Flows - args.Deleted
+	if err := d.dropQuotas(); err != nil {
+		return SweepStats{}, err
+	}
+	return SweepStats{
+		Flows: args.Flows, Reported: args.Reported, Ended: args.Ended, Deleted: args.Deleted, RingFull: args.RingFull,
+	}, nil
+}
+
+// dropQuotas forgets detached endpoints that hold no more flows.
+func (d *Datapath) dropQuotas() error {
+	quotas, err := readMap[uint32, kernelRfQuota](d.maps.Quotas)
+	if err != nil {
+		return fmt.Errorf("read quotas: %w", err)
+	}
+	for id, q := range quotas {
+		if q.Gone == 0 || q.Flows != 0 {
+			continue
+		}
+		if err := d.maps.Quotas.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget quota of endpoint %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// counterNames are enum rf_counter's, up to the ones by reason.
+var counterNames = [...]string{
+	kernelRfCounterRF_COUNT_FORWARDED:           "forwarded",
+	kernelRfCounterRF_COUNT_AUDITED:             "audited",
+	kernelRfCounterRF_COUNT_DROPPED:             "dropped",
+	kernelRfCounterRF_COUNT_NON_IP:              "non_ip",
+	kernelRfCounterRF_COUNT_NO_ENDPOINT:         "no_endpoint",
+	kernelRfCounterRF_COUNT_FAILSAFE:            "failsafe",
+	kernelRfCounterRF_COUNT_SELF:                "self",
+	kernelRfCounterRF_COUNT_RELATED:             "related",
+	kernelRfCounterRF_COUNT_MALFORMED:           "malformed",
+	kernelRfCounterRF_COUNT_SPOOFED:             "spoofed",
+	kernelRfCounterRF_COUNT_STATELESS:           "stateless",
+	kernelRfCounterRF_COUNT_REVERSED_SYN:        "reversed_syn",
+	kernelRfCounterRF_COUNT_FRAGMENTS:           "fragments",
+	kernelRfCounterRF_COUNT_FRAGMENTS_UNMATCHED: "fragments_unmatched",
+	kernelRfCounterRF_COUNT_FRAGMENTS_FULL:      "fragments_full",
+	kernelRfCounterRF_COUNT_FLOWS:               "flows",
+	kernelRfCounterRF_COUNT_REJUDGED:            "rejudged",
+	kernelRfCounterRF_COUNT_TABLE_FULL:          "table_full",
+	kernelRfCounterRF_COUNT_QUOTA:               "quota",
+	kernelRfCounterRF_COUNT_UNREPORTED_PACKETS:  "unreported_packets",
+	kernelRfCounterRF_COUNT_RECORDS:             "records",
+	kernelRfCounterRF_COUNT_RING_FULL:           "ring_full",
+}
+
+// reasons is how many values flow.Reason has: the length of the two runs of
+// counters by reason.
+const reasons = kernelRfCounterRF_COUNT_STAGED_DENY - kernelRfCounterRF_COUNT_LIVE_DENY
+
+// LiveDeny and StagedDeny name the counters of packets that a slot denied for
+// a reason. A staged one is what enforcing would have dropped.
+func LiveDeny(r flow.Reason) string   { return "live_deny_" + r.String() }
+func StagedDeny(r flow.Reason) string { return "staged_deny_" + r.String() }
+
+// Counters returns the programs' counters by name.
+func (d *Datapath) Counters() (map[string]uint64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errClosed
+	}
+	values := make(map[string]uint64, kernelRfCounterRF_COUNTERS)
+	for i := range kernelRfCounterRF_COUNTERS {
+		var percpu []uint64
+		if err := d.maps.Counters.Lookup(uint32(i), &percpu); err != nil {
+			return nil, fmt.Errorf("read counter %s: %w", counterName(i), err)
+		}
+		var sum uint64
+		for _, n := range percpu {
+			sum += n
+		}
+		values[counterName(i)] = sum
+	}
+	return values, nil
+}
+
+func counterName(i kernelRfCounter) string {
+	switch {
+	case i < kernelRfCounterRF_COUNT_LIVE_DENY:
+		return counterNames[i]
+	case i < kernelRfCounterRF_COUNT_STAGED_DENY:
+		return LiveDeny(flow.Reason(i - kernelRfCounterRF_COUNT_LIVE_DENY)) //nolint:gosec // below reasons
+	default:
+		return StagedDeny(flow.Reason(i - kernelRfCounterRF_COUNT_STAGED_DENY)) //nolint:gosec // below reasons
+	}
+}
+
+// Levels returns how full the kernel's tables are.
+func (d *Datapath) Levels() (Levels, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return Levels{}, errClosed
+	}
+	l := d.levels
+	ring, err := mapRing(d.maps.Events)
+	if err != nil {
+		return Levels{}, err
+	}
+	defer ring.close()
+	l.RingSize = uint64(ring.size)
+	l.RingBytes = ring.produced() - ring.consumed()
+	return l, nil
+}
+
+// readLevels counts what adopted maps hold.
+func (d *Datapath) readLevels() error {
+	endpoints, err1 := countKeys[uint32, kernelRfEndpoint](d.maps.Endpoints)
+	addresses, err2 := countKeys[kernelRfAddress, kernelRfOwner](d.maps.Addresses)
+	cidrs, err3 := countKeys[kernelRfCidr, uint32](d.maps.Cidrs)
+	tables, err4 := countKeys[kernelRfTableKey, uint32](d.maps.Policies)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return fmt.Errorf("read fill levels: %w", err)
+	}
+	d.levels = Levels{Endpoints: endpoints, Addresses: addresses, CIDRs: cidrs, Tables: tables}
+	return nil
+}

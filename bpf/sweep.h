@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#ifndef RF_SWEEP_H
+#define RF_SWEEP_H
+
+#include "flow.h"
+
+/* A flow dies in two steps. The first one reports its end and marks it dying;
+ * a packet that comes then revives it. The second one, at least this long
+ * after, deletes it: any program that found it alive has long returned. */
+#define RF_GRACE_NS 50000000ULL
+
+#define RF_FRAGMENT_NS 30000000000ULL
+
+struct rf_sweep {
+	struct rf_sweep_args args;
+	__u64 interval;
+	__u64 idle[RF_STATES];
+};
+
+static __always_inline void rf_sweep_dying(struct rf_flow_key *k, struct rf_flow *f,
+					   struct rf_quota *quota, struct rf_sweep *s)
+{
+	if ((__s64)(s->args.now - RF_READ(f->reported_at)) < (__s64)RF_GRACE_NS)
+		return;
+	if (rf_unreported(f)) {
+		/* Counted by a program that had found it alive. */
+		__sync_val_compare_and_swap(&f->life, RF_DYING, RF_ALIVE);
+		return;
+	}
+	if (__sync_val_compare_and_swap(&f->life, RF_DYING, RF_DEAD) != RF_DYING)
+		return;
+	if (bpf_map_delete_elem(&flows, k))
+		return;
+	s->args.deleted++;
+	if (quota)
+		__sync_fetch_and_add(&quota->flows, -1);
+}
+
+/* Reports what is left of an idle flow and marks it. */
+static __always_inline void rf_sweep_idle(struct rf_flow_key *k, struct rf_flow *f,
+					  struct rf_sweep *s)
+{
+	bool ended = RF_READ(f->marks) & RF_FLOW_ENDED;
+
+	if (!ended || rf_unreported(f)) {
+		if (!rf_emit(k, f, ended ? RF_EVENT_SWEEP : RF_EVENT_END, s->args.now)) {
+			s->args.ring_full++;
+			return;
+		}
+		s->args.reported++;
+		if (!ended)
+			s->args.ended++;
+		__sync_fetch_and_or(&f->marks, RF_FLOW_ENDED);
+	}
+	RF_WRITE(f->reported_at, s->args.now);
+	__sync_val_compare_and_swap(&f->life, RF_ALIVE, RF_DYING);
+}
+
+static long rf_sweep_flow(void *map, struct rf_flow_key *k, struct rf_flow *f,
+			  struct rf_sweep *s)
+{
+	__u32 id = k->endpoint, state = f->state;
+	struct rf_quota *quota = bpf_map_lookup_elem(&quotas, &id);
+	bool gone = !quota || quota->gone;
+	__s64 idle = s->args.now - RF_READ(f->last_seen);
+	struct rf_flow_key key = *k;
+
+	s->args.flows++;
+	if (RF_READ(f->life) != RF_ALIVE) {
+		rf_sweep_dying(&key, f, quota, s);
+		return 0;
+	}
+	if (state >= RF_STATES)
+		state = RF_STATE_OTHER;
+	if (gone || idle >= (__s64)s->idle[state & 7]) {
+		rf_sweep_idle(&key, f, s);
+		return 0;
+	}
+	if (!rf_unreported(f))
+		return 0;
+	if (RF_READ(f->marks) & RF_FLOW_REPORTED &&
+	    (__s64)(s->args.now - RF_READ(f->reported_at)) < (__s64)s->interval)
+		return 0;
+	if (rf_emit(&key, f, RF_EVENT_SWEEP, s->args.now))
+		s->args.reported++;
+	else
+		s->args.ring_full++;
+	return 0;
+}
+
+static long rf_sweep_fragment(void *map, struct rf_fragment_key *k,
+			      struct rf_fragment *first, struct rf_sweep *s)
+{
+	struct rf_fragment_key key = *k;
+
+	if ((__s64)(s->args.now - first->seen) >= (__s64)RF_FRAGMENT_NS)
+		bpf_map_delete_elem(&fragments, &key);
+	return 0;
+}
+
+/* Run by userspace every second: reports what waits, ends what is idle. The
+ * caller gives the time, on the clock of the flows. */
+SEC("syscall")
+int rf_sweep(struct rf_sweep_args *args)
+{
+	struct rf_settings *settings_value;
+	struct rf_sweep s = {};
+	__u32 zero = 0;
+	int i;
+
+	settings_value = bpf_map_lookup_elem(&settings, &zero);
+	if (!settings_value)
+		return 1;
+	s.args.now = args->now;
+	s.interval = settings_value->sweep_interval;
+	for (i = 0; i < RF_STATES; i++)
+		s.idle[i] = settings_value->idle[i];
+	bpf_for_each_map_elem(&flows, rf_sweep_flow, &s, 0);
+	bpf_for_each_map_elem(&fragments, rf_sweep_fragment, &s, 0);
+	*args = s.args;
+	return 0;
+}
+
+#endif

@@ -1,0 +1,234 @@
+package bpf
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// SetAddresses makes owners the whole address table. Additions come before
+// deletions, and every flow is judged again if anything changed.
+func (d *Datapath) SetAddresses(owners []AddressOwner) (Changes, error) {
+	want := make(map[kernelRfAddress]kernelRfOwner, len(owners))
+	for _, o := range owners {
+		if !o.Addr.IsValid() || o.Addr.Zone() != "" {
+			return Changes{}, fmt.Errorf("address %q of endpoint %d: not a plain address", o.Addr, o.Endpoint)
+		}
+		key := kernelRfAddress{Addr: o.Addr.As16()}
+		value := kernelRfOwner{Identity: uint32(o.Identity), Endpoint: o.Endpoint}
+		if other, twice := want[key]; twice && other != value {
+			return Changes{}, fmt.Errorf("address %s: given to endpoint %d and to endpoint %d", o.Addr, other.Endpoint, o.Endpoint)
+		}
+		want[key] = value
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return Changes{}, errClosed
+	}
+	changes, err := replaceMap(d.maps.Addresses, "addresses", want)
+	return changes, d.replaced(changes, err, &d.levels.Addresses, len(want))
+}
+
+// SetCIDRs makes cidrs the whole prefix table, likewise.
+func (d *Datapath) SetCIDRs(cidrs []CIDRIdentity) (Changes, error) {
+	want := make(map[kernelRfCidr]uint32, len(cidrs))
+	for _, c := range cidrs {
+		if !c.Prefix.IsValid() || c.Prefix.Addr().Is4In6() {
+			return Changes{}, fmt.Errorf("prefix %q: not a valid one", c.Prefix)
+		}
+		if c.Identity == 0 {
+			return Changes{}, fmt.Errorf("prefix %s: has no identity", c.Prefix)
+		}
+		key := cidrKey(c.Prefix)
+		if other, twice := want[key]; twice && other != uint32(c.Identity) {
+			return Changes{}, fmt.Errorf("prefix %s: given identities %d and %d", c.Prefix, other, c.Identity)
+		}
+		want[key] = uint32(c.Identity)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return Changes{}, errClosed
+	}
+	changes, err := replaceMap(d.maps.Cidrs, "prefixes", want)
+	return changes, d.replaced(changes, err, &d.levels.CIDRs, len(want))
+}
+
+func cidrKey(p netip.Prefix) kernelRfCidr {
+	p = p.Masked()
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	return kernelRfCidr{Bits: uint32(bits), Addr: p.Addr().As16()} //nolint:gosec // at most 128
+}
+
+// SetFailsafe makes list the whole table of destinations that endpoints may
+// always open connections to, likewise.
+func (d *Datapath) SetFailsafe(list []Failsafe) (Changes, error) {
+	want := make(map[kernelRfFailsafe]uint32, len(list))
+	for _, f := range list {
+		if !f.Addr.IsValid() || f.Protocol == 0 {
+			return Changes{}, fmt.Errorf("failsafe destination %s %s: not a valid one", f.Protocol, f.Addr)
+		}
+		want[kernelRfFailsafe{
+			Addr:     f.Addr.Addr().As16(),
+			Port:     networkOrder(f.Addr.Port()),
+			Protocol: uint8(f.Protocol),
+		}] = 1
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return Changes{}, errClosed
+	}
+	changes, err := replaceMap(d.maps.Failsafe, "failsafe destinations", want)
+	return changes, d.replaced(changes, err, nil, len(want))
+}
+
+// replaced notes what an update did, whether or not it came to its end.
+func (d *Datapath) replaced(changes Changes, err error, level *int, n int) error {
+	if changes.Any() {
+		bumpEpoch(d.settings.value)
+	}
+	if err == nil && level != nil {
+		*level = n
+	}
+	return err
+}
+
+// batchSize is how many entries one system call moves.
+const batchSize = 8192
+
+// replaceMap makes want the content of m.
+func replaceMap[K, V comparable](m *ebpf.Map, what string, want map[K]V) (Changes, error) {
+	limit := int(m.MaxEntries())
+	if len(want) > limit {
+		return Changes{}, fmt.Errorf("%d %s: the kernel's table holds %d", len(want), what, limit)
+	}
+	have, err := readMap[K, V](m)
+	if err != nil {
+		return Changes{}, fmt.Errorf("read %s: %w", what, err)
+	}
+	var set, gone []K
+	var changes Changes
+	for k, v := range want {
+		old, exists := have[k]
+		switch {
+		case !exists:
+			changes.Added++
+		case old != v:
+			changes.Changed++
+		default:
+			continue
+		}
+		set = append(set, k)
+	}
+	for k := range have {
+		if _, keep := want[k]; !keep {
+			gone = append(gone, k)
+		}
+	}
+	remove := func() error {
+		n, err := deleteKeys(m, gone)
+		changes.Deleted = n
+		if err != nil {
+			return fmt.Errorf("delete %s: %w", what, err)
+		}
+		return nil
+	}
+	write := func() error {
+		if err := writeKeys(m, set, want); err != nil {
+			return fmt.Errorf("write %s: %w", what, err)
+		}
+		return nil
+	}
+	steps := []func() error{write, remove}
+	if len(have)+changes.Added > limit {
+		slices.Reverse(steps) // no room for both at once
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return changes, err
+		}
+	}
+	return changes, nil
+}
+
+func writeKeys[K comparable, V any](m *ebpf.Map, keys []K, values map[K]V) error {
+	for chunk := range slices.Chunk(keys, batchSize) {
+		list := make([]V, len(chunk))
+		for i, k := range chunk {
+			list[i] = values[k]
+		}
+		if _, err := m.BatchUpdate(chunk, list, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func deleteKeys[K any](m *ebpf.Map, keys []K) (int, error) {
+	n := 0
+	for chunk := range slices.Chunk(keys, batchSize) {
+		done, err := m.BatchDelete(chunk, nil)
+		n += done
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// readMap returns the whole content of m.
+func readMap[K comparable, V any](m *ebpf.Map) (map[K]V, error) {
+	content := make(map[K]V)
+	size := batchSize
+	for {
+		err := readBatches(m, size, content)
+		if !errors.Is(err, unix.ENOSPC) {
+			return content, err
+		}
+		size *= 2 // a bucket of the hash holds more than that
+		clear(content)
+	}
+}
+
+func readBatches[K comparable, V any](m *ebpf.Map, size int, content map[K]V) error {
+	var cursor ebpf.MapBatchCursor
+	size = min(size, int(m.MaxEntries())+1)
+	keys, values := make([]K, size), make([]V, size)
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		for i := range n {
+			content[keys[i]] = values[i]
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+func countKeys[K comparable, V any](m *ebpf.Map) (int, error) {
+	content, err := readMap[K, V](m)
+	return len(content), err
+}
+
+// sortedKeys returns the keys of m in order.
+func sortedKeys[V any](m map[TableKey]V) []TableKey {
+	return slices.SortedFunc(maps.Keys(m), compareTableKeys)
+}
+
+func compareTableKeys(a, b TableKey) int {
+	return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.Direction, b.Direction))
+}

@@ -1,0 +1,140 @@
+package bpf
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// Endpoint is one pod or host whose interface the programs watch.
+type Endpoint struct {
+	Interface string
+	ID        uint32 // from the inventory, never 0
+	Identity  flow.Identity
+	// Host says that Interface is the node's own: what it receives goes to the
+	// endpoint. Otherwise it is the node's side of a veth, and what it receives
+	// comes from the endpoint.
+	Host bool
+}
+
+// Attached is an endpoint as the kernel holds it.
+type Attached struct {
+	Endpoint
+	Index int // of the interface
+	// ObservedSince is when the programs were first attached to the interface;
+	// it survives restarts of the agent.
+	ObservedSince time.Time
+}
+
+// AddressOwner says whose address Addr is. Endpoint is 0 for an address of a
+// node (identity host or remote-node).
+type AddressOwner struct {
+	Addr     netip.Addr
+	Identity flow.Identity
+	Endpoint uint32
+}
+
+// CIDRIdentity gives the addresses of Prefix an identity that policy entries
+// can name, beside the one of the exact address. The longest prefix counts.
+type CIDRIdentity struct {
+	Prefix   netip.Prefix
+	Identity flow.Identity
+}
+
+// Failsafe is a destination that endpoints of the node may always open
+// connections to: the agent's own way to the server and the store.
+type Failsafe struct {
+	Protocol flow.Protocol
+	Addr     netip.AddrPort
+}
+
+// Changes counts what an update of a table did.
+type Changes struct {
+	Added   int
+	Changed int
+	Deleted int
+}
+
+// Any reports whether anything changed.
+func (c Changes) Any() bool { return c != Changes{} }
+
+// PeerAny is the peer of an entry that matches every address.
+const PeerAny flow.Identity = 0xfffffffe
+
+// TableKey names one direction of one slot of one workload.
+type TableKey struct {
+	Identity  flow.Identity
+	Slot      flow.Slot
+	Direction flow.Direction // Ingress or Egress
+}
+
+// Table is the compiled allowlist of one direction. A key without a table is
+// an empty slot: nothing is judged there.
+type Table struct {
+	TableKey
+	Revision uint32
+	// Open says that the direction is not isolated at this revision: everything
+	// is allowed with reason no-policy, and there are no entries.
+	Open bool
+	// UsesCIDRs makes the kernel look the peer's address up in the prefixes
+	// too. It must be set when an entry's peer is a CIDR identity.
+	UsesCIDRs bool
+	Entries   []Entry
+	// Delete empties the slot; the other fields are ignored.
+	Delete bool
+}
+
+// Entry allows one peer on a port, or on an aligned range of ports.
+//
+// PortBits is the length of Port's prefix that must match: 16 for one port, 0
+// for every port of the protocol (or, with protocol 0, for everything). For
+// ICMP and ICMPv6 Port is type<<8|code: 16 matches both, 8 the type alone.
+type Entry struct {
+	Peer     flow.Identity
+	Protocol flow.Protocol
+	Port     uint16
+	PortBits uint8
+	Rule     uint32 // index of the rule within its direction, for reading back
+}
+
+// Limits are the capacities that a compiler must stay within.
+type Limits struct {
+	Endpoints       int
+	Addresses       int
+	CIDRs           int
+	Failsafe        int
+	PolicyTables    int
+	PolicyEntries   int // of one table
+	Flows           int
+	FlowsOfEndpoint int
+}
+
+// SweepStats counts what one sweep of the flow table did.
+type SweepStats struct {
+	Flows    uint64 // entries visited
+	Reported uint64 // records written
+	Ended    uint64 // flows that got their end record
+	Deleted  uint64
+	RingFull uint64 // records that found no room; they are tried again
+}
+
+// Levels say how full the kernel's tables are.
+type Levels struct {
+	Flows     uint64 // as of the last sweep
+	RingBytes uint64 // not yet committed by the reader
+	RingSize  uint64
+	Addresses int
+	CIDRs     int
+	Tables    int
+	Endpoints int
+}
+
+// Batch is a run of ring-buffer records, [Start, End) in ring positions. Its
+// Records are valid until the next call of Next or Replay.
+type Batch struct {
+	Start, End uint64
+	Records    []flow.Record
+	// Truncated counts records of a wrong length, which were skipped.
+	Truncated int
+}

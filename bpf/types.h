@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#ifndef RF_TYPES_H
+#define RF_TYPES_H
+
+#include <linux/types.h>
+
+/*
+ * Every structure here is shared with userspace: fixed widths, explicit
+ * padding, addresses as 16 bytes with IPv4 mapped into ::ffff:0:0/96, ports in
+ * network byte order. The Go side is generated from this file's BTF.
+ *
+ * Raise RF_LAYOUT when the meaning of a field changes and its shape does not:
+ * a change of shape is noticed by itself.
+ */
+#define RF_MAGIC 0x52464e43 /* "RFNC" */
+#define RF_LAYOUT 1
+
+#define RF_IDENTITY_HOST 1
+#define RF_IDENTITY_WORLD 2
+
+enum rf_direction {
+	RF_DIRECTION_UNKNOWN,
+	RF_INGRESS,
+	RF_EGRESS,
+};
+
+enum rf_slot {
+	RF_SLOT_LIVE,
+	RF_SLOT_STAGED,
+	RF_SLOTS,
+};
+
+enum rf_verdict {
+	RF_VERDICT_UNKNOWN,
+	RF_VERDICT_ALLOW,
+	RF_VERDICT_DENY,
+};
+
+enum rf_outcome {
+	RF_OUTCOME_UNKNOWN,
+	RF_OUTCOME_FORWARDED,
+	RF_OUTCOME_AUDITED,
+	RF_OUTCOME_DROPPED,
+};
+
+enum rf_reason {
+	RF_REASON_NONE,
+	RF_REASON_NO_POLICY,
+	RF_REASON_RULE,
+	RF_REASON_DEFAULT,
+	RF_REASON_FAILSAFE,
+	RF_REASON_RELATED,
+	RF_REASON_SPOOFED,
+	RF_REASON_MIDSTREAM,
+	RF_REASON_MALFORMED,
+	RF_REASONS,
+};
+
+enum rf_event {
+	RF_EVENT_NONE,
+	RF_EVENT_NEW,
+	RF_EVENT_VERDICT,
+	RF_EVENT_END,
+	RF_EVENT_SWEEP,
+};
+
+/* States pick the idle limit of a flow. */
+enum rf_state {
+	RF_STATE_NONE,
+	RF_STATE_SYN,
+	RF_STATE_ESTABLISHED,
+	RF_STATE_CLOSING,
+	RF_STATE_UDP,
+	RF_STATE_ICMP,
+	RF_STATE_OTHER,
+	RF_STATE_MIDSTREAM, /* TCP without its SYN, seen from one side only */
+	RF_STATES,
+};
+
+enum rf_counter {
+	RF_COUNT_FORWARDED, /* packets by outcome */
+	RF_COUNT_AUDITED,
+	RF_COUNT_DROPPED,
+	RF_COUNT_NON_IP,      /* passed without a look */
+	RF_COUNT_NO_ENDPOINT, /* on an interface that the endpoints map does not know */
+	RF_COUNT_FAILSAFE,    /* neighbour discovery and DHCP */
+	RF_COUNT_SELF,	      /* an endpoint to itself */
+	RF_COUNT_RELATED,
+	RF_COUNT_MALFORMED,
+	RF_COUNT_SPOOFED,
+	RF_COUNT_STATELESS,	       /* judged without a flow entry */
+	RF_COUNT_REVERSED_SYN,	       /* a responder's SYN on an open flow, judged by itself */
+	RF_COUNT_FRAGMENTS,	       /* later fragments */
+	RF_COUNT_FRAGMENTS_UNMATCHED,  /* ... whose first one was not seen */
+	RF_COUNT_FRAGMENTS_FULL,       /* first fragments that could not be noted */
+	RF_COUNT_FLOWS,		       /* flows that began */
+	RF_COUNT_REJUDGED,	       /* flows judged again under a newer epoch */
+	RF_COUNT_TABLE_FULL,	       /* new flows that found no room */
+	RF_COUNT_QUOTA,		       /* new flows over their endpoint's quota */
+	RF_COUNT_UNREPORTED_PACKETS,   /* packets that no record will ever count */
+	RF_COUNT_RECORDS,	       /* records written to the ring */
+	RF_COUNT_RING_FULL,	       /* records that found no room; the sweep tries again */
+	RF_COUNT_LIVE_DENY,	       /* packets the live slot denies, by reason */
+	RF_COUNT_STAGED_DENY = RF_COUNT_LIVE_DENY + RF_REASONS, /* its twin: what audit would drop */
+	RF_COUNTERS = RF_COUNT_STAGED_DENY + RF_REASONS,
+};
+
+/* Written by userspace through a mapping, field by field, so that two writers
+ * (the agent and `ringfence panic`) never undo each other. The first four
+ * fields keep their place in every layout. */
+struct rf_settings {
+	__u32 magic;
+	__u32 layout;
+	__u32 epoch; /* verdicts of an older one are judged again */
+	__u32 panic; /* not 0: the live slot is only judged */
+	__u64 fingerprint; /* of the structures' shape */
+	__u64 ring_id;	   /* of this ring, over all that ever were */
+	__u64 sweep_interval; /* ns a flow's counters may wait for a record */
+	__u64 idle[RF_STATES]; /* ns */
+	__u32 endpoint_flows;  /* quota; 0: none */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct rf_settings) == 112, "rf_settings");
+
+#define RF_ENDPOINT_HOST 1
+
+struct rf_endpoint {
+	__u32 id;
+	__u32 identity;
+	__u32 flags;
+	__u32 pad;
+	__u64 observed_since; /* CLOCK_MONOTONIC, ns */
+};
+_Static_assert(sizeof(struct rf_endpoint) == 24, "rf_endpoint");
+
+struct rf_quota {
+	__u64 flows; /* of the endpoint, in the flow table */
+	__u32 gone;  /* not 0: detached, its flows end with the next sweep */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct rf_quota) == 16, "rf_quota");
+
+struct rf_address {
+	__u8 addr[16];
+};
+_Static_assert(sizeof(struct rf_address) == 16, "rf_address");
+
+struct rf_owner {
+	__u32 identity;
+	__u32 endpoint;
+};
+_Static_assert(sizeof(struct rf_owner) == 8, "rf_owner");
+
+struct rf_cidr {
+	__u32 bits;
+	__u8 addr[16];
+};
+_Static_assert(sizeof(struct rf_cidr) == 20, "rf_cidr");
+
+struct rf_failsafe {
+	__u8 addr[16];
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct rf_failsafe) == 20, "rf_failsafe");
+
+struct rf_table_key {
+	__u32 identity;
+	__u8 slot;
+	__u8 direction;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct rf_table_key) == 8, "rf_table_key");
+
+#define RF_PEER_ANY 0xfffffffe
+#define RF_PEER_META 0xffffffff /* the key of the table's own entry, rest 0 */
+
+struct rf_entry_key {
+	__u32 peer;
+	__u8 protocol; /* 0: every one */
+	__u8 port_bits;
+	__be16 port;
+};
+_Static_assert(sizeof(struct rf_entry_key) == 8, "rf_entry_key");
+
+#define RF_TABLE_OPEN 1	     /* not isolated: allows everything */
+#define RF_TABLE_CIDRS 2     /* entries name CIDR identities */
+#define RF_TABLE_ANY_PEER 4  /* entries name RF_PEER_ANY */
+#define RF_TABLE_ANY_PROTO 8 /* entries of protocol 0 */
+
+/* A rule's entry, or, under RF_PEER_META, what holds for the whole table. */
+struct rf_entry {
+	__u32 rule;
+	__u32 revision;
+	__u32 lengths; /* bit n: entries with port_bits n */
+	__u32 flags;
+};
+_Static_assert(sizeof(struct rf_entry) == 16, "rf_entry");
+
+/* Both directions of a connection have the same key: "lo" is the smaller
+ * (address, port). ICMP keeps the echo identifier as the requester's port and
+ * type<<8|code of the request as the answerer's. */
+struct rf_flow_key {
+	__u8 lo[16];
+	__u8 hi[16];
+	__be16 lo_port;
+	__be16 hi_port;
+	__u32 endpoint;
+	__u8 protocol;
+	__u8 pad[7];
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
+
+#define RF_FLOW_REPORTED 1     /* has had a record */
+#define RF_FLOW_ENDED 2	       /* has had its end record */
+#define RF_FLOW_SYNACK 4
+#define RF_FLOW_LOCAL_ORIGIN 8 /* the node itself began it */
+
+#define RF_ALIVE 0
+#define RF_DYING 1 /* ended; the next packet revives it as a new flow */
+#define RF_DEAD 2  /* being deleted */
+
+/* Counters hold what no record has reported yet; index 0 is what "lo" sent.
+ * Whoever writes a record takes them with an exchange, so that each packet is
+ * in exactly one record however many CPUs report at once. */
+struct rf_flow {
+	__u64 packets[2];
+	__u64 bytes[2];
+	__u64 judged; /* epoch<<32 | staged reason<<24 | staged<<16 | live reason<<8 | live */
+	__u64 first_seen; /* coarse CLOCK_MONOTONIC, ns, as the next two */
+	__u64 last_seen;
+	__u64 reported_at;
+	__u32 revision[RF_SLOTS];
+	__u32 connections;
+	__u32 tcp_flags; /* of lo | of hi << 8 */
+	__u32 life;	 /* RF_ALIVE, RF_DYING, RF_DEAD */
+	__u32 marks;
+	__u32 isn; /* sequence number of the SYN */
+	__u8 state;
+	__u8 initiator; /* 0: lo, 1: hi */
+	__u8 direction;
+	__u8 local; /* which side the endpoint is */
+	__u8 fin;   /* bit 0: lo sent one, bit 1: hi, bits 2-3: who did last */
+	__u8 outcome;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct rf_flow) == 104, "rf_flow");
+
+struct rf_fragment_key {
+	__u8 src[16];
+	__u8 dst[16];
+	__u32 id;
+	__u32 endpoint;
+	__u8 protocol;
+	__u8 pad[7];
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct rf_fragment_key) == 48, "rf_fragment_key");
+
+struct rf_fragment {
+	__be16 sport;
+	__be16 dport;
+	__u32 pad;
+	__u64 seen;
+};
+_Static_assert(sizeof(struct rf_fragment) == 16, "rf_fragment");
+
+/* One message of the ring. Counters are deltas since the flow's last one. */
+struct rf_record {
+	__u64 time;
+	__u64 first_seen;
+	__u64 forward_packets;
+	__u64 forward_bytes;
+	__u64 reverse_packets;
+	__u64 reverse_bytes;
+	__u8 src[16]; /* the initiator */
+	__u8 dst[16];
+	__be16 sport;
+	__be16 dport;
+	__u32 endpoint;
+	__u32 connections;
+	__u32 live_revision;
+	__u32 staged_revision;
+	__u8 protocol;
+	__u8 event;
+	__u8 direction;
+	__u8 outcome;
+	__u8 live_verdict;
+	__u8 live_reason;
+	__u8 staged_verdict;
+	__u8 staged_reason;
+	__u8 forward_flags;
+	__u8 reverse_flags;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct rf_record) == 112, "rf_record");
+
+/* What the agent is about to store: if it dies in between, the next one sends
+ * exactly this again. */
+struct rf_intent {
+	__u64 start;
+	__u64 end;
+};
+_Static_assert(sizeof(struct rf_intent) == 16, "rf_intent");
+
+/* Argument and answer of rf_sweep. */
+struct rf_sweep_args {
+	__u64 now;
+	__u64 flows;
+	__u64 reported;
+	__u64 ended;
+	__u64 deleted;
+	__u64 ring_full;
+};
+_Static_assert(sizeof(struct rf_sweep_args) == 48, "rf_sweep_args");
+
+#endif

@@ -1,0 +1,383 @@
+package bpf
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// packetRule pairs a packet that a policy allows with one that it denies.
+type packetRule struct {
+	name    string
+	tables  []Table
+	cidrs   func(family int) []CIDRIdentity
+	allowed func(family int) packet
+	denied  func(family int) packet
+	reason  flow.Reason // of the denial
+}
+
+func between(src, dst party, build func(src, dst netip.Addr) packet) func(int) packet {
+	return func(family int) packet { return build(src.in(family), dst.in(family)) }
+}
+
+func syn(sport, dport uint16) func(src, dst netip.Addr) packet {
+	return func(src, dst netip.Addr) packet { return tcp(src, dst, sport, dport, "S") }
+}
+
+func datagram(sport, dport uint16) func(src, dst netip.Addr) packet {
+	return func(src, dst netip.Addr) packet { return udp(src, dst, sport, dport) }
+}
+
+func ping(src, dst netip.Addr) packet { return echo(src, dst, 7, false) }
+
+// icmpPort is an echo request's, of either family.
+func icmpEntries(peer flow.Identity, bits uint8) []Entry {
+	return []Entry{
+		{Peer: peer, Protocol: flow.ICMP, Port: 8 << 8, PortBits: bits},
+		{Peer: peer, Protocol: flow.ICMPv6, Port: 128 << 8, PortBits: bits},
+	}
+}
+
+const cidrIdent = flow.FirstCIDRIdentity + 5
+
+func worldPrefix(family int) []CIDRIdentity {
+	p := netip.PrefixFrom(world.in(family), world.in(family).BitLen()-8).Masked()
+	// The hole in the middle names no entry's identity.
+	hole := netip.PrefixFrom(world.in(family).Next(), world.in(family).BitLen())
+	return []CIDRIdentity{{p, cidrIdent}, {hole, cidrIdent + 1}}
+}
+
+func cidrTable(dir flow.Direction, e ...Entry) Table {
+	t := live(dir, 1, e...)
+	t.UsesCIDRs = true
+	return t
+}
+
+var packetRules = []packetRule{
+	{
+		name:    "exact peer and port, egress",
+		tables:  []Table{live(flow.Egress, 1, allow(dbIdent, flow.TCP, 5432))},
+		allowed: between(web, db, syn(40000, 5432)),
+		denied:  between(web, evil, syn(40000, 5432)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "exact peer, other port, egress",
+		tables:  []Table{live(flow.Egress, 1, allow(dbIdent, flow.TCP, 5432))},
+		allowed: between(web, db, syn(40000, 5432)),
+		denied:  between(web, db, syn(40000, 5433)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "exact peer and port, ingress",
+		tables:  []Table{live(flow.Ingress, 1, allow(dbIdent, flow.TCP, 80))},
+		allowed: between(db, web, syn(40000, 80)),
+		denied:  between(evil, web, syn(40000, 80)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "the initiator's port does not count",
+		tables:  []Table{live(flow.Ingress, 1, allow(dbIdent, flow.TCP, 80))},
+		allowed: between(db, web, syn(80, 80)),
+		denied:  between(db, web, syn(80, 81)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "TCP is not UDP",
+		tables:  []Table{live(flow.Egress, 1, allow(dbIdent, flow.UDP, 53))},
+		allowed: between(web, db, datagram(40000, 53)),
+		denied:  between(web, db, syn(40000, 53)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "every port of one protocol",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP})},
+		allowed: between(web, db, syn(40000, 1)),
+		denied:  between(web, db, datagram(40000, 1)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "every protocol",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent})},
+		allowed: between(web, db, ping),
+		denied:  between(web, evil, ping),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "start of a range",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, Port: 8064, PortBits: 10})},
+		allowed: between(web, db, syn(40000, 8064)),
+		denied:  between(web, db, syn(40000, 8063)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "end of a range",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, Port: 8064, PortBits: 10})},
+		allowed: between(web, db, syn(40000, 8127)),
+		denied:  between(web, db, syn(40000, 8128)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "ICMP type and code",
+		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 16)...)},
+		allowed: between(web, db, ping),
+		denied: func(family int) packet {
+			p := ping(web.in(family), db.in(family))
+			p.dport = 10<<8 | 1
+			if family == 6 {
+				p.dport = 139<<8 | 1
+			}
+			return p
+		},
+		reason: flow.ReasonDefault,
+	},
+	{
+		name:    "ICMP type with any code",
+		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 8)...)},
+		allowed: between(web, db, ping),
+		denied:  between(web, evil, ping),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "any peer",
+		tables:  []Table{live(flow.Egress, 1, allow(PeerAny, flow.TCP, 443))},
+		allowed: between(web, world, syn(40000, 443)),
+		denied:  between(web, world, syn(40000, 444)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "world is who is not in the inventory",
+		tables:  []Table{live(flow.Egress, 1, allow(flow.IdentityWorld, flow.TCP, 443))},
+		allowed: between(web, world, syn(40000, 443)),
+		denied:  between(web, evil, syn(40000, 443)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "another node is not this one",
+		tables:  []Table{live(flow.Ingress, 1, allow(dbIdent, flow.TCP, 80))},
+		allowed: between(db, web, syn(40000, 80)),
+		denied:  between(other, web, syn(40000, 80)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "the node's address, brought in by an interface",
+		tables:  []Table{live(flow.Ingress, 1, allow(dbIdent, flow.TCP, 80))},
+		allowed: between(db, web, syn(40000, 80)),
+		denied:  between(node, web, syn(40000, 80)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "prefix",
+		tables:  []Table{cidrTable(flow.Egress, allow(cidrIdent, flow.TCP, 443))},
+		cidrs:   worldPrefix,
+		allowed: between(web, world, syn(40000, 443)),
+		denied:  between(web, evil, syn(40000, 443)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "longer prefix",
+		tables:  []Table{cidrTable(flow.Egress, allow(cidrIdent, flow.TCP, 443))},
+		cidrs:   worldPrefix,
+		allowed: between(web, world, syn(40000, 443)),
+		denied: func(family int) packet {
+			return tcp(web.in(family), world.in(family).Next(), 40000, 443, "S")
+		},
+		reason: flow.ReasonDefault,
+	},
+	{
+		name:   "prefix of an address that is a workload's",
+		tables: []Table{cidrTable(flow.Egress, allow(cidrIdent, flow.TCP, 443))},
+		cidrs: func(family int) []CIDRIdentity {
+			return []CIDRIdentity{{netip.PrefixFrom(db.in(family), db.in(family).BitLen()), cidrIdent}}
+		},
+		allowed: between(web, db, syn(40000, 443)),
+		denied:  between(web, evil, syn(40000, 443)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "own source address",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent})},
+		allowed: between(web, db, syn(40000, 80)),
+		denied:  between(evil, db, syn(40000, 80)),
+		reason:  flow.ReasonSpoofed,
+	},
+	{
+		name:    "own source address, only ingress isolated",
+		tables:  []Table{live(flow.Ingress, 1, Entry{Peer: dbIdent})},
+		allowed: between(web, db, syn(40000, 80)),
+		denied:  between(evil, db, syn(40000, 80)),
+		reason:  flow.ReasonSpoofed,
+	},
+	{
+		name:   "no SYN, allowed as an answer",
+		tables: []Table{live(flow.Egress, 1), live(flow.Ingress, 1, allow(dbIdent, flow.TCP, 80))},
+		allowed: func(family int) packet {
+			return tcp(web.in(family), db.in(family), 80, 40000, "A")
+		},
+		denied: func(family int) packet {
+			return tcp(web.in(family), db.in(family), 81, 40000, "A")
+		},
+		reason: flow.ReasonMidstream,
+	},
+	{
+		name:   "no SYN, allowed as a request",
+		tables: []Table{live(flow.Egress, 1, allow(dbIdent, flow.TCP, 80)), live(flow.Ingress, 1)},
+		allowed: func(family int) packet {
+			return tcp(web.in(family), db.in(family), 40000, 80, "A")
+		},
+		denied: func(family int) packet {
+			return tcp(web.in(family), db.in(family), 40000, 81, "A")
+		},
+		reason: flow.ReasonMidstream,
+	},
+	{
+		name:    "echo answer without its request is judged as the request's",
+		tables:  []Table{live(flow.Egress, 1), live(flow.Ingress, 1, icmpEntries(dbIdent, 16)...)},
+		allowed: func(family int) packet { return echo(web.in(family), db.in(family), 9, true) },
+		denied:  func(family int) packet { return echo(web.in(family), evil.in(family), 9, true) },
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "other protocols by number",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: 47})},
+		allowed: func(family int) packet { return packet{src: web.in(family), dst: db.in(family), proto: 47} },
+		denied:  func(family int) packet { return packet{src: web.in(family), dst: db.in(family), proto: 50} },
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "SCTP has ports",
+		tables:  []Table{live(flow.Egress, 1, allow(dbIdent, flow.SCTP, 0), Entry{Peer: evilIdent})},
+		allowed: func(family int) packet { return packet{src: web.in(family), dst: db.in(family), proto: flow.SCTP, payload: 8} },
+		denied:  between(web, db, syn(40000, 1)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "tagged frames",
+		tables:  []Table{live(flow.Egress, 1, allow(dbIdent, flow.TCP, 80))},
+		allowed: func(family int) packet { p := tcp(web.in(family), db.in(family), 1, 80, "S"); p.vlans = 1; return p },
+		denied:  func(family int) packet { p := tcp(web.in(family), db.in(family), 1, 81, "S"); p.vlans = 2; return p },
+		reason:  flow.ReasonDefault,
+	},
+}
+
+// sent runs p out of web unless it is addressed to it: a forged source must not
+// pick the hook.
+func (l *lab) sent(p packet) uint32 {
+	l.t.Helper()
+	if p.dst == web.v4 || p.dst == web.v6 {
+		return l.to(p.frame(l.t))
+	}
+	return l.from(p.frame(l.t))
+}
+
+// TestLiveVerdict checks what the live slot lets through and what not, and what
+// the records say of either.
+func TestLiveVerdict(t *testing.T) {
+	for _, rule := range packetRules {
+		t.Run(rule.name, func(t *testing.T) {
+			families(t, func(t *testing.T, family int) {
+				l := newLab(t)
+				if rule.cidrs != nil {
+					if _, err := l.d.SetCIDRs(rule.cidrs(family)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				l.apply(rule.tables...)
+				p := rule.allowed(family)
+				if code := l.sent(p); code != pass {
+					t.Errorf("allowed packet %s: %s", p, verdictName(code))
+				}
+				if r := l.record(); r.Outcome != flow.OutcomeForwarded || r.Live.Verdict == flow.VerdictDeny ||
+					r.Event != flow.EventNew || r.Connections != 1 {
+					t.Errorf("record of the allowed packet: %+v", r)
+				}
+				p = rule.denied(family)
+				if code := l.sent(p); code != drop {
+					t.Errorf("denied packet %s: %s", p, verdictName(code))
+				}
+				if r := l.record(); r.Outcome != flow.OutcomeDropped || r.Live.Verdict != flow.VerdictDeny ||
+					r.Live.Reason != rule.reason || r.Live.Revision != 1 {
+					t.Errorf("record of the denied packet: %+v", r)
+				}
+				if n := l.counter(LiveDeny(rule.reason)); n != 1 {
+					t.Errorf("%d packets counted as denied, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// TestStagedVerdict checks that the same policies, staged, judge the same and
+// drop nothing.
+func TestStagedVerdict(t *testing.T) {
+	for _, rule := range packetRules {
+		t.Run(rule.name, func(t *testing.T) {
+			families(t, func(t *testing.T, family int) {
+				l := newLab(t)
+				if rule.cidrs != nil {
+					if _, err := l.d.SetCIDRs(rule.cidrs(family)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, table := range rule.tables {
+					table.Slot = flow.SlotStaged
+					l.apply(table)
+				}
+				if code := l.sent(rule.allowed(family)); code != pass {
+					t.Errorf("allowed packet: %s", verdictName(code))
+				}
+				if r := l.record(); r.Outcome != flow.OutcomeForwarded || r.Staged.Verdict == flow.VerdictDeny {
+					t.Errorf("record of the allowed packet: %+v", r)
+				}
+				if code := l.sent(rule.denied(family)); code != pass {
+					t.Errorf("packet that would be denied: %s", verdictName(code))
+				}
+				r := l.record()
+				if r.Outcome != flow.OutcomeAudited || r.Staged.Verdict != flow.VerdictDeny ||
+					r.Staged.Reason != rule.reason || r.Staged.Revision != 1 || r.Live.Verdict != flow.VerdictUnknown {
+					t.Errorf("record of the packet that would be denied: %+v", r)
+				}
+				if n := l.counter(StagedDeny(rule.reason)); n != 1 {
+					t.Errorf("%d packets counted as staged denials, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// TestObserve checks that without tables everything passes and nothing counts
+// as judged.
+func TestObserve(t *testing.T) {
+	families(t, func(t *testing.T, family int) {
+		l := newLab(t)
+		l.want(pass, tcp(web.in(family), world.in(family), 40000, 443, "S"), "observed")
+		r := l.record()
+		if r.Live != (flow.Judgement{Reason: flow.ReasonNoPolicy}) || r.Staged != r.Live || r.Outcome != flow.OutcomeForwarded {
+			t.Errorf("record: %+v", r)
+		}
+		if code := l.from(tcp(evil.in(family), world.in(family), 1, 2, "S").frame(t)); code != pass {
+			t.Errorf("forged source: %s", verdictName(code))
+		}
+		if r := l.record(); r.Live.Reason != flow.ReasonSpoofed || r.Live.Verdict != flow.VerdictUnknown {
+			t.Errorf("record of the forged source: %+v", r)
+		}
+	})
+}
+
+// TestOpenTable checks a revision that isolates nothing.
+func TestOpenTable(t *testing.T) {
+	families(t, func(t *testing.T, family int) {
+		l := newLab(t)
+		open := live(flow.Egress, 9)
+		open.Open = true
+		l.apply(open)
+		l.want(pass, tcp(web.in(family), world.in(family), 40000, 443, "S"), "open")
+		want := flow.Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonNoPolicy, Revision: 9}
+		if r := l.record(); r.Live != want {
+			t.Errorf("record: %+v", r)
+		}
+		l.apply(live(flow.Egress, 10))
+		l.want(drop, tcp(web.in(family), world.in(family), 40001, 443, "S"), "isolated")
+	})
+}

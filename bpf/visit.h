@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#ifndef RF_VISIT_H
+#define RF_VISIT_H
+
+#include "flow.h"
+
+/* One packet's way through a program: everything known of it, in one place, so
+ * that the steps below can be functions the verifier looks at one by one. */
+struct rf_visit {
+	struct rf_packet p;
+	struct rf_flow_key k;
+	struct rf_ask ask;
+	struct rf_answer answer;
+	__u64 now;
+	__u64 bytes;
+	__u64 observed_since;
+	__u64 idle; /* limit of the flow's first state */
+	__u32 packets;
+	__u32 endpoint;
+	__u32 endpoint_flows;
+	__u32 epoch;
+	__u32 panic;
+	__u8 side;	/* who sent the packet: 0 is lo */
+	__u8 from;	/* it comes from the endpoint */
+	__u8 host;	/* the endpoint is the node itself */
+	__u8 initiator; /* as the packet shows it, for a flow that begins */
+	__u8 direction;
+	__u8 local_origin; /* RF_ASK_LOCAL_ORIGIN holds, should the flow be the node's */
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct rf_visit) == 232, "rf_visit");
+
+static __always_inline const __u8 *rf_local(const struct rf_visit *v)
+{
+	return v->from ? v->p.src : v->p.dst;
+}
+
+/* Fills in the question about the flow. */
+static __always_inline void rf_prepare(struct rf_visit *v, __u8 direction, __u8 flags)
+{
+	struct rf_ask *ask = &v->ask;
+
+	ask->protocol = v->p.protocol;
+	ask->direction = direction;
+	ask->flags = flags | (v->host ? RF_ASK_HOST : 0);
+	if (v->from) {
+		__builtin_memcpy(ask->remote, v->p.dst, 16);
+		ask->local_port = v->p.sport;
+		ask->remote_port = v->p.dport;
+	} else {
+		__builtin_memcpy(ask->remote, v->p.src, 16);
+		ask->local_port = v->p.dport;
+		ask->remote_port = v->p.sport;
+	}
+}
+
+/* Works out who began the flow that this packet is the first one of. */
+static __always_inline void rf_first_direction(struct rf_visit *v)
+{
+	bool sender = true, known = true;
+
+	if (v->p.flags & RF_PKT_LATER_FRAGMENT) {
+		known = false;
+	} else if (v->p.protocol == IPPROTO_TCP) {
+		known = v->p.tcp_flags & RF_TCP_SYN;
+		if (known && v->p.tcp_flags & RF_TCP_ACK)
+			sender = false;
+	} else if (v->p.flags & RF_PKT_ICMP_REPLY) {
+		sender = false;
+	} else if (v->p.protocol != IPPROTO_ICMP && v->p.protocol != RF_ICMPV6) {
+		/* An exchange from before the programs came may show its answer first. */
+		known = v->now >= v->observed_since + v->idle;
+	}
+	v->initiator = sender ? v->side : !v->side;
+	if (!known)
+		v->direction = RF_DIRECTION_UNKNOWN;
+	else
+		v->direction = sender == v->from ? RF_EGRESS : RF_INGRESS;
+}
+
+/* Judges the packet as the first one of a flow. */
+__noinline int rf_judge_first(struct rf_visit *v)
+{
+	__u8 flags;
+
+	if (!v)
+		return 0;
+	flags = v->local_origin ? RF_ASK_LOCAL_ORIGIN : 0;
+	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
+		flags |= RF_ASK_SPOOFED;
+	rf_prepare(v, v->direction, flags);
+	rf_judge(&v->ask, &v->answer);
+	if (flags & RF_ASK_SPOOFED)
+		rf_count(RF_COUNT_SPOOFED);
+	return 0;
+}
+
+static __always_inline void rf_store_answer(struct rf_visit *v, struct rf_flow *f)
+{
+	f->revision[0] = v->answer.revision[0];
+	f->revision[1] = v->answer.revision[1];
+	f->outcome = rf_outcome(v->answer.judged, v->panic);
+	/* Last, and in one piece: who sees the epoch sees its verdict. */
+	rf_xchg(&f->judged, (__u64)v->epoch << 32 | v->answer.judged);
+}
+
+static __always_inline void rf_init_flow(struct rf_visit *v, struct rf_flow *f)
+{
+	f->first_seen = v->now;
+	f->initiator = v->initiator;
+	f->direction = v->direction;
+	f->local = v->from ? v->side : !v->side;
+	f->fin = 0;
+	f->isn = v->p.seq;
+	f->state = rf_first_state(&v->p);
+}
+
+static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
+{
+	__u32 marks = v->ask.flags & RF_ASK_LOCAL_ORIGIN ? RF_FLOW_LOCAL_ORIGIN : 0;
+
+	if (v->p.protocol == IPPROTO_TCP && v->p.tcp_flags & RF_TCP_SYN &&
+	    v->p.tcp_flags & RF_TCP_ACK)
+		marks |= RF_FLOW_SYNACK;
+	return marks;
+}
+
+/* Counts the first packet. Both sides are written: an index that varies is not
+ * allowed into the stack. */
+static __always_inline void rf_first_packet(const struct rf_visit *v, struct rf_flow *f)
+{
+	f->packets[0] = v->side ? 0 : v->packets;
+	f->packets[1] = v->side ? v->packets : 0;
+	f->bytes[0] = v->side ? 0 : v->bytes;
+	f->bytes[1] = v->side ? v->bytes : 0;
+	f->tcp_flags = v->side ? (__u32)v->p.tcp_flags << 8 : v->p.tcp_flags;
+	f->last_seen = v->now;
+}
+
+enum rf_inserted {
+	RF_INSERTED,
+	RF_INSERT_RACED, /* another CPU did it */
+	RF_INSERT_REFUSED,
+};
+
+static __always_inline bool rf_over_quota(struct rf_quota *q, __u32 limit)
+{
+	return q && limit && RF_READ(q->flows) >= limit;
+}
+
+/* Puts a judged flow into the table and reports it. With dead set the table
+ * still holds a flow of the same key that is just being deleted: the packet
+ * then gets a record of its own. */
+__noinline int rf_insert(struct rf_visit *v, __u32 dead)
+{
+	struct rf_flow fresh = {};
+	struct rf_quota *quota;
+	struct rf_flow *f;
+	__u32 id;
+	long err;
+
+	if (!v)
+		return RF_INSERT_REFUSED;
+	id = v->endpoint;
+	quota = bpf_map_lookup_elem(&quotas, &id);
+	if (rf_over_quota(quota, v->endpoint_flows)) {
+		rf_count(RF_COUNT_QUOTA);
+		return RF_INSERT_REFUSED;
+	}
+	rf_init_flow(v, &fresh);
+	rf_store_answer(v, &fresh);
+	fresh.marks = rf_first_marks(v);
+	fresh.connections = 1;
+	rf_first_packet(v, &fresh);
+	if (dead) {
+		rf_count(RF_COUNT_FLOWS);
+		return rf_emit(&v->k, &fresh, RF_EVENT_NEW, v->now) ? RF_INSERTED : RF_INSERT_REFUSED;
+	}
+	err = bpf_map_update_elem(&flows, &v->k, &fresh, BPF_NOEXIST);
+	if (err == -17) /* EEXIST */
+		return RF_INSERT_RACED;
+	if (err) {
+		rf_count(RF_COUNT_TABLE_FULL);
+		return RF_INSERT_REFUSED;
+	}
+	if (quota)
+		__sync_fetch_and_add(&quota->flows, 1);
+	rf_count(RF_COUNT_FLOWS);
+	f = bpf_map_lookup_elem(&flows, &v->k);
+	if (f)
+		rf_emit(&v->k, f, RF_EVENT_NEW, v->now);
+	return RF_INSERTED;
+}
+
+/* Judges a flow again after the epoch moved. What was counted under the old
+ * verdict is reported under it. Returns whether the verdict changed. */
+__noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
+{
+	__u8 flags = 0;
+	__u64 old;
+
+	if (!v || !f)
+		return 0;
+	if (f->marks & RF_FLOW_LOCAL_ORIGIN)
+		flags |= RF_ASK_LOCAL_ORIGIN;
+	if (f->direction != RF_INGRESS && !v->host && !rf_owns(v->endpoint, rf_local(v)))
+		flags |= RF_ASK_SPOOFED;
+	rf_prepare(v, f->direction, flags);
+	rf_judge(&v->ask, &v->answer);
+	rf_count(RF_COUNT_REJUDGED);
+	old = RF_READ(f->judged);
+	if ((__u32)old == v->answer.judged && f->revision[0] == v->answer.revision[0] &&
+	    f->revision[1] == v->answer.revision[1] &&
+	    f->outcome == rf_outcome(v->answer.judged, v->panic)) {
+		rf_xchg(&f->judged, (__u64)v->epoch << 32 | v->answer.judged);
+		return 0;
+	}
+	if (rf_unreported(f))
+		rf_emit(&v->k, f, RF_EVENT_SWEEP, v->now);
+	rf_store_answer(v, f);
+	return 1;
+}
+
+/* Makes a finished flow's entry that of a new one with the same key. */
+__noinline int rf_restart(struct rf_visit *v, struct rf_flow *f)
+{
+	if (!v || !f)
+		return 0;
+	if (!(RF_READ(f->marks) & RF_FLOW_ENDED))
+		rf_end(&v->k, f, v->now);
+	else if (rf_unreported(f))
+		rf_emit(&v->k, f, RF_EVENT_SWEEP, v->now);
+	rf_init_flow(v, f);
+	rf_store_answer(v, f);
+	RF_WRITE(f->marks, rf_first_marks(v));
+	__sync_fetch_and_add(&f->connections, 1);
+	rf_count(RF_COUNT_FLOWS);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/collector"
+	"github.com/ringfence/ringfence/enforcer"
+	"github.com/ringfence/ringfence/internal/agentlink"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/rollout"
+	"github.com/ringfence/ringfence/internal/store"
+)
+
+func newAgentCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "agent CONFIG",
+		Short:  "One node's agent; started by up and demo",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var cfg agentConfig
+			if err := readJSON(args[0], &cfg); err != nil {
+				return err
+			}
+			a := &agent{cfg: cfg, logger: newLogger(cmd.ErrOrStderr()).With("node", cfg.Node), registry: newRegistry(), applied: make(chan struct{})}
+			return a.run(cmd.Context(), func() error { return announceReady(cmd.OutOrStdout(), cfg.Node) })
+		},
+	}
+}
+
+// agent is one node's agent process.
+type agent struct {
+	cfg      agentConfig
+	logger   *slog.Logger
+	registry *prometheus.Registry
+
+	datapath *bpf.Datapath
+	enforcer *enforcer.Enforcer
+	labels   *collector.Snapshots
+
+	first   sync.Once
+	applied chan struct{} // closed by the first State
+}
+
+// run works until ctx ends, and leaves the programs in the kernel deciding.
+func (a *agent) run(ctx context.Context, ready func() error) (err error) {
+	a.datapath, err = bpf.Open(bpf.Config{PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Logger: a.logger})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.datapath.Close()) }()
+	if err := a.datapath.RegisterMetrics(a.registry); err != nil {
+		return fmt.Errorf("register datapath metrics: %w", err)
+	}
+	if err := os.MkdirAll(a.cfg.nodeDir(a.cfg.Node), 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	link, err := a.link()
+	if err != nil {
+		return err
+	}
+	if a.enforcer, err = enforcer.New(enforcer.Config{
+		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: a.failsafe(),
+		Logger: a.logger, Registerer: a.registry,
+	}, a.datapath, link); err != nil {
+		return err
+	}
+	if _, err := a.enforcer.Start(ctx); err != nil {
+		return err
+	}
+	records, sink, err := a.collector()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sink.Close()) }()
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return link.Run(ctx, a) })
+	g.Go(func() error { return a.enforcer.Run(ctx) })
+	g.Go(func() error { return records.Run(ctx) })
+	g.Go(func() error { return serveAgentMetrics(ctx, a.cfg.agentMetrics(a.cfg.Node), a.registry) })
+	g.Go(func() error {
+		select {
+		case <-a.applied:
+			return ready()
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return g.Wait()
+}
+
+func (a *agent) link() (*agentlink.Client, error) {
+	var token string
+	if err := readJSON(a.cfg.agentToken(), &token); err != nil {
+		return nil, fmt.Errorf("read the server's token: %w", err)
+	}
+	return agentlink.NewClient(agentlink.ClientConfig{
+		Address: "unix://" + a.cfg.agentSocket(), Token: token, Node: a.cfg.Node, Version: version,
+		Logger: a.logger, Registerer: a.registry,
+	})
+}
+
+// Apply implements agentlink.Handler: the collector learns the inventory before
+// the kernel's new records need it.
+func (a *agent) Apply(ctx context.Context, st rollout.State) (rollout.Report, error) {
+	a.labels.Set(inventory.NewIndex(st.Inventory))
+	r, err := a.enforcer.Apply(ctx, st)
+	a.first.Do(func() { close(a.applied) })
+	return r, err
+}
+
+// Report implements agentlink.Handler.
+func (a *agent) Report() rollout.Report { return a.enforcer.Report() }
+
+// Changed implements agentlink.Handler.
+func (a *agent) Changed() <-chan struct{} { return a.enforcer.Changed() }
+
+// failsafe is the agent's own way to a store on another host.
+func (a *agent) failsafe() []bpf.Failsafe {
+	var access storeAccess
+	if err := readJSON(a.cfg.storeFile(), &access); err != nil {
+		a.logger.Warn("the store's address is unknown: its way is not failsafe", "error", err)
+		return nil
+	}
+	var out []bpf.Failsafe
+	for _, addr := range access.Addrs {
+		for _, to := range resolve(addr) {
+			if !to.Addr().IsLoopback() {
+				out = append(out, bpf.Failsafe{Protocol: flow.TCP, Addr: to})
+			}
+		}
+	}
+	return out
+}
+
+func resolve(hostport string) []netip.AddrPort {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return nil
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil
+	}
+	ips, err := net.LookupIP(host)
+	if err != nil {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, ip := range ips {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(n)))
+		}
+	}
+	return out
+}
+
+// storeSink is the collector's way to the store. It connects when there is
+// something to store, and again after an error: the store's address may be new.
+type storeSink struct {
+	file string
+	mu   sync.Mutex
+	open *store.Store
+}
+
+func (s *storeSink) with(ctx context.Context, insert func(*store.Store) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		var access storeAccess
+		if err := readJSON(s.file, &access); err != nil {
+			return err
+		}
+		opened, err := store.Open(ctx, access.config(nil))
+		if err != nil {
+			return err
+		}
+		s.open = opened
+	}
+	err := insert(s.open)
+	if err != nil {
+		err = errors.Join(err, s.open.Close())
+		s.open = nil
+	}
+	return err
+}
+
+// InsertFlows implements collector.Sink.
+func (s *storeSink) InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error {
+	return s.with(ctx, func(st *store.Store) error { return st.InsertFlows(ctx, token, rows) })
+}
+
+// InsertCoverage implements collector.Sink.
+func (s *storeSink) InsertCoverage(ctx context.Context, rows []flow.Coverage) error {
+	return s.with(ctx, func(st *store.Store) error { return st.InsertCoverage(ctx, rows) })
+}
+
+// Close closes the connection, if there is one.
+func (s *storeSink) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		return nil
+	}
+	return s.open.Close()
+}

@@ -1,0 +1,528 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/api"
+	"github.com/ringfence/ringfence/internal/lab"
+	"github.com/ringfence/ringfence/internal/store"
+)
+
+// Times of the check's script.
+const (
+	aroundSwitch  = 30 * time.Second // of traffic before the first and after the last switch
+	withoutAgents = 5 * time.Second  // of traffic while every agent is dead
+	settle        = 2 * time.Second  // after a pause: the last packets of closed connections
+	storeDeadline = 30 * time.Second // for records to reach the store
+)
+
+// demoResult is what --check writes to its output file.
+type demoResult struct {
+	Passed     bool          `json:"passed"`
+	Edges      edgeResult    `json:"edges"`
+	Attacks    attackResult  `json:"attacks"`
+	Legit      legitResult   `json:"legit"`
+	Flows      flowResult    `json:"flows"`
+	SwitchMS   float64       `json:"switch_ms"`   // slowest click to kernel
+	RollbackMS float64       `json:"rollback_ms"` // slowest rollback
+	PanicMS    float64       `json:"panic_ms"`    // the command, with server, agents and store dead
+	LinksKept  bool          `json:"links_kept"`  // pinned links survived the agents' death
+	Duration   float64       `json:"duration_s"`
+	Checks     []checkResult `json:"checks"`
+}
+
+type edgeResult struct {
+	True     int      `json:"true"`
+	Learned  int      `json:"learned"`
+	Rare     int      `json:"rare"` // of the true ones, that were learned
+	Evidence int      `json:"with_evidence"`
+	Missing  []string `json:"missing"`
+	Extra    []string `json:"extra"`
+}
+
+type attackResult struct {
+	Total             int `json:"total"`
+	ReachedBefore     int `json:"reached_before"`
+	ReachedInAudit    int `json:"reached_in_audit"`
+	FlaggedInAudit    int `json:"flagged_in_audit"`
+	ReachedEnforced   int `json:"reached_enforced"`
+	ReachedKilled     int `json:"reached_agent_killed"`
+	ReachedRestarted  int `json:"reached_agent_restarted"`
+	ReachedRolledBack int `json:"reached_rolled_back"`
+	ReachedPanicked   int `json:"reached_panicked"`
+}
+
+type legitResult struct {
+	Requests            uint64   `json:"requests"`
+	FailedAtAll         uint64   `json:"failed"`
+	FlaggedInAudit      int64    `json:"flagged_in_audit"`
+	RequestsAtSwitch    uint64   `json:"requests_during_switch"`
+	FailedDuringSwitch  uint64   `json:"failed_during_switch"`
+	IdleConnections     int      `json:"idle_connections"`
+	IdleFailed          int      `json:"idle_failed"`
+	RequestsAgentKilled uint64   `json:"requests_agent_killed"`
+	FailedAgentKilled   uint64   `json:"failed_agent_killed"`
+	Errors              []string `json:"errors"`
+}
+
+type checkResult struct {
+	Name string `json:"name"`
+	Want string `json:"want"`
+	Got  string `json:"got"`
+	OK   bool   `json:"ok"`
+}
+
+// check runs the script, prints the table and writes the numbers.
+func (d *demo) check(ctx context.Context, output string) error {
+	c := &demoCheck{demo: d}
+	if err := c.script(ctx); err != nil {
+		return err
+	}
+	c.result.Duration = time.Since(d.began).Seconds()
+	c.judge()
+	if err := c.write(output); err != nil {
+		return err
+	}
+	rows := make([][]string, 0, len(c.result.Checks))
+	for _, r := range c.result.Checks {
+		mark := "ok"
+		if !r.OK {
+			mark = "FAILED"
+		}
+		rows = append(rows, []string{mark, r.Name, r.Got, r.Want})
+	}
+	fmt.Fprintln(d.out)
+	if err := printTable(d.out, []string{"", "CHECK", "GOT", "WANT"}, rows); err != nil {
+		return err
+	}
+	fmt.Fprintf(d.out, "\nnumbers in %s\n", output)
+	if !c.result.Passed {
+		return errCheckFailed
+	}
+	return nil
+}
+
+// demoCheck is one run of the script.
+type demoCheck struct {
+	*demo
+	result demoResult
+	window flowWindow
+}
+
+func (c *demoCheck) script(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		c.startWindow, c.learnEdges, c.attackBefore, c.auditEverything, c.enforceUnderTraffic,
+		c.killAgents, c.rollBack, c.endWindow, c.panicWithoutServer,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	total, err := c.counts(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Legit.Requests, c.result.Legit.FailedAtAll = total.Requests, total.Failures
+	for _, e := range total.Errors {
+		c.result.Legit.Errors = append(c.result.Legit.Errors, fmt.Sprintf("%s %s: %s", e.Time.Format(time.TimeOnly), e.To, e.Error))
+	}
+	return nil
+}
+
+func (c *demoCheck) learnEdges(ctx context.Context) error {
+	// A second set of idle connections, opened under observation.
+	if _, err := c.lab.OpenIdle(ctx); err != nil {
+		return err
+	}
+	recs, err := c.learnFor(ctx)
+	if err != nil {
+		return err
+	}
+	r := &c.result.Edges
+	truth := map[string]lab.TrueEdge{}
+	for _, e := range c.lab.Scenario().Edges() {
+		truth[edgeText(e.Client, e.Server, e.Protocol.String(), int(e.Port))] = e
+	}
+	learned := learnedEdges(recs)
+	r.True, r.Learned = len(truth), len(learned)
+	r.Missing, r.Extra = []string{}, []string{}
+	for name, e := range truth {
+		seen, ok := learned[name]
+		switch {
+		case !ok:
+			r.Missing = append(r.Missing, name)
+		case e.Rare:
+			r.Rare++
+		}
+		if ok && seen {
+			r.Evidence++
+		}
+	}
+	for name := range learned {
+		if _, ok := truth[name]; !ok {
+			r.Extra = append(r.Extra, name)
+		}
+	}
+	slices.Sort(r.Missing)
+	slices.Sort(r.Extra)
+	c.say("learned %d of %d true edges, %d others", r.True-len(r.Missing), r.True, len(r.Extra))
+	return nil
+}
+
+// learnedEdges returns every edge that some recommended rule admits, whichever
+// end the rule is for, and whether connections were seen at each rule that does.
+func learnedEdges(recs []api.Recommendation) map[string]bool {
+	out := map[string]bool{}
+	for i := range recs {
+		own := workloadText(recs[i].Workload)
+		for _, rule := range recs[i].Rules {
+			if rule.Implied != nil && *rule.Implied {
+				continue
+			}
+			for _, e := range rule.Evidence {
+				client, server := partyText(e.Peer), own
+				if rule.Direction == api.Egress {
+					client, server = server, client
+				}
+				name := edgeText(client, server, e.Protocol, e.Port)
+				seen := e.Connections > 0 && e.Answered > 0 && !e.FirstSeen.IsZero() && !e.LastSeen.IsZero() &&
+					e.SourceEndpoints > 0 && e.DestinationEndpoints > 0 && e.BytesForward > 0
+				if before, ok := out[name]; ok {
+					seen = seen && before
+				}
+				out[name] = seen
+			}
+		}
+	}
+	return out
+}
+
+func edgeText(client, server, protocol string, port int) string {
+	return fmt.Sprintf("%s -> %s %s/%d", client, server, protocol, port)
+}
+
+func partyText(p api.Party) string {
+	switch {
+	case p.Workload != nil:
+		return workloadText(*p.Workload)
+	case p.Address != nil:
+		return *p.Address
+	case p.Reserved != nil:
+		return *p.Reserved
+	}
+	return "?"
+}
+
+func (c *demoCheck) attackBefore(ctx context.Context) error {
+	results, err := c.lab.Attack(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Attacks.Total, c.result.Attacks.ReachedBefore = len(results), reached(results)
+	c.say("before: %d of %d attacks got through", reached(results), len(results))
+	return nil
+}
+
+func (c *demoCheck) auditEverything(ctx context.Context) error {
+	n, err := c.stageAll(ctx)
+	if err != nil {
+		return err
+	}
+	c.say("auditing %d policies, attacking", n)
+	results, err := c.lab.Attack(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Attacks.ReachedInAudit = reached(results)
+	if err := sleep(ctx, aroundSwitch); err != nil { // legitimate traffic, judged and let through
+		return err
+	}
+	return poll(ctx, storeDeadline, func() (bool, error) {
+		flagged, legit, err := c.flagged(ctx, results)
+		c.result.Attacks.FlaggedInAudit, c.result.Legit.FlaggedInAudit = flagged, legit
+		return flagged == len(results), err
+	})
+}
+
+// flagged counts the attacks that some workload's staged revision would have
+// denied, and the connections besides that it would have.
+func (c *demoCheck) flagged(ctx context.Context, attacks []lab.AttackResult) (flagged int, legit int64, err error) {
+	list, err := c.workloads(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	denied := map[string]int64{}
+	for i := range list {
+		if list[i].Requested.Staged == nil {
+			continue
+		}
+		w := list[i].Workload
+		res, err := c.client.ListDenialsWithResponse(ctx, w.Namespace, w.Kind, w.Name, &api.ListDenialsParams{Slot: api.Staged})
+		if err := expect(res, err); err != nil {
+			return 0, 0, err
+		}
+		for _, n := range res.JSON200.Denials {
+			denied[edgeText(partyText(n.Source), partyText(n.Destination), n.Protocol, n.Port)] += n.Connections
+		}
+	}
+	attacked := map[string]bool{}
+	for i := range attacks {
+		a := &attacks[i]
+		name := edgeText(a.From, a.To, a.Protocol.String(), int(a.Port))
+		attacked[name] = true
+		if denied[name] > 0 {
+			flagged++
+		}
+	}
+	for name, n := range denied {
+		if !attacked[name] {
+			legit += n
+			c.result.Legit.Errors = append(c.result.Legit.Errors, "flagged in audit: "+name)
+		}
+	}
+	return flagged, legit, nil
+}
+
+// enforceUnderTraffic clicks Enforce for every workload, with half a minute of
+// counted traffic on either side.
+func (c *demoCheck) enforceUnderTraffic(ctx context.Context) error {
+	before, err := c.counts(ctx)
+	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, aroundSwitch); err != nil {
+		return err
+	}
+	switched, err := c.promoteAll(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.SwitchMS = milliseconds(slowest(switched))
+	c.say("enforcing %d policies, slowest click to kernel %s", len(switched), slowest(switched).Round(10*time.Microsecond))
+	if err := sleep(ctx, aroundSwitch); err != nil {
+		return err
+	}
+	idle, err := c.lab.UseIdle(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Legit.IdleConnections, c.result.Legit.IdleFailed = idle.Connections, len(idle.Failures)
+	after, err := c.counts(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Legit.RequestsAtSwitch = after.Requests - before.Requests
+	c.result.Legit.FailedDuringSwitch = after.Failures - before.Failures
+	results, err := c.lab.Attack(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Attacks.ReachedEnforced = reached(results)
+	c.say("enforced: %d of %d attacks got through, %d of %d requests failed around the switch", reached(results), len(results),
+		c.result.Legit.FailedDuringSwitch, c.result.Legit.RequestsAtSwitch)
+	return nil
+}
+
+// killAgents ends every agent with SIGKILL, looks at what the kernel does
+// without them, and lets them come back.
+func (c *demoCheck) killAgents(ctx context.Context) error {
+	links, err := c.pinnedLinks()
+	if err != nil {
+		return err
+	}
+	before, err := c.counts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range c.stack.agentProcesses {
+		if err := p.kill(); err != nil {
+			return err
+		}
+	}
+	results, err := c.lab.Attack(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Attacks.ReachedKilled = reached(results)
+	if err := sleep(ctx, withoutAgents); err != nil {
+		return err
+	}
+	for _, p := range c.stack.agentProcesses {
+		p.resume()
+	}
+	if err := poll(ctx, storeDeadline, func() (bool, error) { return c.agentsConnected(ctx) }); err != nil {
+		return err
+	}
+	if results, err = c.lab.Attack(ctx); err != nil {
+		return err
+	}
+	c.result.Attacks.ReachedRestarted = reached(results)
+	after, err := c.counts(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Legit.RequestsAgentKilled = after.Requests - before.Requests
+	c.result.Legit.FailedAgentKilled = after.Failures - before.Failures
+	now, err := c.pinnedLinks()
+	if err != nil {
+		return err
+	}
+	c.result.LinksKept = len(links) > 0 && slices.Equal(links, now)
+	c.say("agents killed: %d attacks got through, %d of %d requests failed; restarted agents took over %d pinned links",
+		c.result.Attacks.ReachedKilled, c.result.Legit.FailedAgentKilled, c.result.Legit.RequestsAgentKilled, len(now))
+	return nil
+}
+
+func (c *demoCheck) agentsConnected(ctx context.Context) (bool, error) {
+	res, err := c.client.GetStatusWithResponse(ctx)
+	if err := expect(res, err); err != nil {
+		return false, err
+	}
+	connected := 0
+	for _, n := range res.JSON200.Nodes {
+		if n.Connected && n.Endpoints > 0 {
+			connected++
+		}
+	}
+	return connected == len(c.stack.agents), nil
+}
+
+// pinnedLinks names every pinned link with the time it was pinned.
+func (c *demoCheck) pinnedLinks() ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join(c.places.bpffs(), "*", "links", "*"))
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			return nil, err
+		}
+		paths[i] = p + " " + info.ModTime().String()
+	}
+	return paths, nil
+}
+
+func (c *demoCheck) rollBack(ctx context.Context) error {
+	took, err := c.rollBackAll(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.RollbackMS = milliseconds(slowest(took))
+	results, err := c.lab.Attack(ctx)
+	if err != nil {
+		return err
+	}
+	c.result.Attacks.ReachedRolledBack = reached(results)
+	c.say("rolled back in %s; %d of %d attacks got through, as before", slowest(took).Round(10*time.Microsecond), reached(results), len(results))
+	return nil
+}
+
+// panicWithoutServer enforces again, kills everything but the kernel's programs,
+// and runs the panic command.
+func (c *demoCheck) panicWithoutServer(ctx context.Context) error {
+	if _, err := c.promoteAll(ctx); err != nil {
+		return err
+	}
+	for _, p := range c.stack.agentProcesses {
+		if err := p.kill(); err != nil {
+			return err
+		}
+	}
+	if err := c.stack.serverProcess.kill(); err != nil { // ClickHouse dies with it
+		return err
+	}
+	results, err := c.lab.Attack(ctx)
+	if err != nil {
+		return err
+	}
+	if n := reached(results); n != 0 {
+		return fmt.Errorf("%d attacks got through before the panic: enforcing again did not work", n)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if out, err := exec.CommandContext(ctx, self, "panic", "--bpf-dir", c.places.bpffs()).CombinedOutput(); err != nil {
+		return fmt.Errorf("ringfence panic: %w: %s", err, out)
+	}
+	c.result.PanicMS = milliseconds(time.Since(start))
+	if results, err = c.lab.Attack(ctx); err != nil {
+		return err
+	}
+	c.result.Attacks.ReachedPanicked = reached(results)
+	c.say("panic in %.1f ms with server, agents and ClickHouse dead; %d of %d attacks got through, as before",
+		c.result.PanicMS, reached(results), len(results))
+	return nil
+}
+
+// counts adds up what every client counted, probes included.
+func (c *demoCheck) counts(ctx context.Context) (lab.Counts, error) {
+	list, err := c.lab.Counters(ctx)
+	if err != nil {
+		return lab.Counts{}, err
+	}
+	var sum lab.Counts
+	for i := range list {
+		sum.Add(list[i].Counts)
+	}
+	return sum, nil
+}
+
+func (c *demoCheck) write(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a report, for everybody to read
+		return err
+	}
+	doc, err := json.MarshalIndent(c.result, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(doc, '\n'), 0o644) //nolint:gosec // a report, for everybody to read
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// poll asks until it is done or the time is up; what is then missing, the
+// numbers say.
+func poll(ctx context.Context, limit time.Duration, done func() (bool, error)) error {
+	deadline := time.Now().Add(limit)
+	for {
+		ok, err := done()
+		if err == nil && ok {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// openStore reads ClickHouse directly: the API adds flows up, and the check
+// counts them.
+func (c *demoCheck) openStore(ctx context.Context) (*store.Store, error) {
+	var a storeAccess
+	if err := readJSON(c.places.storeFile(), &a); err != nil {
+		return nil, err
+	}
+	return store.Open(ctx, store.Config{Addrs: a.Addrs, User: a.User, Password: a.Password, Database: a.Database})
+}

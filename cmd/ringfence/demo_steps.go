@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/ringfence/ringfence/internal/api"
+)
+
+// What the demo does, it does through the HTTP API, as a person's clicks do.
+
+func (d *demo) workloads(ctx context.Context) ([]api.WorkloadSummary, error) {
+	res, err := d.client.ListWorkloadsWithResponse(ctx)
+	if err := expect(res, err); err != nil {
+		return nil, err
+	}
+	return *res.JSON200, nil
+}
+
+// learnFor waits for the learning time, shows progress, and returns what was learned.
+func (d *demo) learnFor(ctx context.Context) ([]api.Recommendation, error) {
+	interactive := false
+	if f, ok := d.out.(*os.File); ok {
+		interactive = term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor fits
+	}
+	every := 10 * time.Second
+	if interactive {
+		every = time.Second
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	end := time.Now().Add(d.learn)
+	timer := time.NewTimer(d.learn)
+	defer timer.Stop()
+	for done := false; !done; {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-timer.C:
+			done = true
+		case <-tick.C:
+		}
+		line := d.progress(ctx, time.Until(end))
+		switch {
+		case interactive && done:
+			fmt.Fprint(d.out, "\r\033[K")
+		case interactive:
+			fmt.Fprintf(d.out, "\r\033[K%6.1fs  %s", time.Since(d.began).Seconds(), line)
+		default:
+			d.say("%s", line)
+		}
+	}
+	return d.recommendations(ctx)
+}
+
+func (d *demo) progress(ctx context.Context, left time.Duration) string {
+	res, err := d.client.GetStatusWithResponse(ctx)
+	if err := expect(res, err); err != nil {
+		return "learning: " + err.Error()
+	}
+	l := res.JSON200.Learning
+	text := fmt.Sprintf("learning: %d edges, %d connections", l.Edges, l.Connections)
+	if l.NewestEdgeAt != nil {
+		text += fmt.Sprintf(", newest edge %s ago", time.Since(*l.NewestEdgeAt).Round(time.Second))
+	}
+	return fmt.Sprintf("%s, %d records lost, %s to go", text, l.LostRecords, max(left, 0).Round(time.Second))
+}
+
+func (d *demo) recommendations(ctx context.Context) ([]api.Recommendation, error) {
+	list, err := d.workloads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Recommendation, 0, len(list))
+	for i := range list {
+		w := list[i].Workload
+		res, err := d.client.GetRecommendationWithResponse(ctx, w.Namespace, w.Kind, w.Name, nil)
+		if err := expect(res, err); err != nil {
+			return nil, fmt.Errorf("recommendation for %s: %w", workloadText(w), err)
+		}
+		out = append(out, *res.JSON200)
+	}
+	return out, nil
+}
+
+// stageAll accepts every recommended rule, as a reviewer who found nothing wrong
+// would, and audits the revisions. It returns how many there are.
+func (d *demo) stageAll(ctx context.Context) (int, error) {
+	recs, err := d.recommendations(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for i := range recs {
+		p := acceptedPolicy(&recs[i])
+		if !p.IsolateIngress && !p.IsolateEgress {
+			continue
+		}
+		w := recs[i].Workload
+		comment := "accepted by the demo"
+		rev, err := d.client.CreateRevisionWithResponse(ctx, w.Namespace, w.Kind, w.Name, api.NewRevision{
+			Policy: p, Origin: api.NewRevisionOriginRecommendation, Comment: &comment,
+		})
+		if err := expect(rev, err); err != nil {
+			return n, fmt.Errorf("revision of %s: %w", workloadText(w), err)
+		}
+		if _, err := d.change(ctx, slotStage, w, rev.JSON201.Number); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// acceptedPolicy is the policy of all recommended rules. A direction without one
+// is left open.
+func acceptedPolicy(r *api.Recommendation) api.Policy {
+	p := api.Policy{Workload: r.Workload, Ingress: []api.Rule{}, Egress: []api.Rule{}}
+	for _, rule := range r.Rules {
+		switch rule.Direction {
+		case api.Ingress:
+			p.IsolateIngress = true
+			p.Ingress = append(p.Ingress, rule.Rule)
+		case api.Egress:
+			p.IsolateEgress = true
+			p.Egress = append(p.Egress, rule.Rule)
+		case api.Unknown:
+		}
+	}
+	return p
+}
+
+// change makes one click on one workload and returns the time from the click to
+// the last node's kernel.
+func (d *demo) change(ctx context.Context, action slotAction, w api.WorkloadRef, revision int64) (time.Duration, error) {
+	detail, err := d.client.GetWorkloadWithResponse(ctx, w.Namespace, w.Kind, w.Name)
+	if err := expect(detail, err); err != nil {
+		return 0, err
+	}
+	click := time.Now()
+	res, err := action.call(ctx, d.client, refOf(w), api.SlotChange{Revision: revision, Version: detail.JSON200.Summary.Version})
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: %w", action.verb, workloadText(w), err)
+	}
+	if res.SwitchedAt == nil {
+		return 0, fmt.Errorf("%s %s: not every node has applied it in time", action.verb, workloadText(w))
+	}
+	return res.SwitchedAt.Sub(click), nil
+}
+
+// promoteAll enforces every staged revision, one click after the other.
+func (d *demo) promoteAll(ctx context.Context) ([]time.Duration, error) {
+	return d.changeAll(ctx, slotPromote, func(w *api.WorkloadSummary) *int64 { return w.Requested.Staged })
+}
+
+// rollBackAll takes every live revision back.
+func (d *demo) rollBackAll(ctx context.Context) ([]time.Duration, error) {
+	return d.changeAll(ctx, slotRollback, func(w *api.WorkloadSummary) *int64 { return w.Requested.Live })
+}
+
+func (d *demo) changeAll(ctx context.Context, action slotAction, pick func(*api.WorkloadSummary) *int64) ([]time.Duration, error) {
+	list, err := d.workloads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var took []time.Duration
+	for i := range list {
+		revision := pick(&list[i])
+		if revision == nil {
+			continue
+		}
+		t, err := d.change(ctx, action, list[i].Workload, *revision)
+		if err != nil {
+			return took, err
+		}
+		took = append(took, t)
+	}
+	return took, nil
+}

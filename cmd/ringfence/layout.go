@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/statefile"
+)
+
+// Where a server keeps its state, and where it puts what lives until reboot.
+const (
+	defaultStateDir   = "/var/lib/ringfence"
+	defaultRuntimeDir = "/run/ringfence"
+	demoStateDir      = "/var/lib/ringfence-demo"
+	demoRuntimeDir    = "/run/ringfence-demo"
+	// runtimeGlob finds every runtime directory of this machine.
+	runtimeGlob = "/run/ringfence*"
+)
+
+// layout names the files that the processes of one installation share.
+type layout struct {
+	StateDir   string `json:"stateDir"`
+	RuntimeDir string `json:"runtimeDir"`
+}
+
+func (l layout) agentSocket() string     { return filepath.Join(l.RuntimeDir, "agents", "server.sock") }
+func (l layout) agentToken() string      { return filepath.Join(l.RuntimeDir, "agents", "token") }
+func (l layout) storeFile() string       { return filepath.Join(l.RuntimeDir, "agents", "store.json") }
+func (l layout) serverConfig() string    { return filepath.Join(l.RuntimeDir, "server.json") }
+func (l layout) bpffs() string           { return filepath.Join(l.RuntimeDir, "bpf") }
+func (l layout) controlDB() string       { return filepath.Join(l.StateDir, "control.db") }
+func (l layout) engineDir() string       { return filepath.Join(l.StateDir, "clickhouse") }
+func (l layout) lock() string            { return filepath.Join(l.StateDir, "lock") }
+func (l layout) nodeDir(n string) string { return filepath.Join(l.StateDir, "nodes", n) }
+func (l layout) pinDir(n string) string  { return filepath.Join(l.bpffs(), n) }
+func (l layout) agentConfig(n string) string {
+	return filepath.Join(l.RuntimeDir, "agents", n+".json")
+}
+func (l layout) agentMetrics(n string) string {
+	return filepath.Join(l.RuntimeDir, "agents", n+".metrics.sock")
+}
+
+// create makes the directories, all for their owner only.
+func (l layout) create() error {
+	for _, dir := range []string{l.StateDir, l.RuntimeDir, filepath.Dir(l.agentSocket())} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("create %s: %w", dir, err)
+		}
+		if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory needs its x bit
+			return fmt.Errorf("protect %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// serverConfig is what up and demo hand to the server process.
+type serverConfig struct {
+	layout
+	Listen        string        `json:"listen"`        // host:port of the API and the UI
+	TLSCert       string        `json:"tlsCert"`       // with TLSKey: needed off loopback
+	TLSKey        string        `json:"tlsKey"`        //
+	Inventory     string        `json:"inventory"`     // path of the YAML file
+	ClickHouse    []string      `json:"clickhouse"`    // host:port; empty embeds the engine
+	User          string        `json:"user"`          // of ClickHouse
+	PasswordFile  string        `json:"passwordFile"`  // of ClickHouse
+	EngineLibrary string        `json:"engineLibrary"` // path of libchdb.so; empty looks beside the binary
+	WarmUp        time.Duration `json:"warmUp"`        // observed for so long before an endpoint may be enforced
+	Confirm       time.Duration `json:"confirm"`       // a node goes back unless confirmed in this time
+	Guard         time.Duration `json:"guard"`         // after enforcing, denials of what was allowed roll back for so long
+	MinWindow     time.Duration `json:"minWindow"`     // the least observation for "ready to enforce"
+}
+
+// serverReady is the server's ready line.
+type serverReady struct {
+	URL      string `json:"url"`
+	User     string `json:"user"`
+	Password string `json:"password,omitempty"` // only on the first start
+	Engine   string `json:"engine"`             // the store, for people
+}
+
+// agentConfig is what up and demo hand to one node's agent.
+type agentConfig struct {
+	layout
+	Node  string `json:"node"`
+	NetNS string `json:"netns"` // named network namespace; empty for the agent's own
+}
+
+// storeAccess is how the agents reach ClickHouse. The server writes it.
+type storeAccess struct {
+	Addrs    []string `json:"addrs"`
+	User     string   `json:"user"`
+	Password string   `json:"password"`
+	Database string   `json:"database"`
+}
+
+func readJSON(path string, v any) error {
+	doc, err := statefile.Read(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(doc, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	doc, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	return statefile.Write(path, doc)
+}
+
+// takeLock makes this process the only one that works with the state directory.
+func (l layout) takeLock() (unlock func(), err error) {
+	f, err := os.OpenFile(l.lock(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", l.StateDir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+		holder, _ := io.ReadAll(io.LimitReader(f, 32)) //nolint:errcheck // only for the message
+		_ = f.Close()
+		return nil, fmt.Errorf("%s is in use by another ringfence (process %s): stop that one, or give another --state-dir", l.StateDir, strings.TrimSpace(string(holder)))
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ringfence/ringfence/analyzer"
+	"github.com/ringfence/ringfence/internal/api"
+	"github.com/ringfence/ringfence/internal/control"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
+)
+
+// learner is the analyzer as the API and the control store ask it.
+type learner struct{ analyzer *analyzer.Analyzer }
+
+// Missing implements control.Readiness.
+func (l *learner) Missing(ctx context.Context, w flow.Workload) ([]string, error) {
+	now := time.Now()
+	r, err := l.analyzer.Recommend(ctx, w, analyzer.Window{Since: now.Add(-retained), Until: now})
+	if err != nil {
+		return nil, refusal(err)
+	}
+	return r.Coverage.Missing, nil
+}
+
+// Recommend implements api.Analyzer.
+func (l *learner) Recommend(ctx context.Context, w flow.Workload, since, until time.Time) (api.Recommendation, error) {
+	r, err := l.analyzer.Recommend(ctx, w, analyzer.Window{Since: since, Until: until})
+	if err != nil {
+		return api.Recommendation{}, refusal(err)
+	}
+	out := api.Recommendation{
+		Workload:        api.RefOf(r.Workload),
+		Rules:           make([]api.RecommendedRule, 0, len(r.Rules)),
+		IngressObserved: r.Ingress.Observed, EgressObserved: r.Egress.Observed,
+		IsolateIngress: r.Ingress.Isolated, IsolateEgress: r.Egress.Isolated,
+		Excluded: make([]api.ExcludedEdge, 0, len(r.Excluded)),
+		Coverage: api.Coverage{
+			Since: r.Coverage.Since, Until: r.Coverage.Until, Seconds: r.Coverage.Seconds,
+			CoveredSeconds: r.Coverage.CoveredSeconds, LostRecords: signed(r.Coverage.LostRecords),
+			Ready: r.Coverage.Ready, Missing: r.Coverage.Missing, Words: r.Coverage.Words,
+		},
+	}
+	if r.NoPolicy != "" {
+		out.NoPolicy = &r.NoPolicy
+	}
+	if len(r.Notes) > 0 {
+		out.Notes = &r.Notes
+	}
+	for i := range r.Rules {
+		out.Rules = append(out.Rules, recommendedRule(&r.Rules[i]))
+	}
+	for i := range r.Excluded {
+		e := &r.Excluded[i]
+		out.Excluded = append(out.Excluded, api.ExcludedEdge{
+			Direction: api.DirectionOf(e.Direction), Source: api.PartyOf(e.Source), Destination: api.PartyOf(e.Destination),
+			Protocol: e.Protocol.String(), Port: int(e.Port), Connections: signed(e.Connections), Reason: e.Reason,
+		})
+	}
+	return out, nil
+}
+
+func recommendedRule(r *analyzer.Rule) api.RecommendedRule {
+	out := api.RecommendedRule{
+		Rule: api.RuleOf(r.Rule), Direction: api.DirectionOf(r.Direction), Sentence: r.Sentence,
+		Evidence: make([]api.Evidence, 0, len(r.Evidence)), Flags: make([]api.Flag, 0, len(r.Flags)),
+		Proposed: api.RecommendedRuleProposed(r.Proposed), Implied: &r.Implied, AlsoAdmits: r.AlsoAdmits,
+	}
+	for i := range r.Evidence {
+		e := &r.Evidence[i]
+		out.Evidence = append(out.Evidence, api.Evidence{
+			Peer: api.PartyOf(e.Peer), Protocol: e.Protocol.String(), Port: int(e.Port),
+			Connections: signed(e.Connections), Answered: signed(e.Answered),
+			BytesForward: signed(e.Forward.Bytes), BytesReverse: signed(e.Reverse.Bytes),
+			FirstSeen: e.FirstSeen, LastSeen: e.LastSeen,
+			SourceEndpoints: int(signed(e.SourceEndpoints)), DestinationEndpoints: int(signed(e.DestinationEndpoints)),
+			Hours: int(signed(e.Hours)), ObservedAt: api.EvidenceObservedAt(e.ObservedAt),
+		})
+	}
+	for _, f := range r.Flags {
+		out.Flags = append(out.Flags, api.Flag{Code: f.Code, Reason: f.Reason})
+	}
+	return out
+}
+
+// Replay implements api.Analyzer.
+func (l *learner) Replay(ctx context.Context, p policy.Policy, since, until time.Time) (api.Denials, error) {
+	r, err := l.analyzer.Replay(ctx, p, analyzer.Window{Since: since, Until: until})
+	if err != nil {
+		return api.Denials{}, refusal(err)
+	}
+	out := api.Denials{Since: &since, Judged: signed(r.Judged), Denied: signed(r.Denied), Denials: make([]api.Denial, 0, len(r.Denials))}
+	for i := range r.Denials {
+		n := &r.Denials[i]
+		out.Denials = append(out.Denials, api.Denial{
+			Direction: api.DirectionOf(n.Direction), Source: api.PartyOf(n.Source), Destination: api.PartyOf(n.Destination),
+			Protocol: n.Protocol.String(), Port: int(n.Port), Reason: n.Reason.String(),
+			Connections: signed(n.Connections), Packets: signed(n.Packets), FirstSeen: n.FirstSeen, LastSeen: n.LastSeen,
+		})
+	}
+	return out, nil
+}
+
+// refusal gives the analyzer's refusals the codes that the API answers with.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, analyzer.ErrUnknownWorkload):
+		return &control.Error{Code: control.CodeNotFound, Message: err.Error(), Err: err}
+	case errors.Is(err, analyzer.ErrNoLabels):
+		return &control.Error{Code: control.CodeConflict, Message: err.Error(), Err: err}
+	}
+	return err
+}
+
+// signed keeps a counter within what JSON's readers can hold.
+func signed(n uint64) int64 {
+	return int64(min(n, 1<<53)) //nolint:gosec // bounded
+}

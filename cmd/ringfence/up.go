@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/inventory"
+)
+
+// stack is one installation on one machine: a server process and the agents of
+// its nodes, all children of this one.
+type stack struct {
+	server serverConfig
+	agents []agentConfig
+	logs   io.Writer
+	logger *slog.Logger
+
+	serverProcess  *process
+	agentProcesses map[string]*process
+	ready          serverReady
+	unlock         func()
+}
+
+// start brings everything up and returns when every process is ready. When it
+// fails, nothing it started is left.
+func (s *stack) start(ctx context.Context) (err error) {
+	if err := s.server.create(); err != nil {
+		return err
+	}
+	unlock, err := s.server.takeLock()
+	if err != nil {
+		return err
+	}
+	s.unlock = unlock
+	defer func() {
+		if err != nil {
+			s.stop()
+			err = errors.Join(err, s.leaveNothing())
+		}
+	}()
+	if err := bpf.MountBPFFS(s.server.bpffs()); err != nil {
+		return err
+	}
+	if err := writeJSON(s.server.serverConfig(), s.server); err != nil {
+		return err
+	}
+	s.serverProcess = s.newProcess("server", "server", s.server.serverConfig())
+	if err := s.serverProcess.start(ctx, &s.ready); err != nil {
+		return err
+	}
+	s.agentProcesses = make(map[string]*process, len(s.agents))
+	var g errgroup.Group
+	for _, a := range s.agents {
+		path := a.agentConfig(a.Node)
+		if err := writeJSON(path, a); err != nil {
+			return err
+		}
+		p := s.newProcess("agent "+a.Node, "agent", path)
+		s.agentProcesses[a.Node] = p
+		g.Go(func() error { return p.start(ctx, nil) })
+	}
+	return g.Wait()
+}
+
+// leaveNothing undoes a start that failed, unless an earlier one left programs
+// that still decide.
+func (s *stack) leaveNothing() error {
+	pins, err := filepath.Glob(filepath.Join(s.server.bpffs(), "*", "links", "*"))
+	if err != nil || len(pins) > 0 {
+		return err
+	}
+	return errors.Join(bpf.UnmountBPFFS(s.server.bpffs()), os.RemoveAll(s.server.RuntimeDir))
+}
+
+func (s *stack) newProcess(name string, args ...string) *process {
+	return &process{name: name, args: args, logs: s.logs, logger: s.logger}
+}
+
+// stop ends every process. What is pinned goes on deciding.
+func (s *stack) stop() {
+	var g errgroup.Group
+	for _, p := range s.agentProcesses {
+		g.Go(func() error { p.stop(); return nil })
+	}
+	_ = g.Wait() // the agents' last records go to a store that still runs
+	if s.serverProcess != nil {
+		s.serverProcess.stop()
+	}
+	s.unlock()
+}
+
+// serverFlags are the flags that up and demo share.
+type serverFlags struct {
+	listen, tlsCert, tlsKey string
+	clickhouse              []string
+	user, passwordFile      string
+	engineLibrary           string
+}
+
+func (f *serverFlags) register(cmd *cobra.Command, listen string) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.listen, "listen", listen, "address of the web UI and API")
+	fs.StringVar(&f.tlsCert, "tls-cert", "", "certificate file; needed to listen on other than loopback addresses")
+	fs.StringVar(&f.tlsKey, "tls-key", "", "key file of --tls-cert")
+	fs.StringSliceVar(&f.clickhouse, "clickhouse", nil, "host:port of a ClickHouse server to use instead of the embedded engine")
+	fs.StringVar(&f.user, "clickhouse-user", "default", "user for --clickhouse")
+	fs.StringVar(&f.passwordFile, "clickhouse-password-file", "", "file with the password for --clickhouse")
+	fs.StringVar(&f.engineLibrary, "engine-library", "", "path of libchdb.so (default: beside this binary)")
+}
+
+// config checks the flags, among them that the address can be listened on.
+func (f *serverFlags) config() (serverConfig, error) {
+	if (f.tlsCert == "") != (f.tlsKey == "") {
+		return serverConfig{}, errors.New("--tls-cert and --tls-key go together")
+	}
+	if f.passwordFile != "" && len(f.clickhouse) == 0 {
+		return serverConfig{}, errors.New("--clickhouse-password-file is for --clickhouse")
+	}
+	l, err := net.Listen("tcp", f.listen) //nolint:noctx // it is closed at once
+	if err != nil {
+		return serverConfig{}, fmt.Errorf("--listen %s: %w; choose another address", f.listen, err)
+	}
+	addr := l.Addr().(*net.TCPAddr)
+	if err := l.Close(); err != nil {
+		return serverConfig{}, err
+	}
+	if !addr.IP.IsLoopback() && f.tlsCert == "" {
+		return serverConfig{}, fmt.Errorf("--listen %s is not a loopback address: give --tls-cert and --tls-key too", f.listen)
+	}
+	for _, a := range f.clickhouse {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return serverConfig{}, fmt.Errorf("--clickhouse %q: %w; want host:port", a, err)
+		}
+	}
+	return serverConfig{
+		Listen: f.listen, TLSCert: f.tlsCert, TLSKey: f.tlsKey,
+		ClickHouse: f.clickhouse, User: f.user, PasswordFile: f.passwordFile, EngineLibrary: f.engineLibrary,
+	}, nil
+}
+
+func newUpCommand() *cobra.Command {
+	var (
+		flags                  serverFlags
+		invPath, node          string
+		places                 layout
+		warmUp, confirm, guard time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "up --inventory FILE",
+		Short: "Run server and agent on this host",
+		Long: `up watches the interfaces that the inventory gives this node, stores their
+flows, and serves the web UI. Nothing is dropped until a person enforces a
+policy. Ending it leaves the programs in the kernel: what was enforced stays
+enforced. "ringfence down" removes them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := flags.config()
+			if err != nil {
+				return err
+			}
+			if err := checkNodeInventory(invPath, node); err != nil {
+				return err
+			}
+			if err := bpf.CheckHost(); err != nil {
+				return err
+			}
+			cfg.layout, cfg.Inventory = places, invPath
+			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, warmUp
+			s := &stack{
+				server: cfg,
+				agents: []agentConfig{{layout: places, Node: node}},
+				logs:   cmd.ErrOrStderr(),
+				logger: newLogger(cmd.ErrOrStderr()),
+			}
+			if err := s.start(cmd.Context()); err != nil {
+				return err
+			}
+			defer s.stop()
+			printLogin(cmd.OutOrStdout(), s.ready)
+			<-cmd.Context().Done()
+			return nil
+		},
+	}
+	flags.register(cmd, "127.0.0.1:7433")
+	hostname, _ := os.Hostname() //nolint:errcheck // without one, --node says it
+	fs := cmd.Flags()
+	fs.StringVar(&invPath, "inventory", "", "YAML file of nodes and workloads: labels, addresses, interfaces")
+	fs.StringVar(&node, "node", hostname, "this host's name in the inventory")
+	fs.StringVar(&places.StateDir, "state-dir", defaultStateDir, "where revisions and flows are kept")
+	fs.StringVar(&places.RuntimeDir, "runtime-dir", defaultRuntimeDir, "where sockets and pinned maps are")
+	fs.DurationVar(&warmUp, "warm-up", time.Hour, "observe an endpoint for so long before it may be enforced; the idle limit of an established connection is safe")
+	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
+	fs.DurationVar(&guard, "guard", 10*time.Minute, "for so long after enforcing, denying what used to be allowed rolls back")
+	_ = cmd.MarkFlagRequired("inventory")
+	return cmd
+}
+
+// checkNodeInventory refuses a bad inventory, and one that does not give node
+// an interface that exists here.
+func checkNodeInventory(path, node string) error {
+	inv, err := inventory.Load(path)
+	if err != nil {
+		return err
+	}
+	known, interfaces := false, 0
+	for _, n := range inv.Nodes {
+		known = known || n.Name == node
+	}
+	if !known {
+		return fmt.Errorf("inventory %s has no node %q: add it, or name another with --node", path, node)
+	}
+	for i := range inv.Workloads {
+		for _, e := range inv.Workloads[i].Endpoints {
+			if e.Node != node || e.Interface == "" {
+				continue
+			}
+			interfaces++
+			if _, err := net.InterfaceByName(e.Interface); err != nil {
+				return fmt.Errorf("inventory %s: endpoint %s of %s: interface %q does not exist on this host", path, e.Name, inv.Workloads[i].Ref(), e.Interface)
+			}
+		}
+	}
+	if interfaces == 0 {
+		return fmt.Errorf("inventory %s gives node %q no interface to watch: set `interface` of an endpoint on it", path, node)
+	}
+	return nil
+}
+
+func printLogin(w io.Writer, r serverReady) {
+	fmt.Fprintf(w, "web UI    %s\nstore     %s\n", r.URL, r.Engine)
+	if r.Password != "" {
+		fmt.Fprintf(w, "login     %s\npassword  %s   (shown only this once)\n", r.User, r.Password)
+	}
+}
+
+func newLogger(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, nil))
+}

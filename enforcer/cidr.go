@@ -1,0 +1,128 @@
+package enforcer
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
+)
+
+// prefixes gives every prefix that a policy on this node mentions its identity.
+//
+// The kernel finds the longest prefix of an address and nothing else, so an
+// identity stands for a prefix without the longer ones in it. A CIDR peer
+// admits the identities of all regions that it covers; the prefixes carved out
+// of it are regions too, which it leaves out.
+type prefixes map[netip.Prefix]flow.Identity
+
+// v4 separates IPv4 from IPv6 prefixes so short that they would cover the
+// mapped addresses by which the kernel looks IPv4 up.
+var (
+	v4       = netip.MustParsePrefix("0.0.0.0/0")
+	v4Mapped = netip.MustParsePrefix("::ffff:0:0/96")
+)
+
+// mention adds the prefixes of one policy.
+func mention(set map[netip.Prefix]bool, p *policy.Policy) {
+	for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
+		if !p.Isolates(d) {
+			continue
+		}
+		for _, r := range p.Rules(d) {
+			for _, peer := range r.Peers {
+				if peer.CIDR == nil {
+					continue
+				}
+				for _, c := range append([]netip.Prefix{peer.CIDR.Prefix}, peer.CIDR.Except...) {
+					set[c] = true
+					if within(v4Mapped, c) {
+						set[v4] = true
+					}
+				}
+			}
+		}
+	}
+}
+
+// allocate gives every prefix of want a number. Known ones keep theirs, so that
+// tables compiled earlier stay right; new ones get the lowest that is free.
+func allocate(want map[netip.Prefix]bool, known prefixes) prefixes {
+	out := prefixes{}
+	used := map[flow.Identity]bool{}
+	for p, id := range known {
+		used[id] = true
+		if want[p] {
+			out[p] = id
+		}
+	}
+	next := flow.FirstCIDRIdentity
+	for _, p := range slices.SortedFunc(maps.Keys(want), comparePrefixes) {
+		if _, ok := out[p]; ok {
+			continue
+		}
+		for used[next] {
+			next++
+		}
+		out[p], used[next] = next, true
+	}
+	return out
+}
+
+// union returns the prefixes of both, which agree where they overlap.
+func (p prefixes) union(o prefixes) prefixes {
+	out := maps.Clone(p)
+	if out == nil {
+		out = prefixes{}
+	}
+	maps.Copy(out, o)
+	return out
+}
+
+// cidrs returns the kernel's table of prefixes.
+func (p prefixes) cidrs() []bpf.CIDRIdentity {
+	out := make([]bpf.CIDRIdentity, 0, len(p))
+	for _, prefix := range slices.SortedFunc(maps.Keys(p), comparePrefixes) {
+		out = append(out, bpf.CIDRIdentity{Prefix: prefix, Identity: p[prefix]})
+	}
+	return out
+}
+
+// regions are prefixes in order of address, so that those inside of another one
+// stand together behind it.
+type regions struct {
+	sorted     []netip.Prefix
+	identities prefixes
+}
+
+func newRegions(p prefixes) regions {
+	return regions{sorted: slices.SortedFunc(maps.Keys(p), comparePrefixes), identities: p}
+}
+
+// admitted returns the identities of the regions that c covers.
+func (r regions) admitted(c *policy.CIDR) []flow.Identity {
+	var out []flow.Identity
+	from, _ := slices.BinarySearchFunc(r.sorted, c.Prefix, comparePrefixes)
+	for _, region := range r.sorted[from:] {
+		if !within(region, c.Prefix) {
+			break
+		}
+		if !slices.ContainsFunc(c.Except, func(e netip.Prefix) bool { return within(region, e) }) {
+			out = append(out, r.identities[region])
+		}
+	}
+	return out
+}
+
+// within reports whether outer holds all of inner. Prefixes of the two address
+// families never hold each other.
+func within(inner, outer netip.Prefix) bool {
+	return inner.Bits() >= outer.Bits() && outer.Contains(inner.Addr())
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}

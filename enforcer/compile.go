@@ -1,0 +1,225 @@
+package enforcer
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/rollout"
+)
+
+// slots are the policies that a node should hold for one workload.
+type slots struct {
+	Live   *rollout.Revision `json:"live,omitempty"`
+	Staged *rollout.Revision `json:"staged,omitempty"`
+}
+
+func (s slots) each(visit func(flow.Slot, *rollout.Revision)) {
+	if s.Live != nil {
+		visit(flow.SlotLive, s.Live)
+	}
+	if s.Staged != nil {
+		visit(flow.SlotStaged, s.Staged)
+	}
+}
+
+// mentioned returns the prefixes of all policies.
+func mentioned(all map[flow.Workload]slots) map[netip.Prefix]bool {
+	set := map[netip.Prefix]bool{}
+	for _, s := range all {
+		s.each(func(_ flow.Slot, r *rollout.Revision) { mention(set, &r.Policy) })
+	}
+	return set
+}
+
+// compiler turns policies into tables. It holds what all of them share.
+type compiler struct {
+	index   *inventory.Index
+	regions regions
+	limits  bpf.Limits
+}
+
+func newCompiler(index *inventory.Index, p prefixes, limits bpf.Limits) *compiler {
+	return &compiler{index: index, regions: newRegions(p), limits: limits}
+}
+
+// refusedError says why one workload's policy cannot be enforced.
+type refusedError struct {
+	workload flow.Workload
+	revision uint32
+	why      string
+}
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("policy %s revision %d %s", e.workload, e.revision, e.why)
+}
+
+// workload returns the tables of one workload.
+func (c *compiler) workload(ref flow.Workload, s slots) ([]bpf.Table, error) {
+	w := c.index.Workload(ref)
+	var tables []bpf.Table
+	var err error
+	s.each(func(slot flow.Slot, r *rollout.Revision) {
+		for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
+			t := bpf.Table{TableKey: bpf.TableKey{Identity: w.Identity, Slot: slot, Direction: d}, Revision: r.Number}
+			if !r.Policy.Isolates(d) {
+				t.Open = true
+			} else if e := c.rules(&t, r.Policy.Rules(d)); e != "" && err == nil {
+				err = &refusedError{workload: ref, revision: r.Number, why: e}
+			}
+			tables = append(tables, t)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tables, nil
+}
+
+// maxCompiled bounds the memory that a policy can take while it is only counted.
+const maxCompiled = 1 << 22
+
+// rules fills t, or says why it cannot.
+func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
+	entries := map[bpf.Entry]uint32{} // without its rule → the first one
+	for i := range rules {
+		ports := everything
+		if len(rules[i].Ports) > 0 {
+			ports = nil
+			for _, p := range rules[i].Ports {
+				ports = append(ports, matches(p)...)
+			}
+		}
+		for _, peer := range c.peers(rules[i].Peers) {
+			t.UsesCIDRs = t.UsesCIDRs || peer >= flow.FirstCIDRIdentity && peer != bpf.PeerAny
+			for _, m := range ports {
+				key := m.entry(peer, 0)
+				if _, ok := entries[key]; !ok {
+					entries[key] = uint32(i) //nolint:gosec // a document has fewer rules
+				}
+			}
+			if len(entries) > maxCompiled {
+				return fmt.Sprintf("needs more than %s entries for %s, the table holds %s: allow fewer peers or ports",
+					thousands(maxCompiled), t.Direction, thousands(c.limits.PolicyEntries))
+			}
+		}
+	}
+	if len(entries) > c.limits.PolicyEntries {
+		return fmt.Sprintf("needs %s entries for %s, the table holds %s: allow fewer peers or ports",
+			thousands(len(entries)), t.Direction, thousands(c.limits.PolicyEntries))
+	}
+	t.Entries = make([]bpf.Entry, 0, len(entries))
+	for e, rule := range entries {
+		e.Rule = rule
+		t.Entries = append(t.Entries, e)
+	}
+	sortEntries(t.Entries)
+	return ""
+}
+
+// peers returns the identities that any of list admits.
+func (c *compiler) peers(list []policy.Peer) []flow.Identity {
+	if len(list) == 0 {
+		return []flow.Identity{bpf.PeerAny}
+	}
+	var out []flow.Identity
+	for i := range list {
+		switch p := &list[i]; {
+		case p.Selector != nil:
+			for _, w := range c.index.Select(p.Selector.Namespace, p.Selector.MatchLabels) {
+				out = append(out, w.Identity)
+			}
+		case p.CIDR != nil:
+			out = append(out, c.regions.admitted(p.CIDR)...)
+		default:
+			// A valid policy names only identities that there are.
+			if id, err := flow.ReservedIdentity(p.Reserved); err == nil {
+				out = append(out, id)
+			}
+		}
+	}
+	return out
+}
+
+// addresses returns the kernel's table of exact addresses as node sees it.
+func addresses(inv *inventory.Inventory, node string) []bpf.AddressOwner {
+	var out []bpf.AddressOwner
+	for _, n := range inv.Nodes {
+		id := flow.IdentityRemoteNode
+		if n.Name == node {
+			id = flow.IdentityHost
+		}
+		for _, a := range n.Addresses {
+			out = append(out, bpf.AddressOwner{Addr: a, Identity: id})
+		}
+	}
+	for _, w := range inv.Workloads {
+		for _, e := range w.Endpoints {
+			for _, a := range e.Addresses {
+				out = append(out, bpf.AddressOwner{Addr: a, Identity: w.Identity, Endpoint: e.ID})
+			}
+		}
+	}
+	return out
+}
+
+// endpoints returns what node must watch, by workload.
+func endpoints(inv *inventory.Inventory, node string) map[flow.Workload][]bpf.Endpoint {
+	out := map[flow.Workload][]bpf.Endpoint{}
+	for i := range inv.Workloads {
+		w := &inv.Workloads[i]
+		for _, e := range w.Endpoints {
+			if e.Node == node && e.Interface != "" {
+				out[w.Ref()] = append(out[w.Ref()], bpf.Endpoint{Interface: e.Interface, ID: e.ID, Identity: w.Identity, Host: e.Host})
+			}
+		}
+	}
+	return out
+}
+
+// digest tells tables with different contents apart. Entries are in order.
+type digest [sha256.Size]byte
+
+func digestOf(t bpf.Table) digest {
+	h := sha256.New()
+	put := func(v ...uint32) {
+		for _, n := range v {
+			h.Write(binary.LittleEndian.AppendUint32(nil, n))
+		}
+	}
+	put(t.Revision, flag(t.Open), flag(t.UsesCIDRs))
+	for _, e := range t.Entries {
+		put(uint32(e.Peer), uint32(e.Protocol), uint32(e.Port), uint32(e.PortBits), e.Rule)
+	}
+	return digest(h.Sum(nil))
+}
+
+func flag(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func sortEntries(entries []bpf.Entry) {
+	slices.SortFunc(entries, func(a, b bpf.Entry) int {
+		return cmp.Or(cmp.Compare(a.Peer, b.Peer), cmp.Compare(a.Protocol, b.Protocol),
+			cmp.Compare(a.Port, b.Port), cmp.Compare(a.PortBits, b.PortBits))
+	})
+}
+
+// thousands writes n as people read it: 70,214.
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}

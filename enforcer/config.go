@@ -1,0 +1,86 @@
+package enforcer
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ringfence/ringfence/bpf"
+)
+
+// Config says which node this is and how patient it is.
+type Config struct {
+	// Node is this node's name in the inventory.
+	Node string
+	// StateDir holds the state file. It must outlive the agent and should
+	// outlive a reboot.
+	StateDir string
+	// Version is reported to the server.
+	Version string
+
+	// Confirm is how long the server may take to confirm a switch for which the
+	// State names no time; default 30 s.
+	Confirm time.Duration
+	// ConfirmAttempt bounds one attempt to ask the server; default 2 s.
+	ConfirmAttempt time.Duration
+	// ConfirmRetry is the pause between attempts; default 200 ms.
+	ConfirmRetry time.Duration
+	// Check is how often the kernel is compared with what it should hold, and
+	// endpoints whose interface was missing are tried again; default 10 s.
+	Check time.Duration
+
+	// Failsafe is the agent's own way to the server and the store.
+	Failsafe []bpf.Failsafe
+
+	// Clock defaults to the system's.
+	Clock Clock
+	// Logger defaults to one that discards.
+	Logger *slog.Logger
+	// Registerer gets the metrics; nil keeps them to themselves.
+	Registerer prometheus.Registerer
+}
+
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		p   *time.Duration
+		def time.Duration
+	}{
+		{&c.Confirm, 30 * time.Second},
+		{&c.ConfirmAttempt, 2 * time.Second},
+		{&c.ConfirmRetry, 200 * time.Millisecond},
+		{&c.Check, 10 * time.Second},
+	} {
+		if *d.p == 0 {
+			*d.p = d.def
+		}
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate returns every problem of c.
+func (c Config) Validate() error {
+	var errs []error
+	if c.Node == "" {
+		errs = append(errs, errors.New("node name: missing"))
+	}
+	if c.StateDir == "" {
+		errs = append(errs, errors.New("state directory: missing"))
+	}
+	for name, d := range map[string]time.Duration{
+		"confirm": c.Confirm, "confirm attempt": c.ConfirmAttempt, "confirm retry": c.ConfirmRetry, "check": c.Check,
+	} {
+		if d < 0 {
+			errs = append(errs, fmt.Errorf("%s interval %s: want a positive duration", name, d))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,249 @@
+package enforcer
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// kernel is what the enforcer knows the datapath to hold.
+type kernel struct {
+	tables    map[bpf.TableKey]digest
+	attached  []bpf.Attached
+	addresses []bpf.AddressOwner
+	cidrs     []bpf.CIDRIdentity
+	failsafe  bool // set by this process
+	// problems are what could not be done after a switch; converging again
+	// tries them again.
+	problems []string
+}
+
+// switchTo makes the kernel decide by p. When it returns an error, the kernel
+// decides as it did before.
+func (e *Enforcer) switchTo(p *plan, former *plan) (time.Time, error) {
+	if !e.kernel.failsafe {
+		if _, err := e.dp.SetFailsafe(e.cfg.Failsafe); err != nil {
+			return time.Time{}, fmt.Errorf("set failsafe: %w", err)
+		}
+		e.kernel.failsafe = true
+	}
+	if err := e.widen(p, former); err != nil {
+		return time.Time{}, err
+	}
+	// A slot of a workload that is still here empties in the same step in which
+	// others fill; tables of workloads that left wait until they are detached.
+	here := map[flow.Identity]bool{}
+	for ref := range p.endpoints {
+		here[p.index.Workload(ref).Identity] = true
+	}
+	at, err := e.apply(p.tables, func(k bpf.TableKey) bool { return here[k.Identity] })
+	if err != nil {
+		return time.Time{}, fmt.Errorf("switch policies: %w", err)
+	}
+	return at, nil
+}
+
+// widen teaches the kernel the prefixes that p adds. Where one of them lies
+// within a prefix of a policy in force, that policy learns of it first.
+func (e *Enforcer) widen(p, former *plan) error {
+	if former != nil && len(p.both) > len(former.prefixes) {
+		tables, err := former.compileOver(p.both, e.dp.Capacity())
+		if err != nil {
+			return err
+		}
+		if _, err := e.apply(tables, nil); err != nil {
+			return fmt.Errorf("add prefixes to policies: %w", err)
+		}
+	}
+	if err := e.setCIDRs(p.both.cidrs()); err != nil {
+		return fmt.Errorf("add prefixes: %w", err)
+	}
+	return nil
+}
+
+func (e *Enforcer) setCIDRs(list []bpf.CIDRIdentity) error {
+	if e.kernel.cidrs != nil && slices.Equal(e.kernel.cidrs, list) {
+		return nil
+	}
+	if _, err := e.dp.SetCIDRs(list); err != nil {
+		e.kernel.cidrs = nil
+		return err
+	}
+	e.kernel.cidrs = list
+	return nil
+}
+
+func (e *Enforcer) setAddresses(list []bpf.AddressOwner) error {
+	if e.kernel.addresses != nil && slices.Equal(e.kernel.addresses, list) {
+		return nil
+	}
+	if _, err := e.dp.SetAddresses(list); err != nil {
+		e.kernel.addresses = nil
+		return err
+	}
+	e.kernel.addresses = list
+	return nil
+}
+
+// settle does what follows a switch. What it cannot do is kept as a problem.
+func (e *Enforcer) settle(p *plan) {
+	e.kernel.problems = nil
+	problem := func(what string, err error) {
+		if err != nil {
+			e.kernel.problems = append(e.kernel.problems, what+": "+oneLine(err))
+		}
+	}
+	problem("set addresses", e.setAddresses(p.addresses))
+	problem("detach", e.detach(p))
+
+	if len(p.both) > len(p.prefixes) {
+		problem("remove prefixes", e.setCIDRs(p.prefixes.cidrs()))
+		// Fewer prefixes need fewer entries, so these fit too.
+		if tables, err := p.compileOver(p.prefixes, e.dp.Capacity()); err == nil {
+			p.tables, p.both = tables, p.prefixes
+		}
+	}
+	_, err := e.apply(p.tables, func(bpf.TableKey) bool { return true })
+	problem("remove tables", err)
+	e.attach(p)
+}
+
+// apply brings the tables that differ into the kernel and deletes those that are
+// surplus and for which remove returns true.
+func (e *Enforcer) apply(tables map[bpf.TableKey]bpf.Table, remove func(bpf.TableKey) bool) (time.Time, error) {
+	var changes []bpf.Table
+	digests := maps.Clone(e.kernel.tables)
+	for _, key := range slices.SortedFunc(maps.Keys(tables), compareKeys) {
+		t := tables[key]
+		d := digestOf(t)
+		if have, ok := e.kernel.tables[key]; !ok || have != d {
+			changes = append(changes, t)
+			digests[key] = d
+		}
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(e.kernel.tables), compareKeys) {
+		if _, ok := tables[key]; !ok && remove != nil && remove(key) {
+			changes = append(changes, bpf.Table{TableKey: key, Delete: true})
+			delete(digests, key)
+		}
+	}
+	if len(changes) == 0 {
+		return e.cfg.Clock.Now(), nil
+	}
+	at, err := e.dp.Apply(changes)
+	if err != nil {
+		return time.Time{}, err
+	}
+	e.kernel.tables = digests
+	e.metrics.tables.Add(float64(len(changes)))
+	return at, nil
+}
+
+// detach stops watching interfaces that no endpoint of p has.
+func (e *Enforcer) detach(p *plan) error {
+	attached, err := e.dp.Attached()
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for _, list := range p.endpoints {
+		for _, ep := range list {
+			wanted[ep.Interface] = true
+		}
+	}
+	var errs []error
+	for _, a := range attached {
+		if !wanted[a.Interface] {
+			errs = append(errs, e.dp.Detach(a.Index))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// attach watches the endpoints of p that it does not yet, or attaches all of
+// them anew after forget. One that cannot be watched does not keep the others
+// from it.
+func (e *Enforcer) attach(p *plan) {
+	known := map[bpf.Endpoint]bool{}
+	for _, a := range e.kernel.attached {
+		known[a.Endpoint] = true
+	}
+	for _, ref := range slices.SortedFunc(maps.Keys(p.endpoints), flow.Workload.Compare) {
+		for _, ep := range p.endpoints[ref] {
+			if known[ep] {
+				continue
+			}
+			if err := e.dp.Attach(ep); err != nil {
+				e.kernel.problems = append(e.kernel.problems, fmt.Sprintf("endpoint of %s: %s", ref, oneLine(err)))
+			}
+		}
+	}
+	attached, err := e.dp.Attached()
+	if err != nil {
+		e.kernel.problems = append(e.kernel.problems, "list endpoints: "+oneLine(err))
+		return
+	}
+	e.kernel.attached = attached
+}
+
+// repair makes the kernel hold what is held, after drifted differences were
+// found in its policies.
+func (e *Enforcer) repair(drifted int) {
+	e.metrics.drift.Add(float64(drifted))
+	if _, err := e.switchTo(e.plan, nil); err != nil {
+		e.kernel.problems = []string{"repair: " + oneLine(err)}
+		return
+	}
+	e.settle(e.plan)
+}
+
+// forget makes the next converging write every table but the policies, and
+// attach every endpoint, whatever this process did before: interfaces come and
+// go, and the datapath finds out what really differs.
+func (e *Enforcer) forget() {
+	e.kernel.addresses, e.kernel.cidrs, e.kernel.attached, e.kernel.failsafe = nil, nil, nil, false
+}
+
+// readKernel takes the tables as the kernel has them, and returns how many are
+// not what the enforcer believed.
+func (e *Enforcer) readKernel() (drifted int, err error) {
+	tables, err := e.dp.Tables()
+	if err != nil {
+		return 0, fmt.Errorf("read policies back: %w", err)
+	}
+	found := map[bpf.TableKey]digest{}
+	for _, t := range tables {
+		sortEntries(t.Entries)
+		d := digestOf(t)
+		found[t.TableKey] = d
+		if have, ok := e.kernel.tables[t.TableKey]; !ok || have != d {
+			drifted++
+		}
+	}
+	for key := range e.kernel.tables {
+		if _, ok := found[key]; !ok {
+			drifted++
+		}
+	}
+	e.kernel.tables = found
+	return drifted, nil
+}
+
+func compareKeys(a, b bpf.TableKey) int {
+	switch {
+	case a.Identity != b.Identity:
+		return int(int64(a.Identity) - int64(b.Identity))
+	case a.Slot != b.Slot:
+		return int(a.Slot) - int(b.Slot)
+	}
+	return int(a.Direction) - int(b.Direction)
+}
+
+// oneLine writes joined errors on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

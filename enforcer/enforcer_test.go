@@ -1,0 +1,613 @@
+package enforcer
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/policy/policytest"
+	"github.com/ringfence/ringfence/internal/rollout"
+)
+
+// node is an enforcer under test with its kernel, its clock and its disk.
+type node struct {
+	t     *testing.T
+	dir   string
+	clock *clock
+	m     *model
+	e     *Enforcer
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	c := newClock()
+	n := &node{t: t, dir: t.TempDir(), clock: c, m: newModel(c)}
+	n.restart()
+	return n
+}
+
+// restart begins a new process on the same disk and the same kernel.
+func (n *node) restart() rollout.Report {
+	n.t.Helper()
+	e, err := New(Config{Node: policytest.Node, StateDir: n.dir, Clock: n.clock, Version: "v1"}, n.m, nil)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.e = e
+	r, err := e.Start(n.t.Context())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return r
+}
+
+func (n *node) apply(st rollout.State) rollout.Effective {
+	n.t.Helper()
+	if _, err := n.e.Apply(n.t.Context(), st); err != nil {
+		n.t.Fatal(err)
+	}
+	return n.subject()
+}
+
+// subject is the report's line about policytest.Subject.
+func (n *node) subject() rollout.Effective {
+	n.t.Helper()
+	for _, w := range n.e.Report().Workloads {
+		if w.Workload == policytest.Subject {
+			return w
+		}
+	}
+	n.t.Fatalf("no line about %s in %+v", policytest.Subject, n.e.Report())
+	return rollout.Effective{}
+}
+
+// packets checks what the live slot says of TCP 443 from Subject to a stranger,
+// in IPv4 and in IPv6.
+func (n *node) packets(want flow.Verdict, number uint32) {
+	n.t.Helper()
+	key := bpf.TableKey{Identity: subjectIdentity(), Slot: flow.SlotLive, Direction: flow.Egress}
+	for _, a := range []string{"192.0.2.7", "2001:db8::7"} {
+		if got := n.m.judge(key, netip.MustParseAddr(a), flow.TCP, 443); got.verdict != want || got.revision != number {
+			n.t.Errorf("to %s: %s at revision %d, want %s at %d", a, got.verdict, got.revision, want, number)
+		}
+	}
+}
+
+func closed() policy.Policy { return policy.Policy{Workload: policytest.Subject, IsolateEgress: true} }
+
+func https() policy.Policy {
+	p := closed()
+	p.Egress = []policy.Rule{{Ports: []policy.Port{{Protocol: flow.TCP, Port: 443}}}}
+	return p
+}
+
+func open() policy.Policy { return policy.Policy{Workload: policytest.Subject} }
+
+func state(generation uint64, live, staged *rollout.Revision) rollout.State {
+	return rollout.State{Generation: generation, Inventory: policytest.Inventory(), Slots: []rollout.Slots{
+		{Workload: policytest.Subject, Live: live, Staged: staged, Confirm: 10 * time.Second},
+	}}
+}
+
+func TestStages(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, nil, nil))
+	n.packets(flow.VerdictUnknown, 0)
+
+	got := n.apply(state(2, nil, revision(1, closed())))
+	if got.LiveRevision != 0 || got.StagedRevision != 1 || got.Unconfirmed {
+		t.Errorf("audit: %+v", got)
+	}
+	n.packets(flow.VerdictUnknown, 0)
+	key := bpf.TableKey{Identity: subjectIdentity(), Slot: flow.SlotStaged, Direction: flow.Egress}
+	if j := n.m.judge(key, netip.MustParseAddr("192.0.2.7"), flow.TCP, 443); j.verdict != flow.VerdictDeny {
+		t.Errorf("the staged slot says %s", j.verdict)
+	}
+
+	got = n.apply(state(3, revision(1, closed()), nil))
+	if got.LiveRevision != 1 || got.StagedRevision != 0 || !got.Unconfirmed || !got.Deadline.Equal(n.clock.Now().Add(10*time.Second)) || !got.SwitchedAt.Equal(n.clock.Now()) {
+		t.Errorf("enforce: %+v", got)
+	}
+	n.packets(flow.VerdictDeny, 1)
+	if _, ok := n.m.tables[key]; ok {
+		t.Error("the staged table is still there")
+	}
+
+	// The way back asks nobody.
+	got = n.apply(state(4, revision(2, open()), revision(1, closed())))
+	if got.LiveRevision != 2 || got.StagedRevision != 1 || got.Unconfirmed {
+		t.Errorf("rollback: %+v", got)
+	}
+	n.packets(flow.VerdictAllow, 2)
+	if r := n.e.Report(); r.Generation != 4 || r.Error != "" || r.Version != "v1" || r.Node != policytest.Node {
+		t.Errorf("report %+v", r)
+	}
+}
+
+func TestConfirm(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, https()), nil))
+	if err := n.e.Confirm(policytest.Subject, 2); err == nil || !strings.Contains(err.Error(), "does not await") {
+		t.Errorf("another revision: %v", err)
+	}
+	if err := n.e.Confirm(policytest.Subject, 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.subject(); got.Unconfirmed || got.LiveRevision != 1 {
+		t.Errorf("confirmed: %+v", got)
+	}
+	if err := n.e.Confirm(policytest.Subject, 1); err == nil {
+		t.Error("a second confirmation")
+	}
+	n.clock.Advance(time.Hour)
+	if r := n.restart(); r.Error != "" {
+		t.Error(r.Error)
+	}
+	n.packets(flow.VerdictAllow, 1)
+	// A State that changes nothing about it asks for no confirmation.
+	if got := n.apply(state(2, revision(1, https()), revision(2, closed()))); got.Unconfirmed || got.StagedRevision != 2 {
+		t.Errorf("same live revision: %+v", got)
+	}
+}
+
+func TestLateConfirmationIsRefused(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, closed()), nil))
+	n.clock.Advance(10 * time.Second)
+	if err := n.e.Confirm(policytest.Subject, 1); err == nil {
+		t.Error("confirmed after the deadline")
+	}
+	n.packets(flow.VerdictUnknown, 0)
+}
+
+func TestRevertsWithoutConfirmation(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		previous *rollout.Revision
+		verdict  flow.Verdict
+		number   uint32
+	}{
+		{"to nothing", nil, flow.VerdictUnknown, 0},
+		{"to an open policy", revision(1, open()), flow.VerdictAllow, 1},
+		{"to a confirmed policy", revision(1, https()), flow.VerdictAllow, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNode(t)
+			if got := n.apply(state(1, c.previous, nil)); got.Unconfirmed {
+				if err := n.e.Confirm(policytest.Subject, 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.apply(state(2, revision(2, closed()), nil))
+			n.packets(flow.VerdictDeny, 2)
+
+			n.clock.Advance(10*time.Second - 1)
+			n.e.mu.Lock()
+			n.e.expire()
+			n.e.mu.Unlock()
+			n.packets(flow.VerdictDeny, 2)
+
+			n.clock.Advance(1)
+			// The very State that was not confirmed does not come back, however
+			// often it is sent.
+			for range 2 {
+				got := n.apply(state(2, revision(2, closed()), nil))
+				if got.RevertedFrom != 2 || got.LiveRevision != c.number || got.Unconfirmed {
+					t.Errorf("reverted: %+v", got)
+				}
+				n.packets(c.verdict, c.number)
+			}
+			n.restart()
+			n.apply(state(2, revision(2, closed()), nil))
+			n.packets(c.verdict, c.number)
+
+			// The server heard of it, and later asks again.
+			if got := n.apply(state(3, c.previous, revision(2, closed()))); got.RevertedFrom != 0 || got.StagedRevision != 2 {
+				t.Errorf("after the server heard: %+v", got)
+			}
+			if got := n.apply(state(4, revision(2, closed()), nil)); !got.Unconfirmed {
+				t.Errorf("asked again: %+v", got)
+			}
+			n.packets(flow.VerdictDeny, 2)
+		})
+	}
+}
+
+// A second change before the first was confirmed goes back to before both.
+func TestRevertsToLastConfirmed(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, https()), nil))
+	if err := n.e.Confirm(policytest.Subject, 1); err != nil {
+		t.Fatal(err)
+	}
+	n.apply(state(2, revision(2, closed()), nil))
+	n.apply(state(3, revision(3, closed()), nil))
+	n.clock.Advance(10 * time.Second)
+	if got := n.apply(state(3, revision(3, closed()), nil)); got.LiveRevision != 1 || got.RevertedFrom != 3 {
+		t.Errorf("got %+v", got)
+	}
+	n.packets(flow.VerdictAllow, 1)
+}
+
+func TestCrashWhileUnconfirmed(t *testing.T) {
+	t.Run("deadline passed", func(t *testing.T) {
+		n := newNode(t)
+		n.apply(state(1, revision(1, https()), nil))
+		if err := n.e.Confirm(policytest.Subject, 1); err != nil {
+			t.Fatal(err)
+		}
+		n.apply(state(2, revision(2, closed()), nil))
+		n.clock.Advance(time.Minute)
+		n.packets(flow.VerdictDeny, 2)
+		// The new process goes back in one step: what is overdue is not put in
+		// force again first.
+		n.m.step = func() {
+			key := bpf.TableKey{Identity: subjectIdentity(), Slot: flow.SlotLive, Direction: flow.Egress}
+			if got := n.m.judge(key, netip.MustParseAddr("192.0.2.7"), flow.TCP, 443); n.m.calls["Apply"] > 2 && got.revision != 1 {
+				t.Errorf("revision %d is in force", got.revision)
+			}
+		}
+		n.restart()
+		n.packets(flow.VerdictAllow, 1)
+		if got := n.subject(); got.RevertedFrom != 2 {
+			t.Errorf("got %+v", got)
+		}
+	})
+	t.Run("time left", func(t *testing.T) {
+		n := newNode(t)
+		n.apply(state(1, revision(2, closed()), nil))
+		n.clock.Advance(4 * time.Second)
+		n.restart()
+		got := n.subject()
+		if !got.Unconfirmed || !got.Deadline.Equal(n.clock.Now().Add(6*time.Second)) {
+			t.Errorf("got %+v", got)
+		}
+		n.packets(flow.VerdictDeny, 2)
+		if err := n.e.Confirm(policytest.Subject, 2); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("before the switch", func(t *testing.T) {
+		n := newNode(t)
+		n.apply(state(1, nil, nil))
+		// The process dies between the state file and the kernel.
+		before := n.m.tables
+		n.apply(state(2, revision(2, closed()), nil))
+		n.m.tables = before
+		n.packets(flow.VerdictUnknown, 0)
+		n.restart()
+		n.packets(flow.VerdictDeny, 2)
+		if got := n.subject(); !got.Unconfirmed {
+			t.Errorf("got %+v", got)
+		}
+	})
+}
+
+func TestRestartWithoutServer(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(7, revision(1, https()), revision(2, closed())))
+	if err := n.e.Confirm(policytest.Subject, 1); err != nil {
+		t.Fatal(err)
+	}
+	switches := n.m.calls["Apply"]
+	r := n.restart()
+	if r.Generation != 7 || r.Error != "" {
+		t.Errorf("report %+v", r)
+	}
+	if n.m.calls["Apply"] != switches {
+		t.Error("policies that were right were written again")
+	}
+	// The machine rebooted: the kernel is empty.
+	n.m = newModel(n.clock)
+	n.restart()
+	n.packets(flow.VerdictAllow, 1)
+	if got := n.subject(); got.StagedRevision != 2 || got.Endpoints != 1 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestDamagedStateFileLeavesKernelAlone(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, closed()), nil))
+	path := filepath.Join(n.dir, stateName)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)-3] ^= 1
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := n.restart()
+	if !strings.Contains(r.Error, "digest does not match") || !strings.Contains(r.Error, "the kernel keeps what it has") {
+		t.Errorf("error %q", r.Error)
+	}
+	n.packets(flow.VerdictDeny, 1)
+	n.clock.Advance(time.Hour)
+	n.packets(flow.VerdictDeny, 1)
+	// The next State is in charge again, and removes what it does not name.
+	n.apply(state(2, nil, nil))
+	n.packets(flow.VerdictUnknown, 0)
+	if r := n.e.Report(); r.Error != "" || len(n.m.tables) != 0 {
+		t.Errorf("error %q, tables %v", r.Error, n.m.tables)
+	}
+}
+
+func TestKernelRefusesTheSwitch(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, https()), nil))
+	if err := n.e.Confirm(policytest.Subject, 1); err != nil {
+		t.Fatal(err)
+	}
+	n.m.fail["Apply"] = errors.New("no memory")
+	r, err := n.e.Apply(t.Context(), state(2, revision(2, closed()), nil))
+	if err == nil || !strings.Contains(r.Error, "no memory") || r.Generation != 1 || n.subject().LiveRevision != 1 {
+		t.Errorf("error %v, report %+v", err, r)
+	}
+	n.packets(flow.VerdictAllow, 1)
+	// Nor does the next process believe in it.
+	delete(n.m.fail, "Apply")
+	n.restart()
+	n.packets(flow.VerdictAllow, 1)
+	n.apply(state(2, revision(2, closed()), nil))
+	n.packets(flow.VerdictDeny, 2)
+}
+
+func TestStateFileThatCannotBeWritten(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, nil, nil))
+	blocked := filepath.Join(n.dir, stateName+".tmp")
+	if err := os.Mkdir(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.e.Apply(t.Context(), state(2, revision(2, closed()), nil)); err == nil {
+		t.Error("switched without a way back on disk")
+	}
+	n.packets(flow.VerdictUnknown, 0)
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	n.apply(state(2, revision(2, closed()), nil))
+	// The way back itself must not need the disk.
+	if err := os.Mkdir(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n.clock.Advance(10 * time.Second)
+	n.e.mu.Lock()
+	n.e.expire()
+	n.e.mu.Unlock()
+	n.packets(flow.VerdictUnknown, 0)
+	if r := n.e.Report(); !strings.Contains(r.Error, "revert shop/Host/cart") {
+		t.Errorf("error %q", r.Error)
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	n := newNode(t)
+	n.m.absent["rfw3"] = true
+	r, err := n.e.Apply(t.Context(), state(1, nil, nil))
+	if err != nil || !strings.Contains(r.Error, "endpoint of shop/Host/pay: attach to rfw3: there is no such interface") {
+		t.Errorf("error %v, report %q", err, r.Error)
+	}
+	if r.Generation != 1 || len(r.Workloads) != 3 || r.Workloads[1].Endpoints != 1 || r.Workloads[2].Endpoints != 0 {
+		t.Errorf("report %+v", r)
+	}
+	if !r.Workloads[1].ObservedSince.Equal(n.clock.Now()) {
+		t.Errorf("observed since %s", r.Workloads[1].ObservedSince)
+	}
+	// It appears.
+	delete(n.m.absent, "rfw3")
+	n.e.checkKernel()
+	if r := n.e.Report(); r.Error != "" || r.Workloads[2].Endpoints != 1 {
+		t.Errorf("report %+v", r)
+	}
+	// An endpoint leaves, and another node's never was ours.
+	st := state(2, nil, nil)
+	st.Inventory.Workloads[2].Endpoints[0].Node = "node-2"
+	n.apply(st)
+	if len(n.m.attached) != 2 {
+		t.Errorf("attached %+v", n.m.attached)
+	}
+	if r := n.e.Report(); len(r.Workloads) != 2 {
+		t.Errorf("workloads %+v", r.Workloads)
+	}
+}
+
+// A workload that leaves is unwatched before its tables go: it must not be
+// watched without them.
+func TestLeavingWorkloadIsDetachedFirst(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, closed()), nil))
+	n.m.step = func() {
+		watched := false
+		for _, a := range n.m.attached {
+			watched = watched || a.Identity == subjectIdentity()
+		}
+		if _, ok := n.m.tables[bpf.TableKey{Identity: subjectIdentity(), Direction: flow.Egress}]; watched && !ok {
+			t.Error("the endpoint is watched and has no policy")
+		}
+	}
+	st := state(2, revision(1, closed()), nil)
+	st.Inventory.Workloads[0].Endpoints[0].Node = "node-2"
+	if _, err := n.e.Apply(t.Context(), st); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.m.tables) != 0 {
+		t.Errorf("tables %v", n.m.tables)
+	}
+}
+
+func TestDriftIsRepaired(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, closed()), nil))
+	n.e.checkKernel()
+	if got := testutil.ToFloat64(n.e.metrics.drift); got != 0 {
+		t.Errorf("drift %v without any", got)
+	}
+	key := bpf.TableKey{Identity: subjectIdentity(), Slot: flow.SlotLive, Direction: flow.Egress}
+	stray := bpf.TableKey{Identity: 999, Slot: flow.SlotLive, Direction: flow.Egress}
+	delete(n.m.tables, key)
+	n.m.tables[stray] = bpf.Table{TableKey: stray, Revision: 3}
+	n.m.addresses, n.m.attached = nil, nil
+	n.packets(flow.VerdictUnknown, 0)
+	n.e.checkKernel()
+	n.packets(flow.VerdictDeny, 1)
+	if _, ok := n.m.tables[stray]; ok {
+		t.Error("the stray table is still there")
+	}
+	if len(n.m.addresses) != 14 || len(n.m.attached) != 3 {
+		t.Errorf("%d addresses, %d endpoints", len(n.m.addresses), len(n.m.attached))
+	}
+	if got := testutil.ToFloat64(n.e.metrics.drift); got != 2 {
+		t.Errorf("drift %v, want 2", got)
+	}
+}
+
+func TestOnlyDifferencesAreWritten(t *testing.T) {
+	n := newNode(t)
+	n.apply(state(1, revision(1, closed()), nil))
+	written := testutil.ToFloat64(n.e.metrics.tables)
+	calls := n.m.calls["SetAddresses"] + n.m.calls["SetCIDRs"] + n.m.calls["Attach"]
+	n.apply(state(2, revision(1, closed()), nil))
+	if got := testutil.ToFloat64(n.e.metrics.tables); got != written {
+		t.Errorf("%v tables were written", got-written)
+	}
+	if got := n.m.calls["SetAddresses"] + n.m.calls["SetCIDRs"] + n.m.calls["Attach"]; got != calls {
+		t.Errorf("%d other writes", got-calls)
+	}
+	n.apply(state(3, revision(1, closed()), revision(2, https())))
+	if got := testutil.ToFloat64(n.e.metrics.tables); got != written+2 {
+		t.Errorf("%v tables were written for one more slot", got-written)
+	}
+}
+
+func TestPanicIsReported(t *testing.T) {
+	n := newNode(t)
+	n.m.panicked = true
+	if !n.e.Report().Panicked {
+		t.Error("not reported")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	if _, err := New(Config{Check: -1}, newModel(systemClock{}), nil); err == nil ||
+		!strings.Contains(err.Error(), "node name") || !strings.Contains(err.Error(), "state directory") || !strings.Contains(err.Error(), "check interval") {
+		t.Errorf("got %v", err)
+	}
+	reg := prometheus.NewPedanticRegistry()
+	if _, err := New(Config{Node: "n", StateDir: "d", Registerer: reg}, newModel(systemClock{}), nil); err != nil {
+		t.Fatal(err)
+	}
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("metrics: %v, %v", problems, err)
+	}
+}
+
+type confirmer func(ctx context.Context, w flow.Workload, revision uint32) error
+
+func (c confirmer) Confirm(ctx context.Context, w flow.Workload, revision uint32) error {
+	return c(ctx, w, revision)
+}
+
+// Within a bubble the system's clock is the test's.
+func TestRun(t *testing.T) {
+	run := func(t *testing.T, answer confirmer, then func(e *Enforcer, m *model)) {
+		synctest.Test(t, func(t *testing.T) {
+			m := newModel(systemClock{})
+			e, err := New(Config{Node: policytest.Node, StateDir: t.TempDir()}, m, answer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- e.Run(ctx) }()
+			if _, err := e.Apply(ctx, state(1, revision(1, closed()), nil)); err != nil {
+				t.Fatal(err)
+			}
+			then(e, m)
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	live := func(e *Enforcer) rollout.Effective { return e.Report().Workloads[1] }
+
+	t.Run("confirmed", func(t *testing.T) {
+		asked := 0
+		run(t, func(context.Context, flow.Workload, uint32) error {
+			if asked++; asked < 3 {
+				return errors.New("not yet")
+			}
+			return nil
+		}, func(e *Enforcer, _ *model) {
+			time.Sleep(time.Hour)
+			if got := live(e); got.LiveRevision != 1 || got.Unconfirmed || asked != 3 {
+				t.Errorf("asked %d times, %+v", asked, got)
+			}
+		})
+	})
+	t.Run("refused", func(t *testing.T) {
+		run(t, func(context.Context, flow.Workload, uint32) error { return errors.New("no") }, func(e *Enforcer, _ *model) {
+			time.Sleep(10*time.Second - time.Millisecond)
+			if got := live(e); got.LiveRevision != 1 {
+				t.Errorf("before the deadline: %+v", got)
+			}
+			time.Sleep(2 * time.Millisecond)
+			if got := live(e); got.LiveRevision != 0 || got.RevertedFrom != 1 {
+				t.Errorf("after the deadline: %+v", got)
+			}
+		})
+	})
+	t.Run("server hangs", func(t *testing.T) {
+		run(t, func(ctx context.Context, _ flow.Workload, _ uint32) error { <-ctx.Done(); return ctx.Err() }, func(e *Enforcer, _ *model) {
+			time.Sleep(10*time.Second + time.Millisecond)
+			if got := live(e); got.RevertedFrom != 1 {
+				t.Errorf("after the deadline: %+v", got)
+			}
+		})
+	})
+	t.Run("kernel refuses the way back for a while", func(t *testing.T) {
+		run(t, func(context.Context, flow.Workload, uint32) error { return errors.New("no") }, func(e *Enforcer, m *model) {
+			m.mu.Lock()
+			m.fail["Apply"] = errors.New("no memory")
+			m.mu.Unlock()
+			time.Sleep(12 * time.Second)
+			if r := e.Report(); !strings.Contains(r.Error, "revert shop/Host/cart") || live(e).LiveRevision != 1 {
+				t.Errorf("while it refuses: %+v", r)
+			}
+			m.mu.Lock()
+			delete(m.fail, "Apply")
+			m.mu.Unlock()
+			time.Sleep(2 * time.Second)
+			if r := e.Report(); r.Error != "" || live(e).RevertedFrom != 1 {
+				t.Errorf("afterwards: %+v", r)
+			}
+		})
+	})
+	t.Run("drift", func(t *testing.T) {
+		run(t, func(context.Context, flow.Workload, uint32) error { return nil }, func(e *Enforcer, m *model) {
+			m.mu.Lock()
+			clear(m.tables)
+			m.mu.Unlock()
+			time.Sleep(11 * time.Second)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if len(m.tables) != 2 {
+				t.Errorf("%d tables", len(m.tables))
+			}
+		})
+	})
+}

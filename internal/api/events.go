@@ -1,0 +1,268 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/ringfence/ringfence/internal/control"
+)
+
+const (
+	// settle is how long a stream waits for more once something changed, so that
+	// many changes at once make one look.
+	settle = 50 * time.Millisecond
+	// writeTimeout is how long a client may take to accept what it is sent.
+	writeTimeout = 10 * time.Second
+	// firstActivity is how many entries a new stream begins with; maxActivity is
+	// how many may come between two looks.
+	firstActivity = 20
+	maxActivity   = 200
+)
+
+// StreamEvents answers with an event stream: first everything as it is, then
+// what changes.
+func (s *Server) StreamEvents(ctx context.Context, _ StreamEventsRequestObject) (StreamEventsResponseObject, error) {
+	select {
+	case s.streams <- struct{}{}:
+	default:
+		return nil, refuse(ErrorCodeRateLimited, "too many event streams are open: close some pages")
+	}
+	c := ctx.(*gin.Context)
+	return &stream{s: s, ctx: c.Request.Context(), who: caller(ctx), token: bearer(c), sent: map[string][]byte{}}, nil
+}
+
+// bearer returns the request's API token. It was found good before.
+func bearer(c *gin.Context) string {
+	const scheme = "Bearer "
+	if h := c.GetHeader("Authorization"); len(h) > len(scheme) {
+		return h[len(scheme):]
+	}
+	return ""
+}
+
+// stream is one client's. It runs in its request's goroutine, so a slow client
+// holds up nobody else.
+type stream struct {
+	s     *Server
+	ctx   context.Context
+	who   principal
+	token string
+
+	w        http.ResponseWriter
+	control  *http.ResponseController
+	sent     map[string][]byte // the newest data sent, by what it is about
+	activity int64             // the newest entry sent
+}
+
+// VisitStreamEventsResponse implements StreamEventsResponseObject. A stream that
+// ends is no error.
+func (x *stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
+	defer func() { <-x.s.streams }()
+	x.s.metrics.streams.Inc()
+	defer x.s.metrics.streams.Dec()
+	x.w, x.control = w, http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	// The limit for reading a request would end the stream.
+	_ = x.control.SetReadDeadline(time.Time{})
+	if err := x.run(); err != nil && x.ctx.Err() == nil {
+		x.s.metrics.dropped.Inc()
+	}
+	return nil
+}
+
+// run sends until the client, its session or the server ends. Its error is one
+// of writing.
+func (x *stream) run() error {
+	look := time.NewTicker(x.s.cfg.StreamEvery)
+	defer look.Stop()
+	beat := time.NewTicker(x.s.cfg.Heartbeat)
+	defer beat.Stop()
+	if err := x.write([]byte("retry: 2000\n\n")); err != nil {
+		return err
+	}
+	for {
+		updated := x.s.deps.Control.Updated()
+		if err := x.send(); err != nil {
+			return err
+		}
+		select {
+		case <-x.ctx.Done():
+			return nil
+		case <-x.s.closing:
+			return nil
+		case <-look.C:
+		case <-updated:
+			if !x.pause(settle) {
+				return nil
+			}
+		case <-beat.C:
+			if !x.allowed() {
+				return nil
+			}
+			if err := x.write([]byte(": still here\n\n")); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (x *stream) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-x.ctx.Done():
+	case <-x.s.closing:
+	}
+	return false
+}
+
+// allowed reports whether who opened the stream is still logged in.
+func (x *stream) allowed() bool {
+	ctx, cancel := context.WithTimeout(x.ctx, x.s.cfg.StoreTimeout)
+	defer cancel()
+	if x.who.session == "" {
+		_, err := x.s.deps.Control.CheckToken(ctx, x.token)
+		return err == nil
+	}
+	alive, err := x.s.deps.Sessions.Alive(ctx, x.who.session)
+	return err == nil && alive
+}
+
+// send writes what is not as it was when last sent.
+func (x *stream) send() error {
+	snap := x.s.snapshot.get(x.ctx, x.s)
+	var out bytes.Buffer
+	x.add(&out, "status", snap.status)
+	for _, w := range snap.workloads {
+		x.add(&out, "workload", w)
+	}
+	news := snap.activity
+	if x.activity == 0 && len(news) > firstActivity {
+		news = news[len(news)-firstActivity:]
+	}
+	for _, a := range news {
+		if a.id > x.activity {
+			x.activity = a.id
+			x.event(&out, "activity", a.data)
+		}
+	}
+	if out.Len() == 0 {
+		return nil
+	}
+	return x.write(out.Bytes())
+}
+
+func (x *stream) add(out *bytes.Buffer, kind string, k keyed) {
+	if k.data == nil || bytes.Equal(x.sent[k.key], k.same) {
+		return
+	}
+	x.sent[k.key] = k.same
+	x.event(out, kind, k.data)
+}
+
+func (x *stream) event(out *bytes.Buffer, kind string, data []byte) {
+	fmt.Fprintf(out, "id: %d\nevent: %s\ndata: %s\n\n", x.s.eventID.Add(1), kind, data)
+}
+
+// write gives up on a client that does not read.
+func (x *stream) write(b []byte) error {
+	if err := x.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	if _, err := x.w.Write(b); err != nil {
+		return err
+	}
+	return x.control.Flush()
+}
+
+// snapshotCache keeps many streams from asking for the same things.
+type snapshotCache struct {
+	mu      sync.Mutex
+	updated <-chan struct{}
+	at      time.Time
+	now     *snapshot
+}
+
+// snapshot is everything that streams tell of, encoded once for all of them.
+type snapshot struct {
+	status    keyed
+	workloads []keyed
+	activity  []numbered // oldest first
+}
+
+// keyed is something that is sent again when it is no longer the same.
+type keyed struct {
+	key  string
+	data []byte
+	same []byte // what of data makes news
+}
+
+type numbered struct {
+	id   int64
+	data []byte
+}
+
+// get returns a snapshot made after the newest change.
+func (x *snapshotCache) get(ctx context.Context, s *Server) *snapshot {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	if x.now != nil && now.Sub(x.at) < s.cfg.StreamEvery/2 {
+		select {
+		case <-x.updated:
+		default:
+			return x.now
+		}
+	}
+	x.at, x.updated = now, s.deps.Control.Updated()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*s.cfg.StoreTimeout)
+	defer cancel()
+	x.now = s.look(ctx)
+	return x.now
+}
+
+// look makes a snapshot. What cannot be read now is left out and comes with the
+// next one.
+func (s *Server) look(ctx context.Context) *snapshot {
+	out := &snapshot{}
+	status := s.status(ctx)
+	data := encode(status)
+	// Time going by is no news.
+	status.Now = time.Time{}
+	for i := range status.Nodes {
+		status.Nodes[i].LastReport = nil
+	}
+	out.status = keyed{"status", data, encode(status)}
+	if list, err := s.summaries(ctx, time.Second); err == nil {
+		for i := range list {
+			data := encode(&list[i])
+			out.workloads = append(out.workloads, keyed{"workload/" + refFrom(list[i].Workload).String(), data, data})
+		}
+	}
+	if events, err := s.deps.Control.Events(ctx, control.EventFilter{Limit: maxActivity}); err == nil {
+		for i := len(events) - 1; i >= 0; i-- {
+			out.activity = append(out.activity, numbered{events[i].ID, encode(activityOf(events[i]))})
+		}
+	}
+	return out
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return []byte(strconv.Quote(err.Error())) // the contract's types always encode
+	}
+	return b
+}

@@ -1,0 +1,204 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/control"
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// defaultWindow is how far back a question looks that does not say.
+const defaultWindow = 30 * 24 * time.Hour
+
+// window returns the time asked about, which must not be empty.
+func (s *Server) window(since, until *time.Time) (time.Time, time.Time, error) {
+	to := s.deps.Now()
+	if until != nil {
+		to = *until
+	}
+	from := to.Add(-defaultWindow)
+	if since != nil {
+		from = *since
+	}
+	if !from.Before(to) {
+		return from, to, invalid("since", "since: the window is empty: give a time before its end")
+	}
+	return from, to, nil
+}
+
+// GetRecommendation answers what was learned of a workload.
+func (s *Server) GetRecommendation(ctx context.Context, r GetRecommendationRequestObject) (GetRecommendationResponseObject, error) {
+	w, err := s.known(r.Namespace, r.Kind, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	since, until, err := s.window(r.Params.Since, r.Params.Until)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := s.deps.Analyzer.Recommend(ctx, w, since, until)
+	return GetRecommendation200JSONResponse(rec), err
+}
+
+// known returns a workload of the inventory.
+func (s *Server) known(namespace, kind, name string) (flow.Workload, error) {
+	w := flow.Workload{Namespace: namespace, Kind: kind, Name: name}
+	x := s.deps.Control.Inventory()
+	if x == nil {
+		return w, refuse(ErrorCodeUnavailable, "the inventory is not loaded yet: try again in a moment")
+	}
+	if x.Workload(w) == nil {
+		return w, refuse(ErrorCodeNotFound, "workload "+oneLine(w.String())+" is not in the inventory: check its namespace, kind and name")
+	}
+	return w, nil
+}
+
+// ListRevisions answers every revision of a workload.
+func (s *Server) ListRevisions(ctx context.Context, r ListRevisionsRequestObject) (ListRevisionsResponseObject, error) {
+	w, err := s.known(r.Namespace, r.Kind, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	revs, err := s.deps.Control.Revisions(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	out := ListRevisions200JSONResponse{}
+	for _, rev := range revs {
+		out = append(out, revisionOf(rev))
+	}
+	return out, nil
+}
+
+// GetRevision answers one revision.
+func (s *Server) GetRevision(ctx context.Context, r GetRevisionRequestObject) (GetRevisionResponseObject, error) {
+	w, err := s.known(r.Namespace, r.Kind, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	rev, err := s.deps.Control.Revision(ctx, w, uint32(r.Revision)) //nolint:gosec // the contract bounds it
+	return GetRevision200JSONResponse(revisionOf(rev)), err
+}
+
+// CreateRevision saves a reviewed policy.
+func (s *Server) CreateRevision(ctx context.Context, r CreateRevisionRequestObject) (CreateRevisionResponseObject, error) {
+	w, err := s.known(r.Namespace, r.Kind, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := readPolicy(r.Body.Policy, "policy.")
+	if err != nil {
+		return nil, err
+	}
+	if r.Body.Parent > 1<<32-1 {
+		return nil, invalid("parent", "parent: there are no such revision numbers")
+	}
+	rev, err := s.deps.Control.CreateRevision(ctx, control.NewRevision{
+		Workload: w, Policy: p, Origin: control.Origin(r.Body.Origin), Comment: deref(r.Body.Comment),
+		Actor: caller(ctx).user, Parent: uint32(r.Body.Parent), //nolint:gosec // bounded above
+	})
+	return CreateRevision201JSONResponse(revisionOf(rev)), err
+}
+
+// ListDenials answers what a slot's revision denied or would have denied.
+func (s *Server) ListDenials(ctx context.Context, r ListDenialsRequestObject) (ListDenialsResponseObject, error) {
+	w, err := s.deps.Control.Workload(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name})
+	if err != nil {
+		return nil, err
+	}
+	since, _, err := s.window(r.Params.Since, nil)
+	if err != nil {
+		return nil, err
+	}
+	q := control.DenialQuery{Workload: w.Workload.Ref(), Slot: flow.SlotLive, Revision: w.Requested.Live, Since: since}
+	if r.Params.Slot == Staged {
+		q.Slot, q.Revision = flow.SlotStaged, w.Requested.Staged
+	}
+	if r.Params.Revision != nil {
+		q.Revision = uint32(*r.Params.Revision) //nolint:gosec // the contract bounds it
+	}
+	out := ListDenials200JSONResponse{Denials: []Denial{}, Revision: number64(q.Revision), Since: &since}
+	if q.Revision == 0 {
+		return out, nil // an empty slot judges nothing
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	report, err := s.deps.Flows.Denials(ctx, q)
+	if err != nil {
+		return nil, s.storeError(err)
+	}
+	out.Judged, out.Denied = count(report.Judged), count(report.Denied)
+	for i := range report.Denials {
+		out.Denials = append(out.Denials, denialOf(&report.Denials[i]))
+	}
+	return out, nil
+}
+
+// storeError says that ClickHouse did not answer. Its own words stay in the log.
+func (s *Server) storeError(err error) error {
+	s.metrics.storeOut.Inc()
+	return &control.Error{Code: control.CodeUnavailable, Err: err, Message: "ClickHouse does not answer: look at the server's log, and try again"}
+}
+
+// ReplayPolicy judges stored history by a policy.
+func (s *Server) ReplayPolicy(ctx context.Context, r ReplayPolicyRequestObject) (ReplayPolicyResponseObject, error) {
+	w, err := s.known(r.Namespace, r.Kind, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := readPolicy(r.Body.Policy, "policy.")
+	if err != nil {
+		return nil, err
+	}
+	if p.Workload != w {
+		return nil, invalid("policy.workload", "policy.workload: the policy is of another workload than the one asked about")
+	}
+	since, until, err := s.window(r.Body.Since, r.Body.Until)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.deps.Analyzer.Replay(ctx, p, since, until)
+	return ReplayPolicy200JSONResponse(out), err
+}
+
+// ListFlows answers flow records.
+func (s *Server) ListFlows(ctx context.Context, r ListFlowsRequestObject) (ListFlowsResponseObject, error) {
+	since, until, err := s.window(r.Params.Since, r.Params.Until)
+	if err != nil {
+		return nil, err
+	}
+	q := FlowQuery{Since: since, Until: until, Limit: deref(r.Params.Limit), Port: uint16(deref(r.Params.Port))} //nolint:gosec // the contract bounds it
+	if r.Params.Workload != nil {
+		if q.Workload, err = readRef(*r.Params.Workload); err != nil {
+			return nil, err
+		}
+	}
+	if r.Params.Protocol != nil {
+		if q.Protocol, err = flow.ParseProtocol(*r.Params.Protocol); err != nil {
+			return nil, invalid("protocol", oneLine(err.Error()))
+		}
+	}
+	if r.Params.Direction != nil {
+		q.HasDirection = true
+		if q.Direction, err = flow.ParseDirection(string(*r.Params.Direction)); err != nil {
+			return nil, invalid("direction", oneLine(err.Error()))
+		}
+	}
+	if r.Params.Outcome != nil {
+		if q.Outcome, err = flow.ParseOutcome(string(*r.Params.Outcome)); err != nil {
+			return nil, invalid("outcome", oneLine(err.Error()))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	flows, err := s.deps.Flows.Flows(ctx, q)
+	if err != nil {
+		return nil, s.storeError(err)
+	}
+	out := make(ListFlows200JSONResponse, 0, len(flows))
+	for i := range flows {
+		out = append(out, flowOf(&flows[i]))
+	}
+	return out, nil
+}

@@ -1,0 +1,74 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/inventory"
+)
+
+// ready refuses to enforce rev when something that must come first is missing.
+// A revision that isolates nothing drops nothing and is always ready.
+func (s *Store) ready(ctx context.Context, w *inventory.Workload, rev Revision) error {
+	if !isolates(&rev.Policy) {
+		return nil
+	}
+	missing := s.missingOnNodes(w, rev.Number)
+	if s.deps.Readiness != nil {
+		more, err := s.deps.Readiness.Missing(ctx, w.Ref())
+		if err != nil {
+			return &Error{Code: CodeUnavailable, Err: err, Message: fmt.Sprintf(
+				"whether %s is ready to be enforced cannot be told: %v; try again once ClickHouse answers", w.Ref(), err)}
+		}
+		missing = append(missing, more...)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	message := fmt.Sprintf("revision %d of %s cannot be enforced yet: %s", rev.Number, w.Ref(), missing[0])
+	if n := len(missing) - 1; n > 0 {
+		message += fmt.Sprintf(" (and %d more)", n)
+	}
+	return &Error{Code: CodeNotReady, Message: message, Missing: missing}
+}
+
+// missingOnNodes says what the nodes that hold w still lack for enforcing a
+// revision: that they are connected, attached, warm, and audit it.
+func (s *Store) missingOnNodes(w *inventory.Workload, revision uint32) []string {
+	nodes := s.nodeSlots(w)
+	if len(nodes) == 0 {
+		return []string{"none of its endpoints has an interface with an agent: nothing would be enforced"}
+	}
+	var missing []string
+	say := func(format string, args ...any) { missing = append(missing, fmt.Sprintf(format, args...)) }
+	now := s.deps.Now()
+	for _, n := range nodes {
+		e := n.Effective
+		switch {
+		case !n.Connected:
+			say("node %s is not connected", n.Node)
+			continue
+		case n.Panicked:
+			say("node %s is under `ringfence panic`: nothing would be dropped there", n.Node)
+		case n.Error != "":
+			say("node %s refused the newest state: %s", n.Node, n.Error)
+		}
+		if e.Endpoints < n.Expected {
+			say("%d of %d endpoints on node %s are attached", e.Endpoints, n.Expected, n.Node)
+			continue
+		}
+		if e.StagedRevision != revision {
+			say("node %s does not audit revision %d yet", n.Node, revision)
+		}
+		warm := e.ObservedSince.Add(s.cfg.WarmUp)
+		switch {
+		case e.ObservedSince.IsZero():
+			say("node %s does not say since when it observes the workload", n.Node)
+		case now.Before(warm):
+			say("node %s has observed it for %s of the %s that are needed: %s to go", n.Node,
+				max(0, now.Sub(e.ObservedSince)).Round(time.Second), s.cfg.WarmUp, warm.Sub(now).Round(time.Second))
+		}
+	}
+	return missing
+}

@@ -1,0 +1,59 @@
+package inventory
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// Clone returns a copy that shares nothing with inv.
+func (inv *Inventory) Clone() Inventory {
+	out := Inventory{Nodes: slices.Clone(inv.Nodes), Workloads: slices.Clone(inv.Workloads)}
+	for i := range out.Nodes {
+		out.Nodes[i].Addresses = slices.Clone(out.Nodes[i].Addresses)
+	}
+	for i := range out.Workloads {
+		w := &out.Workloads[i]
+		w.Labels = maps.Clone(w.Labels)
+		w.Endpoints = slices.Clone(w.Endpoints)
+		for j := range w.Endpoints {
+			w.Endpoints[j].Addresses = slices.Clone(w.Endpoints[j].Addresses)
+		}
+	}
+	return out
+}
+
+// Sorted returns a copy in canonical order: nodes, workloads and endpoints by
+// name, addresses by number.
+func (inv *Inventory) Sorted() Inventory {
+	out := inv.Clone()
+	slices.SortFunc(out.Nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
+	for i := range out.Nodes {
+		slices.SortFunc(out.Nodes[i].Addresses, netip.Addr.Compare)
+	}
+	slices.SortFunc(out.Workloads, func(a, b Workload) int { return a.Ref().Compare(b.Ref()) })
+	for i := range out.Workloads {
+		endpoints := out.Workloads[i].Endpoints
+		slices.SortFunc(endpoints, func(a, b Endpoint) int { return cmp.Compare(a.Name, b.Name) })
+		for j := range endpoints {
+			slices.SortFunc(endpoints[j].Addresses, netip.Addr.Compare)
+		}
+	}
+	return out
+}
+
+// Canonical returns JSON that is the same for inventories that mean the same.
+func (inv *Inventory) Canonical() []byte {
+	sorted := inv.Sorted()
+	out, err := json.Marshal(&sorted)
+	if err != nil {
+		// Strings, numbers and addresses always encode.
+		panic(fmt.Sprintf("encode inventory: %v", err))
+	}
+	return out
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

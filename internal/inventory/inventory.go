@@ -1,0 +1,54 @@
+package inventory
+
+import (
+	"net/netip"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// Inventory is everything known of who owns which address.
+type Inventory struct {
+	Nodes     []Node     `json:"nodes" yaml:"nodes"`
+	Workloads []Workload `json:"workloads" yaml:"workloads"`
+}
+
+// Node is a machine that an agent runs on. Its addresses are never a workload's.
+type Node struct {
+	Name      string       `json:"name" yaml:"name"`
+	Addresses []netip.Addr `json:"addresses" yaml:"addresses"`
+}
+
+// Workload is a set of endpoints governed together.
+type Workload struct {
+	Namespace string            `json:"namespace" yaml:"namespace"`
+	Kind      string            `json:"kind" yaml:"kind"` // Host unless given
+	Name      string            `json:"name" yaml:"name"`
+	Labels    map[string]string `json:"labels" yaml:"labels"` // at least one
+	Endpoints []Endpoint        `json:"endpoints" yaml:"endpoints"`
+
+	// Identity is assigned by the server and kept for the workload's life; the
+	// file must not give it.
+	Identity flow.Identity `json:"identity" yaml:"-"`
+}
+
+// Endpoint is one pod or host: an interface on a node, and its addresses.
+type Endpoint struct {
+	// Name is unique within the workload.
+	Name string `json:"name" yaml:"name"`
+	Node string `json:"node" yaml:"node"`
+	// Interface is the host's side of the pod's veth, or, when Host is set, a
+	// network interface of the node itself. Empty: an endpoint that is known
+	// but has no agent, so nothing is observed or enforced there.
+	Interface string       `json:"interface,omitempty" yaml:"interface"`
+	Host      bool         `json:"host,omitempty" yaml:"host"`
+	Addresses []netip.Addr `json:"addresses" yaml:"addresses"`
+
+	// ID is assigned by the server: unique over all endpoints, never 0, kept
+	// while (workload, name) stays.
+	ID uint32 `json:"id" yaml:"-"`
+}
+
+// Ref returns the workload's name.
+func (w *Workload) Ref() flow.Workload {
+	return flow.Workload{Namespace: w.Namespace, Kind: w.Kind, Name: w.Name}
+}

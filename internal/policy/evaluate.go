@@ -1,0 +1,170 @@
+package policy
+
+import (
+	"net/netip"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// Facts are what is known of one flow of the workload that a policy governs.
+type Facts struct {
+	// Direction is the flow's as that workload sees it. A flow of unknown
+	// direction is judged by EvaluateMidstream.
+	Direction flow.Direction
+	// Peer is the other end.
+	Peer     PeerFacts
+	Protocol flow.Protocol
+	// Port is the responder's. For ICMP and ICMPv6 it is type<<8|code, as in
+	// flow.Key; for other protocols without ports it is 0.
+	Port uint16
+}
+
+// PeerFacts are what is known of a flow's other end. The zero value is an
+// address that nobody owns yet: it matches no selector and no reserved name.
+type PeerFacts struct {
+	Addr netip.Addr
+	// Workload and Labels are set when an endpoint of a workload owns Addr.
+	// Selectors compare Workload.Namespace.
+	Workload flow.Workload
+	Labels   map[string]string
+	// Reserved is set when no workload owns Addr: host, world, remote-node, …
+	Reserved flow.Identity
+}
+
+// Judgement is what a policy says of a flow.
+type Judgement struct {
+	Verdict flow.Verdict `json:"verdict"`
+	Reason  flow.Reason  `json:"reason"`
+	// Rule is the ID of the first rule that matched, and Index its place among
+	// the rules of the flow's direction; "" and -1 when none did.
+	Rule  string `json:"rule,omitempty"`
+	Index int    `json:"index"`
+}
+
+// Allowed reports whether the policy judged the flow and lets it through.
+func (j Judgement) Allowed() bool { return j.Verdict == flow.VerdictAllow }
+
+// Denied reports whether the policy judged the flow and refuses it. A slot
+// without a policy neither allows nor denies.
+func (j Judgement) Denied() bool { return j.Verdict == flow.VerdictDeny }
+
+// Evaluate judges one flow. A nil policy is an empty slot, which judges nothing.
+// A direction that is not isolated allows everything, and failsafe traffic is
+// decided before rules.
+func Evaluate(p *Policy, f Facts) Judgement { return walk(p, &f, nil) }
+
+// walk is the one pass over a policy that decides. visit, when it is set, hears
+// of every rule; without it the walk ends at the first match.
+func walk(p *Policy, f *Facts, visit func(index int, r *Rule, matched bool)) Judgement {
+	if p == nil {
+		return Judgement{Reason: flow.ReasonNoPolicy, Index: -1}
+	}
+	rules, isolated := p.direction(f.Direction)
+	j := Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Index: -1}
+	switch {
+	case f.Direction != flow.Ingress && f.Direction != flow.Egress:
+		// Neither rule set applies: EvaluateMidstream is for these.
+		return Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonMidstream, Index: -1}
+	case !isolated:
+		j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonNoPolicy, Index: -1}
+	case Failsafe(*f):
+		j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonFailsafe, Index: -1}
+	}
+	decided := j.Allowed()
+	if decided && visit == nil {
+		return j
+	}
+	for i := range rules {
+		r := &rules[i]
+		matched := anyPeer(r.Peers, f) && anyPort(r.Ports, f)
+		if matched && !decided {
+			j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonRule, Rule: r.ID, Index: i}
+			decided = true
+			if visit == nil {
+				return j
+			}
+		}
+		if visit != nil {
+			visit(i, r, matched)
+		}
+	}
+	return j
+}
+
+// EvaluateMidstream judges a flow that was picked up in the middle: nobody knows
+// who began it, so it is allowed if it would be allowed either way. localPort is
+// the governed workload's, peerPort the other end's; for ICMP both are
+// type<<8|code.
+func EvaluateMidstream(p *Policy, peer PeerFacts, protocol flow.Protocol, localPort, peerPort uint16) Judgement {
+	in := Evaluate(p, Facts{Direction: flow.Ingress, Peer: peer, Protocol: protocol, Port: localPort})
+	out := Evaluate(p, Facts{Direction: flow.Egress, Peer: peer, Protocol: protocol, Port: peerPort})
+	switch {
+	case p == nil:
+		return in
+	case out.Reason == flow.ReasonFailsafe:
+		return out
+	case in.Reason == flow.ReasonFailsafe:
+		return in
+	}
+	j := out
+	if out.Denied() {
+		j = in
+	}
+	j.Reason = flow.ReasonMidstream
+	return j
+}
+
+// Failsafe reports whether f is a flow that no policy can deny: what the
+// workload's own node sends to it, health probes above all. DHCP and neighbour
+// discovery are no flows; the datapath lets their packets pass before any policy.
+func Failsafe(f Facts) bool {
+	return f.Direction == flow.Ingress && f.Peer.Reserved == flow.IdentityHost
+}
+
+// direction returns the rules that govern d and whether d is isolated.
+func (p *Policy) direction(d flow.Direction) (rules []Rule, isolated bool) {
+	switch d {
+	case flow.Ingress:
+		return p.Ingress, p.IsolateIngress
+	case flow.Egress:
+		return p.Egress, p.IsolateEgress
+	default:
+		return nil, true
+	}
+}
+
+// Rules returns the rules of direction d.
+func (p *Policy) Rules(d flow.Direction) []Rule {
+	rules, _ := p.direction(d)
+	return rules
+}
+
+// Isolates reports whether direction d is denied but for its rules.
+func (p *Policy) Isolates(d flow.Direction) bool {
+	_, isolated := p.direction(d)
+	return isolated && (d == flow.Ingress || d == flow.Egress)
+}
+
+func anyPeer(peers []Peer, f *Facts) bool {
+	if len(peers) == 0 {
+		return true
+	}
+	for i := range peers {
+		if peers[i].matches(f) == hit {
+			return true
+		}
+	}
+	return false
+}
+
+func anyPort(ports []Port, f *Facts) bool {
+	if len(ports) == 0 {
+		return true
+	}
+	for i := range ports {
+		if ports[i].matches(f) == hit {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,132 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// Explanation is a judgement with what every rule of the flow's direction said.
+type Explanation struct {
+	Judgement
+	Summary string    `json:"summary"`
+	Rules   []Outcome `json:"rules"`
+}
+
+// Outcome is what one rule said of a flow.
+type Outcome struct {
+	Index   int    `json:"index"`
+	ID      string `json:"id"`
+	Matched bool   `json:"matched"`
+	// Why lists what did not match; it is empty when the rule did.
+	Why []string `json:"why"`
+}
+
+// Explain judges one flow as Evaluate does and says why. It is the same walk.
+func Explain(p *Policy, f Facts) Explanation {
+	e := Explanation{Rules: []Outcome{}}
+	e.Judgement = walk(p, &f, func(i int, r *Rule, matched bool) {
+		o := Outcome{Index: i, ID: r.ID, Matched: matched, Why: []string{}}
+		if !matched {
+			o.Why = whyNot(r, &f)
+		}
+		e.Rules = append(e.Rules, o)
+	})
+	e.Summary = summary(p, &f, e.Judgement)
+	return e
+}
+
+func summary(p *Policy, f *Facts, j Judgement) string {
+	switch j.Reason {
+	case flow.ReasonNoPolicy:
+		if p == nil {
+			return "there is no policy in this slot, so nothing was judged"
+		}
+		return fmt.Sprintf("allowed: the policy does not isolate %s", f.Direction)
+	case flow.ReasonFailsafe:
+		return "allowed: failsafe traffic is never denied"
+	case flow.ReasonRule:
+		return fmt.Sprintf("allowed by %s rule %d (%s)", f.Direction, j.Index+1, j.Rule)
+	case flow.ReasonDefault:
+		return fmt.Sprintf("denied: %s is isolated and none of its %d rules matches", f.Direction, len(p.Rules(f.Direction)))
+	default:
+		return "denied: the flow's direction is unknown"
+	}
+}
+
+// whyNot says of a rule that did not match what stood against it.
+func whyNot(r *Rule, f *Facts) []string {
+	var why []string
+	if !anyPeer(r.Peers, f) {
+		for i := range r.Peers {
+			why = append(why, whyNotPeer(&r.Peers[i], f))
+		}
+	}
+	if !anyPort(r.Ports, f) {
+		for i := range r.Ports {
+			why = append(why, fmt.Sprintf("the flow is to %s, the rule allows %s", portName(f), r.Ports[i].String()))
+		}
+	}
+	return why
+}
+
+func whyNotPeer(p *Peer, f *Facts) string {
+	switch p.matches(f) {
+	case missWorkload:
+		return fmt.Sprintf("the peer %s is no workload, the rule selects %s", f.Peer, p)
+	case missNamespace:
+		return fmt.Sprintf("the peer is in namespace %s, the rule selects %s", f.Peer.Workload.Namespace, p.Selector.Namespace)
+	case missLabels:
+		return whyNotLabels(p.Selector, f.Peer.Labels)
+	case missPrefix:
+		return fmt.Sprintf("the peer's address %s is not in %s", f.Peer.Addr, p.CIDR.Prefix)
+	case missExcept:
+		return fmt.Sprintf("the peer's address %s is carved out of %s", f.Peer.Addr, p.CIDR.Prefix)
+	case missReserved:
+		return fmt.Sprintf("the peer %s is not %s", f.Peer, p.Reserved)
+	default:
+		return "the rule's peer is empty and matches nothing"
+	}
+}
+
+func whyNotLabels(s *Selector, labels map[string]string) string {
+	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
+		have, ok := labels[k]
+		switch {
+		case !ok:
+			return fmt.Sprintf("the peer has no label %s, the rule wants %q", k, s.MatchLabels[k])
+		case have != s.MatchLabels[k]:
+			return fmt.Sprintf("the peer's label %s is %q, the rule wants %q", k, have, s.MatchLabels[k])
+		}
+	}
+	return "the peer's labels do not match"
+}
+
+// String names the peer: its workload, or its reserved name and address.
+func (p PeerFacts) String() string {
+	switch name := p.Reserved.ReservedName(); {
+	case name != "" && p.Addr.IsValid():
+		return fmt.Sprintf("%s (%s)", p.Addr, name)
+	case name != "":
+		return name
+	case !p.Workload.IsZero():
+		return p.Workload.String()
+	case p.Addr.IsValid():
+		return p.Addr.String()
+	}
+	return "unknown"
+}
+
+// portName says what a flow goes to: "TCP 443", "ICMP type 8 code 0".
+func portName(f *Facts) string {
+	switch {
+	case f.Protocol == flow.ICMP || f.Protocol == flow.ICMPv6:
+		return fmt.Sprintf("%s type %d code %d", f.Protocol, f.Port>>8, f.Port&0xff)
+	case f.Protocol.HasPorts():
+		return f.Protocol.String() + " " + strconv.Itoa(int(f.Port))
+	}
+	return "protocol " + f.Protocol.String()
+}

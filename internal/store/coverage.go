@@ -1,0 +1,76 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// maxGaps bounds the gaps of a node that are listed; all are counted.
+const maxGaps = 1000
+
+// gapTolerance is how far apart two heartbeats may be and still meet: an agent
+// ends one and begins the next with two readings of the clock.
+const gapTolerance = 100 * time.Millisecond
+
+// Heartbeats may overlap, so each is counted from the end of those before it.
+const coverageQuery = `
+SELECT
+    node,
+    sum(greatest(0, to_us - greatest(from_us, covered_to_us))),
+    min(from_us),
+    max(to_us),
+    sum(records), sum(lost), sum(delayed),
+    countIf(started),
+    argMax(endpoints, to_us),
+    countIf(covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64}),
+    arraySlice(arraySort(groupArrayIf([covered_to_us, from_us], covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64})), -{max_gaps:Int64})
+FROM
+(
+    SELECT
+        toString(node) AS node, records, lost, delayed, started, endpoints,
+        greatest(toUnixTimestamp64Micro(start), {since:Int64}) AS from_us,
+        least(toUnixTimestamp64Micro(end), {until:Int64}) AS to_us,
+        max(to_us) OVER (PARTITION BY node ORDER BY from_us, to_us ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered_to_us
+    FROM coverage
+    WHERE end >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
+      AND start < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+)
+GROUP BY node
+ORDER BY node`
+
+// Coverage returns what the agents covered within the window, by node. A
+// heartbeat that lies in it only partly counts its time partly, but all of its
+// records and losses.
+func (s *Store) Coverage(ctx context.Context, since, until time.Time) ([]flow.NodeCoverage, error) {
+	args := append(windowArgs(since, until),
+		clickhouse.Named("tolerance", gapTolerance.Microseconds()), clickhouse.Named("max_gaps", int64(maxGaps)))
+	var out []flow.NodeCoverage
+	err := s.each(ctx, "coverage", coverageQuery, args, func(rows driver.Rows) error {
+		var (
+			n                    flow.NodeCoverage
+			covered, first, last int64
+			endpoints            uint32
+			gaps                 [][]int64
+		)
+		if err := rows.Scan(&n.Node, &covered, &first, &last, &n.Records, &n.Lost, &n.Delayed, &n.Starts, &endpoints, &n.GapCount, &gaps); err != nil {
+			return err
+		}
+		n.Covered = time.Duration(covered) * time.Microsecond
+		n.First, n.Last = time.UnixMicro(first).UTC(), time.UnixMicro(last).UTC()
+		n.Endpoints = int(endpoints)
+		for _, g := range gaps {
+			n.Gaps = append(n.Gaps, flow.Gap{Start: time.UnixMicro(g[0]).UTC(), End: time.UnixMicro(g[1]).UTC()})
+		}
+		out = append(out, n)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}

@@ -1,0 +1,119 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// denialQuery has the slot's name in the place of SLOT.
+const denialQuery = `
+SELECT
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_address,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+    protocol, port,
+    SLOT_reason, SLOT_revision,
+    uniqCombined64IfMerge(14)(hour_denied) AS connections,
+    sum(hour_packets) AS packets,
+    min(hour_first_seen),
+    max(hour_last_seen)
+FROM
+(
+    SELECT
+        hour, direction,
+        observer_namespace, observer_kind, observer_name,
+        source_namespace, source_kind, source_name, source_reserved, source_address,
+        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+        protocol, port,
+        SLOT_reason, SLOT_revision,
+        uniqCombined64IfMergeState(14)(denied) AS hour_denied,
+        sum(forward_packets + reverse_packets) AS hour_packets,
+        min(first_seen) AS hour_first_seen,
+        max(last_seen) AS hour_last_seen
+    FROM edges
+    WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
+      AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+      AND SLOT_verdict = 'deny'
+      AND ({revision:UInt32} = 0 OR SLOT_revision = {revision:UInt32})
+      AND ({any_workload:Bool}
+           OR (observer_namespace = {namespace:String} AND observer_kind = {kind:String} AND observer_name = {name:String}))
+    GROUP BY
+        hour, direction,
+        observer_namespace, observer_kind, observer_name,
+        source_namespace, source_kind, source_name, source_reserved, source_address,
+        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+        protocol, port,
+        SLOT_reason, SLOT_revision
+    HAVING hour_last_seen >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
+       AND hour_first_seen < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+)
+GROUP BY
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_address,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+    protocol, port,
+    SLOT_reason, SLOT_revision
+ORDER BY
+    connections DESC, packets DESC, direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_address,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+    protocol, port, SLOT_reason, SLOT_revision
+LIMIT {limit:UInt64}`
+
+var denialQueries = map[flow.Slot]string{
+	flow.SlotLive:   strings.ReplaceAll(denialQuery, "SLOT", "live"),
+	flow.SlotStaged: strings.ReplaceAll(denialQuery, "SLOT", "staged"),
+}
+
+// Denials returns what one slot's policies denied, most connections first.
+func (s *Store) Denials(ctx context.Context, f DenialFilter) ([]flow.Denial, error) {
+	query, ok := denialQueries[f.Slot]
+	if !ok {
+		return nil, fmt.Errorf("denials: %s is neither live nor staged", f.Slot)
+	}
+	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	args = append(args, clickhouse.Named("revision", f.Revision), clickhouse.Named("limit", limitOr(f.Limit, defaultDenialLimit)))
+	var out []flow.Denial
+	err := s.each(ctx, "denials", query, args, func(rows driver.Rows) error {
+		var (
+			d                 flow.Denial
+			from, to          party
+			direction, reason string
+			protocol          uint8
+		)
+		dest := append([]any{&direction}, workloadInto(&d.Observer)...)
+		dest = append(append(dest, from.into()...), to.into()...)
+		dest = append(dest, &protocol, &d.Port, &reason, &d.Revision, &d.Connections, &d.Packets, &d.FirstSeen, &d.LastSeen)
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+		d.Source, d.Destination, d.Protocol = from.flow(), to.flow(), flow.Protocol(protocol)
+		d.Reason = parseReason(reason)
+		var err error
+		d.Direction, err = flow.ParseDirection(direction)
+		out = append(out, d)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// parseReason reads a reason that a newer ringfence may have written.
+func parseReason(s string) flow.Reason {
+	r, err := flow.ParseReason(s)
+	if err != nil {
+		return flow.ReasonNone
+	}
+	return r
+}

@@ -1,0 +1,241 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// Filters are the shared types of package flow.
+type (
+	EdgeFilter   = flow.EdgeFilter
+	DenialFilter = flow.DenialFilter
+	FlowFilter   = flow.FlowFilter
+)
+
+// The most rows a read gives when its filter has no limit of its own.
+const (
+	defaultEdgeLimit   = 200_000
+	defaultDenialLimit = 10_000
+	defaultFlowLimit   = 1_000
+	maxFlowLimit       = 100_000
+)
+
+// Edges are stored by the hour. The inner query adds up each hour's row of an
+// edge before it looks at its bounds: parts of it lie in several unmerged rows,
+// whose bounds would depend on when ClickHouse last merged.
+const edgeQuery = `
+SELECT
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_address,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+    protocol, port,
+    sum(hour_connections),
+    uniqCombined64IfMerge(14)(hour_answered),
+    sum(hour_forward_packets), sum(hour_forward_bytes), sum(hour_reverse_packets), sum(hour_reverse_bytes),
+    min(hour_first_seen), max(hour_last_seen),
+    uniqMerge(hour_source_endpoints), uniqMerge(hour_destination_endpoints),
+    uniqExact(hour),
+    uniqCombined64IfMerge(14)(hour_denied_live),
+    uniqCombined64IfMerge(14)(hour_denied_staged)
+FROM
+(
+    SELECT
+        hour, direction,
+        observer_namespace, observer_kind, observer_name,
+        source_namespace, source_kind, source_name, source_reserved, source_address,
+        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+        protocol, port,
+        sum(connections) AS hour_connections,
+        sum(forward_packets) AS hour_forward_packets,
+        sum(forward_bytes) AS hour_forward_bytes,
+        sum(reverse_packets) AS hour_reverse_packets,
+        sum(reverse_bytes) AS hour_reverse_bytes,
+        min(first_seen) AS hour_first_seen,
+        max(last_seen) AS hour_last_seen,
+        uniqCombined64IfMergeState(14)(answered) AS hour_answered,
+        uniqMergeState(source_endpoints) AS hour_source_endpoints,
+        uniqMergeState(destination_endpoints) AS hour_destination_endpoints,
+        uniqCombined64IfMergeStateIf(14)(denied,
+            live_verdict = 'deny' AND ({live_revision:UInt32} = 0 OR live_revision = {live_revision:UInt32})) AS hour_denied_live,
+        uniqCombined64IfMergeStateIf(14)(denied,
+            staged_verdict = 'deny' AND ({staged_revision:UInt32} = 0 OR staged_revision = {staged_revision:UInt32})) AS hour_denied_staged
+    FROM edges
+    WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
+      AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+      AND ({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8})
+      AND ({any_workload:Bool}
+           OR (source_namespace = {namespace:String} AND source_kind = {kind:String} AND source_name = {name:String})
+           OR (destination_namespace = {namespace:String} AND destination_kind = {kind:String} AND destination_name = {name:String}))
+    GROUP BY
+        hour, direction,
+        observer_namespace, observer_kind, observer_name,
+        source_namespace, source_kind, source_name, source_reserved, source_address,
+        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+        protocol, port
+    HAVING hour_last_seen >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
+       AND hour_first_seen < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+)
+GROUP BY
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_address,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+    protocol, port
+ORDER BY
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_address,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+    protocol, port
+LIMIT {limit:UInt64}`
+
+// Edges returns the edges that f wants, in a fixed order. It is an error when
+// there are more of them than the limit.
+func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
+	limit := limitOr(f.Limit, defaultEdgeLimit)
+	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	args = append(args,
+		clickhouse.Named("direction", uint8(f.Direction)),
+		clickhouse.Named("live_revision", f.LiveRevision),
+		clickhouse.Named("staged_revision", f.StagedRevision),
+		clickhouse.Named("limit", limit+1),
+	)
+	var out []flow.Edge
+	err := s.each(ctx, "edges", edgeQuery, args, func(rows driver.Rows) error {
+		var (
+			e             flow.Edge
+			from, to      party
+			direction     string
+			protocol      uint8
+			forward, back flow.Counters
+		)
+		dest := append([]any{&direction}, workloadInto(&e.Observer)...)
+		dest = append(append(dest, from.into()...), to.into()...)
+		dest = append(dest, &protocol, &e.Port, &e.Connections, &e.Answered,
+			&forward.Packets, &forward.Bytes, &back.Packets, &back.Bytes, &e.FirstSeen, &e.LastSeen,
+			&e.SourceEndpoints, &e.DestinationEndpoints, &e.Hours, &e.DeniedLive, &e.DeniedStaged)
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+		e.Source, e.Destination, e.Protocol = from.flow(), to.flow(), flow.Protocol(protocol)
+		e.Forward, e.Reverse = forward, back
+		var err error
+		e.Direction, err = flow.ParseDirection(direction)
+		out = append(out, e)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(out)) > limit {
+		return nil, fmt.Errorf("more than %d edges: ask for a shorter time or for one workload", limit)
+	}
+	return out, nil
+}
+
+const totalQuery = `
+SELECT
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved,
+    if(source_name = '', source_address, toIPv6('::')) AS source_peer,
+    destination_namespace, destination_kind, destination_name, destination_reserved,
+    if(destination_name = '', destination_address, toIPv6('::')) AS destination_peer,
+    protocol, destination_port,
+    sum(toUInt64(connections)),
+    sum(forward_packets), sum(forward_bytes), sum(reverse_packets), sum(reverse_bytes),
+    min(first_seen), max(time)
+FROM flows
+WHERE time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
+  AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
+  AND ({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8})
+  AND ({any_workload:Bool}
+       OR (source_namespace = {namespace:String} AND source_kind = {kind:String} AND source_name = {name:String})
+       OR (destination_namespace = {namespace:String} AND destination_kind = {kind:String} AND destination_name = {name:String}))
+GROUP BY
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_peer,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_peer,
+    protocol, destination_port
+ORDER BY
+    direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_peer,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_peer,
+    protocol, destination_port
+LIMIT {limit:UInt64}`
+
+// Totals returns what each edge carried, from the flows themselves: records are
+// in the window or not by the microsecond of their newest packet.
+func (s *Store) Totals(ctx context.Context, f EdgeFilter) ([]flow.EdgeTotal, error) {
+	limit := limitOr(f.Limit, defaultEdgeLimit)
+	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	args = append(args, clickhouse.Named("direction", uint8(f.Direction)), clickhouse.Named("limit", limit+1))
+	var out []flow.EdgeTotal
+	err := s.each(ctx, "totals", totalQuery, args, func(rows driver.Rows) error {
+		var (
+			t         flow.EdgeTotal
+			from, to  party
+			direction string
+			protocol  uint8
+		)
+		dest := append([]any{&direction}, workloadInto(&t.Observer)...)
+		dest = append(append(dest, from.into()...), to.into()...)
+		dest = append(dest, &protocol, &t.Port, &t.Connections, &t.Forward.Packets, &t.Forward.Bytes,
+			&t.Reverse.Packets, &t.Reverse.Bytes, &t.FirstSeen, &t.LastSeen)
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+		t.Source, t.Destination, t.Protocol = from.flow(), to.flow(), flow.Protocol(protocol)
+		var err error
+		t.Direction, err = flow.ParseDirection(direction)
+		out = append(out, t)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(out)) > limit {
+		return nil, fmt.Errorf("more than %d edges: ask for a shorter time or for one workload", limit)
+	}
+	return out, nil
+}
+
+func windowArgs(since, until time.Time) []any {
+	if until.IsZero() {
+		until = latest
+	}
+	return []any{
+		clickhouse.Named("since", stamp(since).UnixMicro()),
+		clickhouse.Named("until", stamp(until).UnixMicro()),
+	}
+}
+
+func workloadArgs(w *flow.Workload) []any {
+	whatever := w == nil
+	if whatever {
+		w = &flow.Workload{}
+	}
+	return []any{
+		clickhouse.Named("any_workload", whatever),
+		clickhouse.Named("namespace", w.Namespace),
+		clickhouse.Named("kind", w.Kind),
+		clickhouse.Named("name", w.Name),
+	}
+}
+
+func limitOr(limit, fallback int) uint64 {
+	if limit <= 0 {
+		limit = fallback
+	}
+	return uint64(min(limit, math.MaxInt32)) //nolint:gosec // positive
+}

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+)
+
+// Codes of the server's exceptions that people can do something about.
+const (
+	codeUnknownTable        = 60
+	codeUnknownDatabase     = 81
+	codeTooManyRows         = 158
+	codeTimeout             = 159
+	codeReadonly            = 164
+	codeNoSpace             = 243
+	codeMemoryLimit         = 241
+	codeUnknownSetting      = 115
+	codeTooManyResultRows   = 396
+	codeSettingConstraint   = 452
+	codeAccessDenied        = 497
+	codeAuthenticationError = 516
+)
+
+// maxExceptionText is how much of the server's own message is shown: it may
+// hold the whole query.
+const maxExceptionText = 240
+
+// explain turns an error of the driver into one line that says what to do.
+func (s *Store) explain(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	addr := strings.Join(s.cfg.Addrs, ", ")
+	var exception *clickhouse.Exception
+	if errors.As(err, &exception) {
+		return s.explainException(op, addr, exception)
+	}
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("clickhouse %s: %w", op, err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("clickhouse at %s refuses connections: start it, or correct the address: %w", addr, err)
+	case errors.As(err, &dns):
+		return fmt.Errorf("clickhouse at %s: the name %q does not resolve: correct the address: %w", addr, dns.Name, err)
+	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
+		return fmt.Errorf("clickhouse at %s did not answer in time (%s): check the network and the server's load: %w", addr, op, err)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("clickhouse at %s closed the connection (%s): check that this is the port of the native protocol and that the server runs: %w",
+			addr, op, err)
+	}
+	return fmt.Errorf("clickhouse %s: %w", op, err)
+}
+
+func (s *Store) explainException(op, addr string, e *clickhouse.Exception) error {
+	switch e.Code {
+	case codeAuthenticationError:
+		return fmt.Errorf("clickhouse at %s refuses user %q: wrong password or no such user; %s: %w", addr, s.cfg.User, s.cfg.PasswordHelp, brief(e))
+	case codeAccessDenied, codeReadonly:
+		return fmt.Errorf("clickhouse user %q may not do this (%s): grant it what the message names: %w", s.cfg.User, op, brief(e))
+	case codeUnknownDatabase, codeUnknownTable:
+		return fmt.Errorf("clickhouse has no ringfence schema in database %q yet (%s): start the ringfence server, which makes it: %w",
+			s.cfg.Database, op, brief(e))
+	case codeSettingConstraint, codeUnknownSetting:
+		return fmt.Errorf("clickhouse does not let user %q set what inserts rest on (%s): take the constraint out of the user's profile: %w",
+			s.cfg.User, op, brief(e))
+	case codeTooManyRows, codeTimeout, codeTooManyResultRows:
+		return fmt.Errorf("clickhouse gave up the query (%s): ask for a shorter time or for one workload: %w", op, brief(e))
+	case codeMemoryLimit:
+		return fmt.Errorf("clickhouse is short of memory (%s): ask for a shorter time or for one workload, or give it more memory: %w", op, brief(e))
+	case codeNoSpace:
+		return fmt.Errorf("the disk of clickhouse at %s is full (%s): make room: %w", addr, op, brief(e))
+	}
+	return fmt.Errorf("clickhouse %s: %w", op, brief(e))
+}
+
+// serverError is an exception in one line, without stack trace and advice.
+type serverError struct{ *clickhouse.Exception }
+
+func brief(e *clickhouse.Exception) error { return serverError{e} }
+
+func (e serverError) Error() string {
+	line, _, _ := strings.Cut(strings.TrimSpace(e.Message), "\n")
+	for _, noise := range []string{", Stack trace", ". Stack trace", " in scope SELECT", ": While processing", ": while executing"} {
+		line, _, _ = strings.Cut(line, noise)
+	}
+	if len(line) > maxExceptionText {
+		line = line[:maxExceptionText] + "…"
+	}
+	return fmt.Sprintf("code %d: %s", e.Code, strings.TrimSuffix(line, "."))
+}
+
+func (e serverError) Unwrap() error { return e.Exception }
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}

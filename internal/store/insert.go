@@ -1,0 +1,95 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// maxBlock is the most rows of one block. A batch with more goes as several,
+// each under a token of its own, so that each is stored once.
+const maxBlock = 100_000
+
+// InsertFlows stores rows and returns when they are stored, edges included.
+// After an error all of them may be sent again: the same rows in the same order
+// under the same token are stored once. Other rows under a used token are
+// dropped, so a token must never be used for anything else.
+func (s *Store) InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error {
+	if token == "" {
+		return errors.New("insert flows: no token")
+	}
+	return s.insertFlows(ctx, token, rows, maxBlock)
+}
+
+func (s *Store) insertFlows(ctx context.Context, token string, rows []flow.Labelled, block int) error {
+	for part := 0; len(rows) > 0; part++ {
+		n := min(len(rows), block)
+		settings := writeSettings()
+		settings["insert_deduplication_token"] = fmt.Sprintf("%s#%d", token, part)
+		if err := insert(ctx, s, "flows", flowColumns, settings, rows[:n]); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// InsertCoverage stores heartbeats. The same rows sent again are stored once.
+func (s *Store) InsertCoverage(ctx context.Context, rows []flow.Coverage) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	return insert(ctx, s, "coverage", coverageColumns, writeSettings(), rows)
+}
+
+// column is one column of a table and how it is made from rows.
+type column[R any] struct {
+	name   string
+	values func(rows []R) any
+}
+
+func col[R, V any](name string, value func(r *R) V) column[R] {
+	return column[R]{name: name, values: func(rows []R) any {
+		out := make([]V, len(rows))
+		for i := range rows {
+			out[i] = value(&rows[i])
+		}
+		return out
+	}}
+}
+
+func insert[R any](ctx context.Context, s *Store, table string, columns []column[R], settings clickhouse.Settings, rows []R) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.InsertTimeout)
+	defer cancel()
+	settings["max_execution_time"] = s.cfg.InsertTimeout.Seconds()
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings))
+	begin := time.Now()
+	defer func() {
+		err = s.explain("insert into "+table, err)
+		s.metrics.query("insert "+table, time.Since(begin), err)
+		if err == nil {
+			s.metrics.inserted.WithLabelValues(table).Add(float64(len(rows)))
+		}
+	}()
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = c.name
+	}
+	batch, err := s.conn.PrepareBatch(ctx, "INSERT INTO "+table+" ("+strings.Join(names, ", ")+")")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, batch.Close()) }()
+	for i, c := range columns {
+		if err := batch.Column(i).Append(c.values(rows)); err != nil {
+			return fmt.Errorf("column %s: %w", c.name, err)
+		}
+	}
+	return batch.Send()
+}

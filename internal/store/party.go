@@ -1,0 +1,31 @@
+package store
+
+import (
+	"net/netip"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// party is one end of an edge as the tables hold it.
+type party struct {
+	namespace, kind, name, reserved string
+	address                         netip.Addr
+}
+
+// into lists the destinations of its five columns.
+func (p *party) into() []any {
+	return []any{&p.namespace, &p.kind, &p.name, &p.reserved, &p.address}
+}
+
+func (p *party) flow() flow.Party {
+	out := flow.Party{
+		Workload: flow.Workload{Namespace: p.namespace, Kind: p.kind, Name: p.name},
+		Reserved: p.reserved,
+	}
+	if out.Workload.IsZero() {
+		out.Address = p.address.Unmap()
+	}
+	return out
+}
+
+func workloadInto(w *flow.Workload) []any { return []any{&w.Namespace, &w.Kind, &w.Name} }

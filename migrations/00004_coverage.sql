@@ -1,0 +1,20 @@
+-- +goose NO TRANSACTION
+-- +goose Up
+-- Heartbeats of the agents. Without a token, the same rows sent again are
+-- known by their checksum.
+CREATE TABLE IF NOT EXISTS coverage
+(
+    node      LowCardinality(String),
+    start     DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    end       DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    records   UInt64 CODEC(ZSTD(1)),
+    lost      UInt64 CODEC(ZSTD(1)),
+    delayed   UInt64 CODEC(ZSTD(1)),
+    endpoints UInt32,
+    started   Bool
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM(end)
+ORDER BY (node, start, end)
+TTL toDateTime(end) + INTERVAL 400 DAY DELETE
+SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;

@@ -1,0 +1,14 @@
+// Package migrations holds the ClickHouse schema: forward-only steps that goose
+// runs in the order of their numbers.
+//
+// ClickHouse's DDL has no transactions, so each file holds exactly one
+// statement, and each statement may be run again after a crash that came before
+// goose noted it.
+package migrations
+
+import "embed"
+
+// FS holds the steps.
+//
+//go:embed *.sql
+var FS embed.FS

@@ -1,0 +1,122 @@
+// Drives a real browser through the web UI, one step a line of standard input:
+// {"do": name, ...}; answers each with a line {"ok": true, ...} or {"error": text}.
+// RINGFENCE_URL and RINGFENCE_PASSWORD say where and how to log in, SHOTS, when it is
+// set, where screenshots go.
+
+import { mkdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+
+const require = createRequire(new URL("../../ui/package.json", import.meta.url));
+const { chromium } = require("playwright-core");
+
+const { RINGFENCE_URL: url, RINGFENCE_PASSWORD: password, SHOTS: shots } = process.env;
+if (shots) mkdirSync(shots, { recursive: true });
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
+});
+const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: "light" });
+const page = await context.newPage();
+page.setDefaultTimeout(20_000);
+
+/** Script errors and refused resources; any of them fails the step that it happened in. */
+const problems = [];
+page.on("pageerror", (e) => problems.push(`script error: ${e.message}`));
+page.on("console", (m) => {
+  if (m.type() === "error" && !/status of 401/.test(m.text())) problems.push(`console: ${m.text()}`);
+});
+
+const path = (w) => `${url}/workloads/${w}`;
+const badges = () => page.getByTestId("stage-badge").allInnerTexts();
+
+/** Two animation frames: what was asked for is on the screen. */
+const painted = () =>
+  page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+
+const steps = {
+  async login() {
+    await page.goto(url);
+    await page.getByTestId("login-user").fill("admin");
+    await page.getByTestId("login-password").fill(password);
+    await page.getByTestId("login-submit").click();
+    await page.getByTestId("status-strip").waitFor();
+    return {};
+  },
+
+  async open({ path }) {
+    await page.goto(url + path);
+    await page.getByTestId("status-strip").waitFor();
+    return {};
+  },
+
+  /** Accepts every recommended rule by hand and creates the revision. */
+  async review({ workload }) {
+    await page.goto(path(workload));
+    await page.getByTestId("coverage").waitFor();
+    const buttons = page.locator("[data-testid^=rule-][data-testid$=-accept]");
+    await buttons.first().waitFor();
+    const n = await buttons.count();
+    for (let i = 0; i < n; i++) await buttons.nth(i).click();
+    await page.getByTestId("btn-create-revision").click();
+    await page.getByTestId("revision-created").waitFor();
+    return { rules: n };
+  },
+
+  /** Presses Audit, Enforce or Roll back, reads the dialog, and confirms. */
+  async press({ action }) {
+    await page.getByTestId(`btn-${action}`).click();
+    const dialog = page.getByTestId("confirm");
+    await page.getByTestId("confirm-ok").waitFor();
+    const text = await dialog.innerText();
+    await page.getByTestId("confirm-ok").click();
+    await page.getByTestId(action === "audit" ? "step-effective" : "step-confirmed").waitFor();
+    return { dialog: text, badges: await badges() };
+  },
+
+  /** The rows of the audit view, when there is one that names text. */
+  async audit({ workload, text }) {
+    await page.goto(`${path(workload)}/audit`);
+    const row = page.getByTestId("audit-row").filter({ hasText: text });
+    const deadline = Date.now() + 30_000;
+    while ((await row.count()) === 0) {
+      if (Date.now() > deadline) throw new Error(`no denial that names ${text}: ${await page.innerText("main")}`);
+      await page.waitForTimeout(500);
+      await page.reload();
+    }
+    return { rows: await page.getByTestId("audit-row").allInnerTexts() };
+  },
+
+  async shot({ name, scheme, width }) {
+    if (!shots) return {};
+    await page.emulateMedia({ colorScheme: scheme ?? "light", reducedMotion: "reduce" });
+    await page.setViewportSize({ width: width ?? 1440, height: 900 });
+    await painted();
+    await page.screenshot({ path: `${shots}/${name}.png` });
+    await page.setViewportSize({ width: 1440, height: 900 });
+    return {};
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { do: name, ...args } = JSON.parse(line);
+  let answer;
+  try {
+    answer = { ok: true, ...(await steps[name](args)) };
+    if (problems.length > 0) throw new Error(problems.splice(0).join("; "));
+  } catch (e) {
+    answer = { error: `${name}: ${e.message}` };
+    if (shots) await page.screenshot({ path: `${shots}/failed-${name}.png` }).catch(() => {});
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
+await browser.close();

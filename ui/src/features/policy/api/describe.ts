@@ -1,0 +1,41 @@
+import type { TFunction } from "i18next";
+import type { Peer, Port, Rule } from "../../../api/wire";
+import { reservedText } from "../../../components/partyText";
+import type { Side } from "./draft";
+
+/** A peer in a few words. */
+export function peerText(t: TFunction, p: Peer): string {
+  if (p.selector) {
+    const labels = Object.entries(p.selector.matchLabels).map(([k, v]) => `${k}=${v}`);
+    return t("rule.selector", { labels: labels.join(", "), namespace: p.selector.namespace });
+  }
+  if (p.cidr) {
+    return p.cidr.except?.length
+      ? t("rule.cidrExcept", { prefix: p.cidr.prefix, except: p.cidr.except.join(", ") })
+      : p.cidr.prefix;
+  }
+  return p.reserved ? reservedText(t, p.reserved) : t("reserved.unknown");
+}
+
+/** A port with its protocol: TCP 8080, UDP 5000–5010, ICMP type 8. */
+export function portText(t: TFunction, p: Port): string {
+  if (/^icmp/i.test(p.protocol)) {
+    return p.icmpType === undefined
+      ? p.protocol
+      : t("rule.icmp", { protocol: p.protocol, type: p.icmpType });
+  }
+  if (!p.port) {
+    return t("rule.allPorts", { protocol: p.protocol });
+  }
+  return p.endPort && p.endPort !== p.port
+    ? `${p.protocol} ${p.port}–${p.endPort}`
+    : `${p.protocol} ${p.port}`;
+}
+
+/** An edited rule as a sentence; the server writes those of saved rules. */
+export function ruleText(t: TFunction, r: Rule, side: Side): string {
+  return t(`rule.sentence.${side}`, {
+    peers: r.peers.map((p) => peerText(t, p)).join("; "),
+    ports: r.ports.map((p) => portText(t, p)).join(", "),
+  });
+}

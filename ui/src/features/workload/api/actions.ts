@@ -1,0 +1,68 @@
+import type { SlotAction } from "../../../api/mutations";
+import type { Policy, Revision, Workload } from "../../../api/wire";
+
+export const slotActions: SlotAction[] = ["audit", "enforce", "rollback"];
+
+/** Why something cannot be done: the server's words, or a text of ours. */
+export type Blocked =
+  | { words: string }
+  | { text: "noRevision" | "nothingStaged" | "nothingLive" }
+  | { text: "alreadyStaged" | "alreadyLive"; revision: number };
+
+export interface ActionState {
+  action: SlotAction;
+  /** The revision it is about. */
+  revision: number | undefined;
+  blocked: Blocked | undefined;
+}
+
+/** What each button would do now, or why it cannot. `newestFirst` is the revision list. */
+export function actionState(
+  action: SlotAction,
+  w: Workload,
+  newestFirst: Revision[] | undefined,
+): ActionState {
+  const { requested } = w.summary;
+  const words = w.actions[action];
+  const newest = newestFirst?.[0]?.number;
+  const revision = {
+    audit: newest,
+    enforce: requested.staged || undefined,
+    rollback: requested.live || undefined,
+  }[action];
+  if (words) {
+    return { action, revision, blocked: { words } };
+  }
+  return { action, revision, blocked: ownReason(action, revision, w) };
+}
+
+function ownReason(
+  action: SlotAction,
+  revision: number | undefined,
+  w: Workload,
+): Blocked | undefined {
+  if (revision === undefined) {
+    const text = {
+      audit: "noRevision",
+      enforce: "nothingStaged",
+      rollback: "nothingLive",
+    } as const;
+    return { text: text[action] };
+  }
+  if (action === "audit" && revision === w.summary.requested.staged) {
+    return { text: "alreadyStaged", revision };
+  }
+  if (action === "audit" && revision === w.summary.requested.live) {
+    return { text: "alreadyLive", revision };
+  }
+  return undefined;
+}
+
+export type Isolation = "both" | "ingress" | "egress" | "none";
+
+export function isolationOf(p: Policy): Isolation {
+  if (p.isolateIngress && p.isolateEgress) {
+    return "both";
+  }
+  return p.isolateIngress ? "ingress" : p.isolateEgress ? "egress" : "none";
+}

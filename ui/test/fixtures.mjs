@@ -1,0 +1,380 @@
+// A small shop for the mock server: workloads, who calls whom, and what was learned of it.
+
+/** @import * as Wire from "../src/api/wire" */
+
+export const hour = 3_600_000;
+export const minute = 60_000;
+
+/** @param {number} ms */
+export const ago = (ms) => new Date(Date.now() - ms).toISOString();
+
+/** @type {[name: string, endpoints: number][]} */
+const names = [
+  ["frontend", 2],
+  ["adservice", 1],
+  ["cartservice", 2],
+  ["checkoutservice", 1],
+  ["currencyservice", 1],
+  ["dns", 1],
+  ["emailservice", 1],
+  ["loadgenerator", 1],
+  ["paymentservice", 1],
+  ["productcatalogservice", 1],
+  ["recommendationservice", 1],
+  ["redis-cart", 1],
+  ["shippingservice", 1],
+];
+
+/** @type {[from: string, to: string, protocol: string, port: number][]} */
+export const edges = [
+  ["loadgenerator", "frontend", "TCP", 8080],
+  ["frontend", "adservice", "TCP", 9555],
+  ["frontend", "cartservice", "TCP", 7070],
+  ["frontend", "checkoutservice", "TCP", 5050],
+  ["frontend", "currencyservice", "TCP", 7000],
+  ["frontend", "productcatalogservice", "TCP", 3550],
+  ["frontend", "recommendationservice", "TCP", 8080],
+  ["frontend", "shippingservice", "TCP", 50051],
+  ["checkoutservice", "cartservice", "TCP", 7070],
+  ["checkoutservice", "currencyservice", "TCP", 7000],
+  ["checkoutservice", "emailservice", "TCP", 8080],
+  ["checkoutservice", "paymentservice", "TCP", 50051],
+  ["checkoutservice", "productcatalogservice", "TCP", 3550],
+  ["checkoutservice", "shippingservice", "TCP", 50051],
+  ["recommendationservice", "productcatalogservice", "TCP", 3550],
+  ["cartservice", "redis-cart", "TCP", 6379],
+  ["cartservice", "dns", "UDP", 53],
+  ["frontend", "dns", "UDP", 53],
+  ["checkoutservice", "dns", "UDP", 53],
+];
+
+/** @param {string} name @returns {Wire.WorkloadRef} */
+export const ref = (name) => ({
+  namespace: name === "loadgenerator" || name === "dns" ? "tools" : "boutique",
+  kind: "Host",
+  name,
+});
+
+/** @param {string} text */
+function digest(text) {
+  let h = 0x811c9dc5;
+  for (const c of text) {
+    h = Math.imul(h ^ c.charCodeAt(0), 0x01000193) >>> 0;
+  }
+  return h.toString(16).padStart(8, "0");
+}
+
+/** @param {Wire.Rule} r @returns {Wire.Rule} */
+export const withId = (r) => ({ ...r, id: digest(JSON.stringify([r.peers, r.ports])) });
+
+/** @param {string} text */
+export const digestOf = (text) =>
+  Array.from({ length: 8 }, (_, i) => digest(`${text}${i}`)).join("");
+
+/** @param {Wire.Rule} rule @param {"ingress" | "egress"} side */
+export function sentence(rule, side) {
+  const peers = rule.peers
+    .map((p) =>
+      p.selector
+        ? `Workloads with ${Object.entries(p.selector.matchLabels)
+            .map(([k, v]) => `${k}=${v}`)
+            .join(", ")} in ${p.selector.namespace}`
+        : (p.cidr?.prefix ?? p.reserved),
+    )
+    .join("; ");
+  const ports = rule.ports
+    .map((p) => `${p.protocol} ${p.port ?? "any port"}${p.endPort ? `–${p.endPort}` : ""}`)
+    .join(", ");
+  return side === "ingress"
+    ? `${peers} may connect on ${ports}`
+    : `It may connect to ${peers} on ${ports}`;
+}
+
+/** @param {string} peer @param {string} protocol @param {number} port @returns {Wire.Rule} */
+const ruleTo = (peer, protocol, port) =>
+  withId({
+    peers: [{ selector: { namespace: ref(peer).namespace, matchLabels: { app: peer } } }],
+    ports: [{ protocol, port }],
+  });
+
+/** @param {Wire.Party} peer @param {string} protocol @param {number} port @param {number} connections @returns {Wire.Evidence} */
+const evidence = (peer, protocol, port, connections) => ({
+  peer,
+  protocol,
+  port,
+  connections,
+  answered: connections,
+  bytesForward: connections * 1312,
+  bytesReverse: connections * 8930,
+  firstSeen: ago(26 * hour),
+  lastSeen: ago(4_000),
+  sourceEndpoints: 2,
+  destinationEndpoints: 1,
+  hours: 26,
+  observedAt: "both",
+});
+
+/** @param {string} name @returns {Wire.RecommendedRule[]} */
+function rulesOf(name) {
+  return edges
+    .filter(([from, to]) => from === name || to === name)
+    .map(([from, to, protocol, port], i) => {
+      const side = to === name ? "ingress" : "egress";
+      const peer = to === name ? from : to;
+      const rule = ruleTo(peer, protocol, port);
+      return {
+        rule,
+        direction: side,
+        sentence: sentence(rule, side),
+        evidence: [evidence({ workload: ref(peer) }, protocol, port, 1204 + i * 317)],
+        flags: [],
+        proposed: "accept",
+        alsoAdmits: [],
+      };
+    });
+}
+
+/** @returns {Wire.RecommendedRule[]} */
+function unusualRules() {
+  const admin = ruleTo("adservice", "TCP", 22);
+  const external = withId({
+    peers: [{ cidr: { prefix: "203.0.113.10/32" } }, { cidr: { prefix: "2001:db8:5::10/128" } }],
+    ports: [{ protocol: "TCP", port: 443 }],
+  });
+  const dnsTcp = ruleTo("dns", "TCP", 53);
+  return [
+    {
+      rule: admin,
+      direction: "ingress",
+      sentence: sentence(admin, "ingress"),
+      evidence: [
+        {
+          ...evidence({ workload: ref("adservice"), endpoint: "adservice-1" }, "TCP", 22, 1),
+          bytesForward: 2100,
+          bytesReverse: 3400,
+          firstSeen: ago(41 * minute),
+          lastSeen: ago(41 * minute),
+          sourceEndpoints: 1,
+          hours: 1,
+        },
+      ],
+      flags: [
+        { code: "seen-once", reason: "Seen once: a single connection in the whole window" },
+        { code: "admin-port", reason: "Port 22 is for administration" },
+      ],
+      proposed: "review",
+      alsoAdmits: ["every other endpoint of adservice in boutique"],
+    },
+    {
+      rule: external,
+      direction: "egress",
+      sentence: sentence(external, "egress"),
+      evidence: [
+        {
+          ...evidence({ address: "203.0.113.10", reserved: "world" }, "TCP", 443, 26),
+          answered: 24,
+          observedAt: "here",
+        },
+        {
+          ...evidence({ address: "2001:db8:5::10", reserved: "world" }, "TCP", 443, 12),
+          observedAt: "here",
+        },
+      ],
+      flags: [{ code: "rare", reason: "Rare: about once an hour" }],
+      proposed: "review",
+      alsoAdmits: [],
+    },
+    {
+      rule: dnsTcp,
+      direction: "egress",
+      sentence: sentence(dnsTcp, "egress"),
+      evidence: [],
+      flags: [],
+      proposed: "accept",
+      implied: true,
+      alsoAdmits: ["TCP 53 to the same resolver, which was not observed"],
+    },
+  ];
+}
+
+/** @param {string} name @returns {Wire.Recommendation} */
+export function recommendation(name) {
+  const rules = [...rulesOf(name), ...(name === "cartservice" ? unusualRules() : [])];
+  return {
+    workload: ref(name),
+    rules,
+    ingressObserved: rules.some((r) => r.direction === "ingress"),
+    egressObserved: rules.some((r) => r.direction === "egress"),
+    isolateIngress: rules.some((r) => r.direction === "ingress"),
+    isolateEgress: rules.some((r) => r.direction === "egress"),
+    excluded:
+      name === "cartservice"
+        ? [
+            {
+              direction: "ingress",
+              source: { workload: ref("shippingservice"), endpoint: "shippingservice-1" },
+              destination: { workload: ref("cartservice"), endpoint: "cartservice-2" },
+              protocol: "TCP",
+              port: 6379,
+              connections: 12,
+              reason: "Never answered: 12 attempts",
+            },
+            {
+              direction: "ingress",
+              source: { reserved: "host", address: "10.20.1.1" },
+              destination: { workload: ref("cartservice"), endpoint: "cartservice-1" },
+              protocol: "TCP",
+              port: 7070,
+              connections: 312,
+              reason: "Covered by failsafe: the node's own probes are always allowed",
+            },
+          ]
+        : [],
+    coverage: {
+      since: ago(26 * hour),
+      until: ago(0),
+      seconds: 26 * 3600,
+      coveredSeconds: 25.7 * 3600,
+      lostRecords: 0,
+      ready: true,
+      missing: [],
+      words:
+        "Observed for 26 hours on both nodes; 18 minutes are missing while node-2 was restarted. No records were lost.",
+    },
+  };
+}
+
+/** @returns {Wire.Denial[]} */
+export const attacks = () => [
+  {
+    direction: "ingress",
+    source: { workload: ref("emailservice"), endpoint: "emailservice-1", address: "10.20.2.14" },
+    destination: { workload: ref("cartservice"), endpoint: "cartservice-1" },
+    protocol: "TCP",
+    port: 7070,
+    reason: "default-deny",
+    connections: 14,
+    packets: 42,
+    firstSeen: ago(31 * minute),
+    lastSeen: ago(3 * minute),
+  },
+  {
+    direction: "ingress",
+    source: { workload: ref("adservice"), endpoint: "adservice-1" },
+    destination: { workload: ref("cartservice"), endpoint: "cartservice-2" },
+    protocol: "TCP",
+    port: 22,
+    reason: "default-deny",
+    connections: 3,
+    packets: 9,
+    firstSeen: ago(12 * minute),
+    lastSeen: ago(11 * minute),
+  },
+  {
+    direction: "egress",
+    source: { workload: ref("cartservice"), endpoint: "cartservice-1" },
+    destination: { reserved: "world", address: "2001:db8:bad::66" },
+    protocol: "TCP",
+    port: 4444,
+    reason: "default-deny",
+    connections: 1,
+    packets: 5,
+    firstSeen: ago(9 * minute),
+    lastSeen: ago(9 * minute),
+  },
+  {
+    direction: "ingress",
+    source: { workload: ref("emailservice"), endpoint: "emailservice-1" },
+    destination: { workload: ref("cartservice"), endpoint: "cartservice-2" },
+    protocol: "UDP",
+    port: 161,
+    reason: "default-deny",
+    connections: 2,
+    packets: 2,
+    firstSeen: ago(8 * minute),
+    lastSeen: ago(8 * minute),
+  },
+];
+
+/** @param {string} name @param {number} endpoints @param {number} i @returns {Wire.Workload} */
+function workload(name, endpoints, i) {
+  const nodes = endpoints > 1 ? ["node-1", "node-2"] : [i % 2 ? "node-2" : "node-1"];
+  const observedSince = name === "shippingservice" ? ago(9 * minute) : ago(26 * hour);
+  const rules = rulesOf(name);
+  return {
+    summary: {
+      workload: ref(name),
+      labels: { app: name },
+      endpoints,
+      ingressStage: "observe",
+      egressStage: "observe",
+      requested: {},
+      effective: {},
+      confirmed: true,
+      version: 1,
+      edges: rules.length + (name === "cartservice" ? 2 : 0),
+      connections: rules.length * 4821 + i,
+      wouldDeny: 0,
+      denied: 0,
+      lastSeen: ago(name === "emailservice" ? 4 * minute : 3_000),
+      observedSince,
+    },
+    endpoints: Array.from({ length: endpoints }, (_, n) => ({
+      name: `${name}-${n + 1}`,
+      node: nodes[n % nodes.length] ?? "node-1",
+      interface: `rf${i}x${n}`,
+      host: false,
+      addresses: [`10.20.${(n % 2) + 1}.${10 + i}`, `fd00:20:${(n % 2) + 1}::${10 + i}`],
+    })),
+    nodes: nodes.map((node) => ({
+      node,
+      connected: true,
+      effective: {},
+      endpoints: Math.ceil(endpoints / nodes.length),
+      observedSince,
+      confirmed: true,
+    })),
+    actions: {},
+  };
+}
+
+/** @returns {Wire.Workload[]} */
+export const workloads = () => names.map(([name, n], i) => workload(name, n, i));
+
+/** @returns {Wire.Status} */
+export const status = () => ({
+  version: "v0.1.0",
+  startedAt: ago(26.2 * hour),
+  now: ago(0),
+  confirmSeconds: 10,
+  warmUpSeconds: 3600,
+  nodes: [
+    {
+      name: "node-1",
+      connected: true,
+      version: "v0.1.0",
+      lastReport: ago(2_000),
+      endpoints: 9,
+      panicked: false,
+      generation: 14,
+    },
+    {
+      name: "node-2",
+      connected: true,
+      version: "v0.1.0",
+      lastReport: ago(1_000),
+      endpoints: 6,
+      panicked: false,
+      generation: 14,
+    },
+  ],
+  store: { embedded: true, healthy: true, detail: "26.7.3" },
+  learning: {
+    since: ago(26 * hour),
+    edges: 21,
+    connections: 187_204,
+    lostRecords: 0,
+    coverage: 0.988,
+    newestEdgeAt: ago(41 * minute),
+  },
+});
