@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,12 +12,27 @@ import (
 // difference of the two when it was made.
 type clock struct{ offset int64 }
 
+// newClock takes the best of a few readings: one that was interrupted between
+// the two clocks would be late.
 func newClock() (clock, error) {
-	mono, err := monotonic()
-	if err != nil {
-		return clock{}, err
+	var best clock
+	shortest := uint64(math.MaxUint64)
+	for range 3 {
+		before, err := monotonic()
+		if err != nil {
+			return clock{}, err
+		}
+		wall := time.Now().UnixNano()
+		after, err := monotonic()
+		if err != nil {
+			return clock{}, err
+		}
+		if after-before < shortest {
+			shortest = after - before
+			best.offset = wall - int64(before) //nolint:gosec // nanoseconds since boot
+		}
 	}
-	return clock{offset: time.Now().UnixNano() - int64(mono)}, nil //nolint:gosec // nanoseconds since boot
+	return best, nil
 }
 
 func (c clock) wall(ns uint64) time.Time {

@@ -108,7 +108,7 @@ func (d *Datapath) lockPins() error {
 
 // openMaps adopts a whole set of pinned maps, or creates one.
 func (d *Datapath) openMaps(spec *ebpf.CollectionSpec) error {
-	print, err := fingerprint(spec.Types)
+	shape, err := fingerprint(spec.Types)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (d *Datapath) openMaps(spec *ebpf.CollectionSpec) error {
 		return err
 	}
 	if pinned[kernelMapSettings] == nil {
-		return d.createMaps(spec, names, pinned, print)
+		return d.createMaps(spec, names, pinned, shape)
 	}
 	d.assign(pinned)
 	for _, name := range names {
@@ -132,7 +132,7 @@ func (d *Datapath) openMaps(spec *ebpf.CollectionSpec) error {
 	if err := d.mapSettings(); err != nil {
 		return err
 	}
-	if err := checkLayout(d.settings.value, print); err != nil {
+	if err := checkLayout(d.settings.value, shape); err != nil {
 		return fmt.Errorf("maps pinned in %s are refused: %w: run the version that made them, or remove them", d.cfg.PinDir, err)
 	}
 	return d.setLimits()
@@ -174,7 +174,7 @@ func (d *Datapath) loadPins(spec *ebpf.CollectionSpec, names []string) (map[stri
 
 // createMaps makes a new set. Pins of an earlier start that did not get as far
 // as its settings are replaced: nothing runs on them.
-func (d *Datapath) createMaps(spec *ebpf.CollectionSpec, names []string, left map[string]*ebpf.Map, print uint64) error {
+func (d *Datapath) createMaps(spec *ebpf.CollectionSpec, names []string, left map[string]*ebpf.Map, shape uint64) error {
 	closeMaps(left)
 	links, err := os.ReadDir(d.linkDir())
 	if err != nil {
@@ -197,7 +197,7 @@ func (d *Datapath) createMaps(spec *ebpf.CollectionSpec, names []string, left ma
 	if err := d.mapSettings(); err != nil {
 		return err
 	}
-	initSettings(d.settings.value, print)
+	initSettings(d.settings.value, shape)
 	for _, name := range names {
 		path := filepath.Join(d.cfg.PinDir, name)
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -91,14 +91,14 @@ func (d *Datapath) attach(e Endpoint) error {
 			return err
 		}
 	}
-	if err := d.maps.Quotas.Update(e.ID, d.quotaOf(e.ID), ebpf.UpdateAny); err != nil {
-		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
-	}
 	if err := d.maps.Endpoints.Put(index, value); err != nil {
 		if errors.Is(err, unix.E2BIG) {
 			return fmt.Errorf("attach to %s: all %d endpoints of the node are taken", e.Interface, d.limits.Endpoints)
 		}
 		return fmt.Errorf("note endpoint of %s: %w", e.Interface, err)
+	}
+	if err := d.maps.Quotas.Put(e.ID, d.quotaOf(e.ID)); err != nil {
+		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
 	}
 	for _, h := range hooks {
 		if err := d.attachHook(index, e.Interface, h, e.Host); err != nil {
@@ -159,7 +159,7 @@ func (d *Datapath) attachHook(index uint32, name string, h hook, host bool) erro
 	if err != nil {
 		return fmt.Errorf("attach tcx to %s of %s: %w", h.name, name, err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if err := l.Pin(path); err != nil {
 		return fmt.Errorf("pin %s link of %s: %w", h.name, name, err)
 	}
@@ -176,7 +176,7 @@ func updateLink(path string, prog *ebpf.Program) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("open pinned link %s: %w", path, err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if linkIndex(l) != 0 {
 		err = l.Update(prog)
 		if err == nil {

@@ -13,10 +13,10 @@
 #include "policy.h"
 #include "types.h"
 
-#define RF_READ(x) (*(volatile typeof(x) *)&(x))
+#define RF_READ(x)     (*(volatile typeof(x) *)&(x))
 #define RF_WRITE(x, v) (*(volatile typeof(x) *)&(x) = (v))
 
-#define RF_FIN_BOTH 3
+#define RF_FIN_BOTH	  3
 #define RF_FIN_LAST(side) (1 << (2 + (side)))
 
 static __always_inline __u64 rf_xchg(__u64 *p, __u64 v)
@@ -35,8 +35,7 @@ static __always_inline bool rf_unreported(struct rf_flow *f)
 }
 
 /* The packet's canonical key; returns which side sent it. */
-static __always_inline __u32 rf_flow_key_of(const struct rf_packet *p, __u32 endpoint,
-					    struct rf_flow_key *k)
+static __always_inline __u32 rf_flow_key_of(const struct rf_packet *p, __u32 endpoint, struct rf_flow_key *k)
 {
 	const __u64 *s = (const __u64 *)p->src, *d = (const __u64 *)p->dst;
 	bool swap;
@@ -120,8 +119,7 @@ __noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __
 	r->pad[0] = 0;
 	r->pad[1] = 0;
 	/* The first record of a flow is its new one, whoever writes it. */
-	if (!(__sync_fetch_and_or(&f->marks, RF_FLOW_REPORTED) & RF_FLOW_REPORTED) &&
-	    event == RF_EVENT_SWEEP)
+	if (!(__sync_fetch_and_or(&f->marks, RF_FLOW_REPORTED) & RF_FLOW_REPORTED) && event == RF_EVENT_SWEEP)
 		event = RF_EVENT_NEW;
 	r->event = event;
 	rf_fill_counters(r, f, initiator);
@@ -168,8 +166,8 @@ static __always_inline void rf_count_verdict(__u64 judged, __u32 outcome)
 		rf_count(RF_COUNT_STAGED_DENY + staged_reason);
 }
 
-static __always_inline void rf_count_packet(struct rf_flow *f, __u32 side, struct rf_packet *p,
-					    __u64 packets, __u64 bytes, __u64 now)
+static __always_inline void rf_count_packet(struct rf_flow *f, __u32 side, struct rf_packet *p, __u64 packets,
+					    __u64 bytes, __u64 now)
 {
 	__u32 flags = side ? (__u32)p->tcp_flags << 8 : p->tcp_flags;
 
@@ -221,11 +219,9 @@ static __always_inline bool rf_tcp_step(struct rf_flow *f, __u32 side, const str
 	if (f->state == RF_STATE_CLOSING)
 		return (fin & RF_FIN_BOTH) == RF_FIN_BOTH && !(fin & RF_FIN_LAST(side));
 	if (f->state == RF_STATE_SYN) {
-		if (side != f->initiator && (flags & (RF_TCP_SYN | RF_TCP_ACK)) ==
-						    (RF_TCP_SYN | RF_TCP_ACK))
+		if (side != f->initiator && (flags & (RF_TCP_SYN | RF_TCP_ACK)) == (RF_TCP_SYN | RF_TCP_ACK))
 			__sync_fetch_and_or(&f->marks, RF_FLOW_SYNACK);
-		else if (side == f->initiator && !(flags & RF_TCP_SYN) &&
-			 RF_READ(f->marks) & RF_FLOW_SYNACK)
+		else if (side == f->initiator && !(flags & RF_TCP_SYN) && RF_READ(f->marks) & RF_FLOW_SYNACK)
 			f->state = RF_STATE_ESTABLISHED;
 	} else if (f->state == RF_STATE_MIDSTREAM && side != f->initiator) {
 		f->state = RF_STATE_ESTABLISHED;

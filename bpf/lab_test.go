@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -31,7 +32,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	bpffsRoot = filepath.Join(dir, "bpf")
 	if err := MountBPFFS(bpffsRoot); err != nil {
 		fmt.Fprintln(os.Stderr, "these tests need root and eBPF:", err)
@@ -62,7 +63,7 @@ var serial atomic.Int32
 var labNS string
 
 // newNetNS makes a network namespace that goes with the test.
-func newNetNS(t *testing.T) string {
+func newNetNS(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("rf-bpf-%d-%d", os.Getpid(), serial.Add(1))
 	if err := makeNetNS(name); err != nil {
@@ -90,7 +91,7 @@ func makeNetNS(name string) error {
 	return <-done
 }
 
-func inNetNS(t *testing.T, name string, fn func() error) {
+func inNetNS(t testing.TB, name string, fn func() error) {
 	t.Helper()
 	if err := netNS(name).do(fn); err != nil {
 		t.Fatal(err)
@@ -99,7 +100,7 @@ func inNetNS(t *testing.T, name string, fn func() error) {
 
 // addVeth makes a pair of interfaces in ns. They stay down: programs can be run
 // on them, and the kernel sends nothing of its own.
-func addVeth(t *testing.T, ns, a, b string) {
+func addVeth(t testing.TB, ns, a, b string) {
 	t.Helper()
 	inNetNS(t, ns, func() error { return vethPair(a, b) })
 }
@@ -156,7 +157,7 @@ func everyone() []AddressOwner {
 
 // lab is a datapath whose programs are run on crafted frames.
 type lab struct {
-	t     *testing.T
+	t     testing.TB
 	d     *Datapath
 	ns    string
 	index int
@@ -164,7 +165,7 @@ type lab struct {
 	now   uint64 // last sweep
 }
 
-func openAt(t *testing.T, cfg Config) *Datapath {
+func openAt(t testing.TB, cfg Config) *Datapath {
 	t.Helper()
 	d, err := Open(cfg)
 	if err != nil {
@@ -188,7 +189,7 @@ func labConfig() Config {
 	}
 }
 
-func newLab(t *testing.T, change ...func(*Config)) *lab {
+func newLab(t testing.TB, change ...func(*Config)) *lab {
 	t.Helper()
 	cfg := labConfig()
 	for _, f := range change {
@@ -381,13 +382,18 @@ func (l *lab) counter(name string) uint64 {
 	return n
 }
 
-func (l *lab) flows() int {
+func (l *lab) table() map[kernelRfFlowKey]kernelRfFlow {
 	l.t.Helper()
-	n, err := countKeys[kernelRfFlowKey, kernelRfFlow](l.d.maps.Flows)
+	flows, err := readMap[kernelRfFlowKey, kernelRfFlow](l.d.maps.Flows)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	return n
+	return flows
+}
+
+func (l *lab) flows() int {
+	l.t.Helper()
+	return len(l.table())
 }
 
 // total adds up what records count.
@@ -420,4 +426,19 @@ func init() {
 	if n := binary.Size(skb{}); n != 192 {
 		panic(fmt.Sprintf("struct __sk_buff of %d bytes", n))
 	}
+}
+
+// linkInfo returns the number of the pinned link.
+func linkInfo(t testing.TB, path string) uint32 {
+	t.Helper()
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	info, err := l.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(info.ID)
 }

@@ -46,13 +46,13 @@ var private = map[string]bool{
 }
 
 func digestStruct(h hash.Hash, s *btf.Struct) error {
-	fmt.Fprintf(h, "%s %d\n", s.Name, s.Size)
+	_, _ = fmt.Fprintf(h, "%s %d\n", s.Name, s.Size)
 	for _, m := range s.Members {
 		size, err := btf.Sizeof(m.Type)
 		if err != nil {
 			return fmt.Errorf("size of %s.%s: %w", s.Name, m.Name, err)
 		}
-		fmt.Fprintf(h, " %s %d %d\n", m.Name, m.Offset, size)
+		_, _ = fmt.Fprintf(h, " %s %d %d\n", m.Name, m.Offset, size)
 	}
 	return nil
 }

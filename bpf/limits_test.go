@@ -57,6 +57,9 @@ func withoutState(t *testing.T, counter string, change func(*Config)) {
 			before := l.counter(counter)
 			l.want(pass, c.allowed, c.name)
 			l.want(drop, c.denied, c.name)
+			if n := l.counter("unreported_packets"); n != l.counter("stateless") {
+				t.Errorf("%s: %d packets counted as unreported, want all %d without state", c.name, n, l.counter("stateless"))
+			}
 			if n := l.counter(counter); n != before+2 {
 				t.Errorf("%s: counted %d times in %s, want 2", c.name, n-before, counter)
 			}

@@ -35,7 +35,7 @@ var counterHelp = map[kernelRfCounter]string{
 	kernelRfCounterRF_COUNT_REJUDGED:            "Flows judged again after a change.",
 	kernelRfCounterRF_COUNT_TABLE_FULL:          "New flows that found the flow table full.",
 	kernelRfCounterRF_COUNT_QUOTA:               "New flows over their endpoint's quota.",
-	kernelRfCounterRF_COUNT_UNREPORTED_PACKETS:  "Packets that no record counts.",
+	kernelRfCounterRF_COUNT_UNREPORTED_PACKETS:  "Packets of flows that found no room, which no record counts.",
 	kernelRfCounterRF_COUNT_RECORDS:             "Records written to the ring buffer.",
 	kernelRfCounterRF_COUNT_RING_FULL:           "Records that found the ring buffer full and wait for the sweep.",
 }

@@ -39,13 +39,13 @@ func (n netNS) enter(fn func() error) error {
 	if err != nil {
 		return fmt.Errorf("network namespace %s: %w", n, err)
 	}
-	defer target.Close()
+	defer func() { _ = target.Close() }()
 	runtime.LockOSThread()
 	origin, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return fmt.Errorf("own network namespace: %w", err)
 	}
-	defer origin.Close()
+	defer func() { _ = origin.Close() }()
 	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("enter network namespace %s: %w", n, err)

@@ -117,6 +117,8 @@ func (p packet) transport(t testing.TB, network gopacket.NetworkLayer) []gopacke
 	t.Helper()
 	payload := gopacket.Payload(make([]byte, p.payload))
 	switch p.proto {
+	default:
+		return []gopacket.SerializableLayer{gopacket.Payload(append(make([]byte, 8), payload...))}
 	case flow.TCP:
 		l := &layers.TCP{SrcPort: layers.TCPPort(p.sport), DstPort: layers.TCPPort(p.dport), Seq: p.seq, Window: 1024}
 		for _, f := range p.flags {
@@ -145,7 +147,6 @@ func (p packet) transport(t testing.TB, network gopacket.NetworkLayer) []gopacke
 		}
 		return []gopacket.SerializableLayer{gopacket.Payload(append(body, payload...))}
 	}
-	return []gopacket.SerializableLayer{gopacket.Payload(append(make([]byte, 8), payload...))}
 }
 
 // etherLen is the length of an untagged Ethernet header.

@@ -19,18 +19,18 @@
  * they are, so nothing depends on how much of a packet is linear. */
 
 #define RF_ICMPV6 58
-#define RF_SCTP 132
+#define RF_SCTP	  132
 
-#define RF_MAX_VLANS 2
+#define RF_MAX_VLANS	  2
 #define RF_MAX_EXTENSIONS 8
 
 #define RF_PKT_FIRST_FRAGMENT 1
 #define RF_PKT_LATER_FRAGMENT 2
-#define RF_PKT_ICMP_ERROR 4
-#define RF_PKT_ICMP_REPLY 8  /* its sender answers; ports are already turned round */
-#define RF_PKT_GSO 16	     /* lengths in the headers may be 0 */
-#define RF_PKT_QUOTED 32     /* inside an ICMP error: 8 bytes of layer 4 at most */
-#define RF_PKT_ICMP_REQUEST 64
+#define RF_PKT_ICMP_ERROR     4
+#define RF_PKT_ICMP_REPLY     8	 /* its sender answers; ports are already turned round */
+#define RF_PKT_GSO	      16 /* lengths in the headers may be 0 */
+#define RF_PKT_QUOTED	      32 /* inside an ICMP error: 8 bytes of layer 4 at most */
+#define RF_PKT_ICMP_REQUEST   64
 
 #define RF_TCP_FIN 0x01
 #define RF_TCP_SYN 0x02
@@ -88,8 +88,7 @@ static __always_inline bool rf_same_address(const __u8 a[16], const __u8 b[16])
 
 /* The answerer's port of a request is type<<8|code, and an answer is given the
  * ports of its request turned round, so that both find one flow. */
-static __always_inline void rf_icmp_ports(struct rf_packet *p, __u8 request, bool answer,
-					  __be16 identifier)
+static __always_inline void rf_icmp_ports(struct rf_packet *p, __u8 request, bool answer, __be16 identifier)
 {
 	__be16 port = bpf_htons((__u16)request << 8);
 
@@ -188,8 +187,7 @@ static __always_inline int rf_parse_ipv4(struct __sk_buff *skb, struct rf_packet
 	total = bpf_ntohs(ip.tot_len);
 	if (p->flags & (RF_PKT_GSO | RF_PKT_QUOTED))
 		total = skb->len - p->l3; /* of the quoting packet: an upper bound */
-	if (ip.version != 4 || header < sizeof(ip) || total < header ||
-	    p->l3 + total > skb->len)
+	if (ip.version != 4 || header < sizeof(ip) || total < header || p->l3 + total > skb->len)
 		return RF_PARSED_MALFORMED;
 	rf_map_ipv4(p->src, ip.saddr);
 	rf_map_ipv4(p->dst, ip.daddr);
@@ -207,8 +205,7 @@ static __always_inline int rf_parse_ipv4(struct __sk_buff *skb, struct rf_packet
 
 /* Walks the extension headers from next at p->l4 to the last one. Returns the
  * fragment offset in bytes, or -1 for a chain that cannot be judged. */
-static __always_inline int rf_walk_ipv6(struct __sk_buff *skb, struct rf_packet *p, __u8 next,
-					__u32 end)
+static __always_inline int rf_walk_ipv6(struct __sk_buff *skb, struct rf_packet *p, __u8 next, __u32 end)
 {
 	__u8 h[8];
 	int i;

@@ -303,7 +303,7 @@ func readTable(k TableKey, id ebpf.MapID) (Table, error) {
 	if err != nil {
 		return Table{}, err
 	}
-	defer inner.Close()
+	defer func() { _ = inner.Close() }()
 	content, err := readMap[kernelRfEntryKey, kernelRfEntry](inner)
 	if err != nil {
 		return Table{}, err

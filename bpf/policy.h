@@ -10,11 +10,11 @@
 #include "maps.h"
 #include "types.h"
 
-#define RF_ASK_SPOOFED 1
+#define RF_ASK_SPOOFED	    1
 #define RF_ASK_LOCAL_ORIGIN 2 /* the remote side is this very node, not someone with its address */
-#define RF_ASK_HOST 4	      /* the endpoint is the node itself */
+#define RF_ASK_HOST	    4 /* the endpoint is the node itself */
 #define RF_ASK_SAFE_INGRESS 8 /* failsafe, found by rf_judge */
-#define RF_ASK_SAFE_EGRESS 16
+#define RF_ASK_SAFE_EGRESS  16
 
 /* A flow as its endpoint sees it. Ports are those of either side; which one is
  * the responder's follows from the direction. */
@@ -41,11 +41,10 @@ struct rf_answer {
 _Static_assert(sizeof(struct rf_answer) == 16, "rf_answer");
 
 /* One slot's answer travels in a register: revision<<32 | reason<<8 | verdict. */
-#define RF_SLOT_ANSWER(revision, reason, verdict) \
-	((__u64)(revision) << 32 | (__u64)(reason) << 8 | (verdict))
-#define RF_ANSWER_VERDICT(a) ((__u32)(a) & 0xff)
-#define RF_ANSWER_REASON(a) (((__u32)(a) >> 8) & 0xff)
-#define RF_ANSWER_REVISION(a) ((__u32)((a) >> 32))
+#define RF_SLOT_ANSWER(revision, reason, verdict) ((__u64)(revision) << 32 | (__u64)(reason) << 8 | (verdict))
+#define RF_ANSWER_VERDICT(a)			  ((__u32)(a) & 0xff)
+#define RF_ANSWER_REASON(a)			  (((__u32)(a) >> 8) & 0xff)
+#define RF_ANSWER_REVISION(a)			  ((__u32)((a) >> 32))
 
 static __always_inline __u32 rf_peer_identity(const __u8 addr[16])
 {
@@ -62,8 +61,8 @@ static __always_inline bool rf_owns(__u32 endpoint, const __u8 addr[16])
 }
 
 /* Whether an entry of key's peer admits the protocol and port. */
-static __noinline bool rf_match_peer(void *table, const struct rf_entry *meta,
-				     struct rf_entry_key *key, __u8 protocol, __u16 port)
+static __noinline bool rf_match_peer(void *table, const struct rf_entry *meta, struct rf_entry_key *key,
+				     __u8 protocol, __u16 port)
 {
 	__u32 lengths = meta->lengths;
 	int bits;
@@ -87,7 +86,7 @@ static __noinline bool rf_match_peer(void *table, const struct rf_entry *meta,
 
 static __always_inline __u32 rf_cidr_identity(struct rf_ask *ask)
 {
-	struct rf_cidr key = { .bits = 128 };
+	struct rf_cidr key = {.bits = 128};
 	__u32 *identity;
 
 	if (ask->cidr_known)
@@ -103,7 +102,7 @@ static __always_inline __u32 rf_cidr_identity(struct rf_ask *ask)
 __noinline __u64 rf_judge_slot(struct rf_ask *ask, __u32 slot, __u32 direction)
 {
 	struct rf_table_key key = {};
-	struct rf_entry_key entry = { .peer = RF_PEER_META };
+	struct rf_entry_key entry = {.peer = RF_PEER_META};
 	__u32 reason, revision;
 	struct rf_entry *meta;
 	__u16 port;
@@ -137,8 +136,7 @@ __noinline __u64 rf_judge_slot(struct rf_ask *ask, __u32 slot, __u32 direction)
 	if (entry.peer && rf_match_peer(table, meta, &entry, ask->protocol, port))
 		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
 	entry.peer = RF_PEER_ANY;
-	if (meta->flags & RF_TABLE_ANY_PEER &&
-	    rf_match_peer(table, meta, &entry, ask->protocol, port))
+	if (meta->flags & RF_TABLE_ANY_PEER && rf_match_peer(table, meta, &entry, ask->protocol, port))
 		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
 	return RF_SLOT_ANSWER(revision, RF_REASON_DEFAULT, RF_VERDICT_DENY);
 }
@@ -170,15 +168,14 @@ static __always_inline __u64 rf_judge_either(struct rf_ask *ask, __u32 slot)
 static __always_inline void rf_find_failsafe(struct rf_ask *ask)
 {
 	struct rf_failsafe key = {
-		.port = ask->remote_port,
-		.protocol = ask->protocol,
+	    .port = ask->remote_port,
+	    .protocol = ask->protocol,
 	};
 
 	__builtin_memcpy(key.addr, ask->remote, 16);
 	if (bpf_map_lookup_elem(&failsafe, &key))
 		ask->flags |= RF_ASK_SAFE_EGRESS;
-	if (ask->peer == RF_IDENTITY_HOST && ask->flags & RF_ASK_LOCAL_ORIGIN &&
-	    !(ask->flags & RF_ASK_HOST))
+	if (ask->peer == RF_IDENTITY_HOST && ask->flags & RF_ASK_LOCAL_ORIGIN && !(ask->flags & RF_ASK_HOST))
 		ask->flags |= RF_ASK_SAFE_INGRESS;
 }
 
@@ -201,8 +198,7 @@ __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 		else
 			said = rf_judge_slot(ask, slot, ask->direction);
 		answer->revision[slot] = RF_ANSWER_REVISION(said);
-		answer->judged |= (RF_ANSWER_REASON(said) << 8 | RF_ANSWER_VERDICT(said))
-				  << (slot * 16);
+		answer->judged |= (RF_ANSWER_REASON(said) << 8 | RF_ANSWER_VERDICT(said)) << (slot * 16);
 	}
 	return 0;
 }
@@ -212,7 +208,7 @@ __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 __noinline int rf_isolates(__u32 identity, __u32 slot, __u32 direction)
 {
 	struct rf_table_key key = {};
-	struct rf_entry_key meta_key = { .peer = RF_PEER_META };
+	struct rf_entry_key meta_key = {.peer = RF_PEER_META};
 	struct rf_entry *meta;
 	void *table;
 

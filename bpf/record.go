@@ -19,7 +19,7 @@ func decodeRecord(b []byte) (rawRecord, error) {
 	if len(b) != recordSize {
 		return r, fmt.Errorf("record of %d bytes: want %d", len(b), recordSize)
 	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), recordSize), b)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), recordSize), b) //nolint:gosec // both are recordSize long
 	switch {
 	case r.Event == uint8(flow.EventNone) || r.Event > uint8(flow.EventSweep):
 		return rawRecord{}, fmt.Errorf("record of event %d", r.Event)

@@ -46,7 +46,7 @@ func (r *ring) close() error {
 	return errors.Join(unix.Munmap(r.consumer), unix.Munmap(r.producer))
 }
 
-func word(b []byte) *uint64 { return (*uint64)(unsafe.Pointer(unsafe.SliceData(b))) }
+func word(b []byte) *uint64 { return (*uint64)(unsafe.Pointer(unsafe.SliceData(b))) } //nolint:gosec // a page's start
 
 func (r *ring) consumed() uint64      { return atomic.LoadUint64(word(r.consumer)) }
 func (r *ring) produced() uint64      { return atomic.LoadUint64(word(r.producer)) }
@@ -55,8 +55,8 @@ func (r *ring) setConsumed(to uint64) { atomic.StoreUint64(word(r.consumer), to)
 // at returns the record at pos and the position after it. ok is false while
 // the record is being written; data is nil for one that was discarded.
 func (r *ring) at(pos uint64) (data []byte, next uint64, ok bool) {
-	offset := os.Getpagesize() + int(pos&uint64(r.size-1)) //nolint:gosec // below size
-	header := atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.producer[offset])))
+	offset := os.Getpagesize() + int(pos&uint64(r.size-1))                      //nolint:gosec // below size
+	header := atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.producer[offset]))) //nolint:gosec // records are 8-aligned
 	if header&ringBusy != 0 {
 		return nil, pos, false
 	}

@@ -291,7 +291,7 @@ func TestForeignRecords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer prog.Close()
+		defer func() { _ = prog.Close() }()
 		if _, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,6 @@
+// clang-format off
 //go:build ignore
+// clang-format on
 
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
 #include <stdbool.h>
@@ -50,7 +52,6 @@ static __always_inline int rf_finish(struct rf_visit *v, __u64 judged)
 static __always_inline int rf_finish_stateless(struct rf_visit *v)
 {
 	rf_count(RF_COUNT_STATELESS);
-	rf_count(RF_COUNT_UNREPORTED_PACKETS);
 	return rf_finish(v, v->answer.judged);
 }
 
@@ -58,9 +59,9 @@ static __always_inline int rf_finish_stateless(struct rf_visit *v)
 static __always_inline bool rf_find_fragment(struct rf_visit *v)
 {
 	struct rf_fragment_key key = {
-		.id = v->p.fragment_id,
-		.endpoint = v->endpoint,
-		.protocol = v->p.protocol,
+	    .id = v->p.fragment_id,
+	    .endpoint = v->endpoint,
+	    .protocol = v->p.protocol,
 	};
 	struct rf_fragment *first;
 
@@ -96,8 +97,7 @@ __noinline int rf_note_fragment(struct rf_visit *v)
 
 static __always_inline bool rf_is_link_scope(const __u8 addr[16])
 {
-	return (addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80) ||
-	       (addr[0] == 0xff && (addr[1] & 0x0f) <= 2);
+	return (addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80) || (addr[0] == 0xff && (addr[1] & 0x0f) <= 2);
 }
 
 static __always_inline bool rf_is_unspecified(const __u8 addr[16])
@@ -122,8 +122,8 @@ static __always_inline bool rf_is_discovery(struct rf_visit *v)
 		return false;
 	if (!rf_is_link_scope(v->p.dst) && !bpf_map_lookup_elem(&addresses, v->p.dst))
 		return false;
-	return !v->from || v->host || rf_is_link_scope(v->p.src) ||
-	       rf_is_unspecified(v->p.src) || rf_owns(v->endpoint, v->p.src);
+	return !v->from || v->host || rf_is_link_scope(v->p.src) || rf_is_unspecified(v->p.src) ||
+	       rf_owns(v->endpoint, v->p.src);
 }
 
 /* DHCP: from a pod to everybody on its link only, whatever asked for. */
@@ -143,8 +143,7 @@ static __always_inline bool rf_is_dhcp(struct rf_visit *v)
 		return true;
 	if (v6)
 		return rf_is_link_scope(v->p.dst);
-	return ((__u32 *)v->p.dst)[3] == 0xffffffff ||
-	       rf_peer_identity(v->p.dst) == RF_IDENTITY_HOST;
+	return ((__u32 *)v->p.dst)[3] == 0xffffffff || rf_peer_identity(v->p.dst) == RF_IDENTITY_HOST;
 }
 
 /* Whether the ICMP error quotes a flow that goes on: it then belongs to it. */
@@ -156,8 +155,7 @@ __noinline int rf_is_related(struct __sk_buff *skb, struct rf_visit *v)
 
 	if (!v)
 		return 0;
-	if (rf_parse_quoted(skb, &v->p, &quoted) != RF_PARSED ||
-	    !rf_same_address(quoted.src, v->p.dst))
+	if (rf_parse_quoted(skb, &v->p, &quoted) != RF_PARSED || !rf_same_address(quoted.src, v->p.dst))
 		return 0;
 	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
 		return 0;
@@ -183,8 +181,7 @@ static __always_inline enum rf_syn rf_judge_syn(struct rf_visit *v, struct rf_fl
 	bool opens = v->side == f->initiator;
 
 	rf_first_direction(v);
-	if (f->state == RF_STATE_CLOSING ||
-	    (f->state == RF_STATE_SYN && opens && f->isn != v->p.seq)) {
+	if (f->state == RF_STATE_CLOSING || (f->state == RF_STATE_SYN && opens && f->isn != v->p.seq)) {
 		rf_judge_first(v);
 		return RF_SYN_RESTART;
 	}
@@ -240,8 +237,7 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 /* Packets that are no flow's beginning. */
 static __always_inline bool rf_is_late(const struct rf_packet *p)
 {
-	return p->flags & RF_PKT_LATER_FRAGMENT ||
-	       (p->protocol == IPPROTO_TCP && p->tcp_flags & RF_TCP_RST);
+	return p->flags & RF_PKT_LATER_FRAGMENT || (p->protocol == IPPROTO_TCP && p->tcp_flags & RF_TCP_RST);
 }
 
 /* A packet of no flow in the table. */
@@ -263,6 +259,7 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 		return rf_finish(v, RF_READ(f->judged));
 	}
 	}
+	rf_count(RF_COUNT_UNREPORTED_PACKETS);
 	if (v->direction != RF_DIRECTION_UNKNOWN && !rf_is_new_syn(&v->p)) {
 		/* Without state this may as well be an answer. */
 		v->direction = RF_DIRECTION_UNKNOWN;
@@ -324,15 +321,6 @@ static __always_inline bool rf_arrive(struct __sk_buff *skb, struct rf_visit *v,
 	return true;
 }
 
-static __always_inline void rf_first_limit(struct rf_visit *v)
-{
-	__u32 zero = 0;
-	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
-
-	if (s)
-		v->idle = s->idle[v->p.protocol == IPPROTO_UDP ? RF_STATE_UDP : RF_STATE_OTHER];
-}
-
 static __always_inline int rf_run(struct __sk_buff *skb, bool from)
 {
 	struct rf_visit v = {};
@@ -366,7 +354,6 @@ static __always_inline int rf_run(struct __sk_buff *skb, bool from)
 		rf_count(RF_COUNT_RELATED);
 		return RF_PASS;
 	}
-	rf_first_limit(&v);
 	/* An answer to the node's address goes to the node; a packet from that
 	 * address is the node's own only if no interface brought it in. */
 	v.local_origin = from || !skb->ingress_ifindex;

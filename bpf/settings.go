@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -44,7 +45,7 @@ func mapValue[T any](m *ebpf.Map) (mapping[T], error) {
 	if err != nil {
 		return mapping[T]{}, fmt.Errorf("map value into memory: %w", err)
 	}
-	return mapping[T]{page: page, value: (*T)(unsafe.Pointer(unsafe.SliceData(page)))}, nil
+	return mapping[T]{page: page, value: (*T)(unsafe.Pointer(unsafe.SliceData(page)))}, nil //nolint:gosec // of the size checked above
 }
 
 func (m *mapping[T]) close() error {
@@ -85,20 +86,22 @@ func checkLayout(s *kernelRfSettings, fingerprint uint64) error {
 // storeLimits writes what may change between two runs of the agent.
 func storeLimits(s *kernelRfSettings, cfg Config) {
 	idle := [len(s.Idle)]uint64{
-		stateSYN:         uint64(cfg.Idle.SYN),
-		stateEstablished: uint64(cfg.Idle.Established),
-		stateClosing:     uint64(cfg.Idle.Closing),
-		stateUDP:         uint64(cfg.Idle.UDP),
-		stateICMP:        uint64(cfg.Idle.ICMP),
-		stateOther:       uint64(cfg.Idle.Other),
-		stateMidstream:   uint64(cfg.Idle.SYN),
+		stateSYN:         nanoseconds(cfg.Idle.SYN),
+		stateEstablished: nanoseconds(cfg.Idle.Established),
+		stateClosing:     nanoseconds(cfg.Idle.Closing),
+		stateUDP:         nanoseconds(cfg.Idle.UDP),
+		stateICMP:        nanoseconds(cfg.Idle.ICMP),
+		stateOther:       nanoseconds(cfg.Idle.Other),
+		stateMidstream:   nanoseconds(cfg.Idle.SYN),
 	}
 	for i, ns := range idle {
 		atomic.StoreUint64(&s.Idle[i], ns)
 	}
-	atomic.StoreUint64(&s.SweepInterval, uint64(cfg.SweepInterval))
+	atomic.StoreUint64(&s.SweepInterval, nanoseconds(cfg.SweepInterval))
 	atomic.StoreUint32(&s.EndpointFlows, cfg.EndpointFlows)
 }
+
+func nanoseconds(d time.Duration) uint64 { return uint64(d) } //nolint:gosec // Validate refuses negative ones
 
 func bumpEpoch(s *kernelRfSettings) {
 	// 0 is what a flow that was never judged has.
@@ -178,7 +181,7 @@ func panicPin(pin string, on bool) error {
 	if err != nil {
 		return fmt.Errorf("open pinned settings: %w", err)
 	}
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	if m.Type() != ebpf.Array || m.ValueSize() < 16 {
 		return errors.New("pinned settings are not ringfence's")
 	}
@@ -187,7 +190,7 @@ func panicPin(pin string, on bool) error {
 		return fmt.Errorf("map pinned settings: %w", err)
 	}
 	defer func() { _ = unix.Munmap(page) }()
-	s := (*kernelRfSettings)(unsafe.Pointer(unsafe.SliceData(page)))
+	s := (*kernelRfSettings)(unsafe.Pointer(unsafe.SliceData(page))) //nolint:gosec // only its first fields are touched
 	if s.Magic != settingsMagic {
 		return errors.New("pinned settings are not ringfence's")
 	}

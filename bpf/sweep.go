@@ -93,9 +93,10 @@ var counterNames = [...]string{
 // counters by reason.
 const reasons = kernelRfCounterRF_COUNT_STAGED_DENY - kernelRfCounterRF_COUNT_LIVE_DENY
 
-// LiveDeny and StagedDeny name the counters of packets that a slot denied for
-// a reason. A staged one is what enforcing would have dropped.
-func LiveDeny(r flow.Reason) string   { return "live_deny_" + r.String() }
+// LiveDeny names the counter of packets that the live slot denied for a reason.
+func LiveDeny(r flow.Reason) string { return "live_deny_" + r.String() }
+
+// StagedDeny names its twin: what enforcing would have dropped.
 func StagedDeny(r flow.Reason) string { return "staged_deny_" + r.String() }
 
 // Counters returns the programs' counters by name.
@@ -125,7 +126,7 @@ func counterName(i kernelRfCounter) string {
 	case i < kernelRfCounterRF_COUNT_LIVE_DENY:
 		return counterNames[i]
 	case i < kernelRfCounterRF_COUNT_STAGED_DENY:
-		return LiveDeny(flow.Reason(i - kernelRfCounterRF_COUNT_LIVE_DENY)) //nolint:gosec // below reasons
+		return LiveDeny(flow.Reason(i - kernelRfCounterRF_COUNT_LIVE_DENY))
 	default:
 		return StagedDeny(flow.Reason(i - kernelRfCounterRF_COUNT_STAGED_DENY)) //nolint:gosec // below reasons
 	}
@@ -143,8 +144,8 @@ func (d *Datapath) Levels() (Levels, error) {
 	if err != nil {
 		return Levels{}, err
 	}
-	defer ring.close()
-	l.RingSize = uint64(ring.size)
+	defer func() { _ = ring.close() }()
+	l.RingSize = uint64(ring.size) //nolint:gosec // a map's size
 	l.RingBytes = ring.produced() - ring.consumed()
 	return l, nil
 }

@@ -17,8 +17,8 @@ struct rf_sweep {
 	__u64 idle[RF_STATES];
 };
 
-static __always_inline void rf_sweep_dying(struct rf_flow_key *k, struct rf_flow *f,
-					   struct rf_quota *quota, struct rf_sweep *s)
+static __always_inline void rf_sweep_dying(struct rf_flow_key *k, struct rf_flow *f, struct rf_quota *quota,
+					   struct rf_sweep *s)
 {
 	if ((__s64)(s->args.now - RF_READ(f->reported_at)) < (__s64)RF_GRACE_NS)
 		return;
@@ -32,13 +32,13 @@ static __always_inline void rf_sweep_dying(struct rf_flow_key *k, struct rf_flow
 	if (bpf_map_delete_elem(&flows, k))
 		return;
 	s->args.deleted++;
-	if (quota)
+	/* Nobody else takes away, so that it cannot fall below 0 in between. */
+	if (quota && RF_READ(quota->flows))
 		__sync_fetch_and_add(&quota->flows, -1);
 }
 
 /* Reports what is left of an idle flow and marks it. */
-static __always_inline void rf_sweep_idle(struct rf_flow_key *k, struct rf_flow *f,
-					  struct rf_sweep *s)
+static __always_inline void rf_sweep_idle(struct rf_flow_key *k, struct rf_flow *f, struct rf_sweep *s)
 {
 	bool ended = RF_READ(f->marks) & RF_FLOW_ENDED;
 
@@ -56,8 +56,7 @@ static __always_inline void rf_sweep_idle(struct rf_flow_key *k, struct rf_flow 
 	__sync_val_compare_and_swap(&f->life, RF_ALIVE, RF_DYING);
 }
 
-static long rf_sweep_flow(void *map, struct rf_flow_key *k, struct rf_flow *f,
-			  struct rf_sweep *s)
+static long rf_sweep_flow(void *map, struct rf_flow_key *k, struct rf_flow *f, struct rf_sweep *s)
 {
 	__u32 id = k->endpoint, state = f->state;
 	struct rf_quota *quota = bpf_map_lookup_elem(&quotas, &id);
@@ -88,8 +87,8 @@ static long rf_sweep_flow(void *map, struct rf_flow_key *k, struct rf_flow *f,
 	return 0;
 }
 
-static long rf_sweep_fragment(void *map, struct rf_fragment_key *k,
-			      struct rf_fragment *first, struct rf_sweep *s)
+static long rf_sweep_fragment(void *map, struct rf_fragment_key *k, struct rf_fragment *first,
+			      struct rf_sweep *s)
 {
 	struct rf_fragment_key key = *k;
 

@@ -214,7 +214,7 @@ func readBatches[K comparable, V any](m *ebpf.Map, size int, content map[K]V) er
 			content[keys[i]] = values[i]
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // the last batch ends with ErrKeyNotExist
 		}
 	}
 }

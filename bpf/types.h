@@ -12,10 +12,10 @@
  * Raise RF_LAYOUT when the meaning of a field changes and its shape does not:
  * a change of shape is noticed by itself.
  */
-#define RF_MAGIC 0x52464e43 /* "RFNC" */
+#define RF_MAGIC  0x52464e43 /* "RFNC" */
 #define RF_LAYOUT 1
 
-#define RF_IDENTITY_HOST 1
+#define RF_IDENTITY_HOST  1
 #define RF_IDENTITY_WORLD 2
 
 enum rf_direction {
@@ -88,19 +88,19 @@ enum rf_counter {
 	RF_COUNT_RELATED,
 	RF_COUNT_MALFORMED,
 	RF_COUNT_SPOOFED,
-	RF_COUNT_STATELESS,	       /* judged without a flow entry */
-	RF_COUNT_REVERSED_SYN,	       /* a responder's SYN on an open flow, judged by itself */
-	RF_COUNT_FRAGMENTS,	       /* later fragments */
-	RF_COUNT_FRAGMENTS_UNMATCHED,  /* ... whose first one was not seen */
-	RF_COUNT_FRAGMENTS_FULL,       /* first fragments that could not be noted */
-	RF_COUNT_FLOWS,		       /* flows that began */
-	RF_COUNT_REJUDGED,	       /* flows judged again under a newer epoch */
-	RF_COUNT_TABLE_FULL,	       /* new flows that found no room */
-	RF_COUNT_QUOTA,		       /* new flows over their endpoint's quota */
-	RF_COUNT_UNREPORTED_PACKETS,   /* packets that no record will ever count */
-	RF_COUNT_RECORDS,	       /* records written to the ring */
-	RF_COUNT_RING_FULL,	       /* records that found no room; the sweep tries again */
-	RF_COUNT_LIVE_DENY,	       /* packets the live slot denies, by reason */
+	RF_COUNT_STATELESS,	      /* judged without a flow entry */
+	RF_COUNT_REVERSED_SYN,	      /* a responder's SYN on an open flow, judged by itself */
+	RF_COUNT_FRAGMENTS,	      /* later fragments */
+	RF_COUNT_FRAGMENTS_UNMATCHED, /* ... whose first one was not seen */
+	RF_COUNT_FRAGMENTS_FULL,      /* first fragments that could not be noted */
+	RF_COUNT_FLOWS,		      /* flows that began */
+	RF_COUNT_REJUDGED,	      /* flows judged again under a newer epoch */
+	RF_COUNT_TABLE_FULL,	      /* new flows that found no room */
+	RF_COUNT_QUOTA,		      /* new flows over their endpoint's quota */
+	RF_COUNT_UNREPORTED_PACKETS,  /* of flows that found no room: no record counts them */
+	RF_COUNT_RECORDS,	      /* records written to the ring */
+	RF_COUNT_RING_FULL,	      /* records that found no room; the sweep tries again */
+	RF_COUNT_LIVE_DENY,	      /* packets the live slot denies, by reason */
 	RF_COUNT_STAGED_DENY = RF_COUNT_LIVE_DENY + RF_REASONS, /* its twin: what audit would drop */
 	RF_COUNTERS = RF_COUNT_STAGED_DENY + RF_REASONS,
 };
@@ -111,11 +111,11 @@ enum rf_counter {
 struct rf_settings {
 	__u32 magic;
 	__u32 layout;
-	__u32 epoch; /* verdicts of an older one are judged again */
-	__u32 panic; /* not 0: the live slot is only judged */
-	__u64 fingerprint; /* of the structures' shape */
-	__u64 ring_id;	   /* of this ring, over all that ever were */
-	__u64 sweep_interval; /* ns a flow's counters may wait for a record */
+	__u32 epoch;	       /* verdicts of an older one are judged again */
+	__u32 panic;	       /* not 0: the live slot is only judged */
+	__u64 fingerprint;     /* of the structures' shape */
+	__u64 ring_id;	       /* of this ring, over all that ever were */
+	__u64 sweep_interval;  /* ns a flow's counters may wait for a record */
 	__u64 idle[RF_STATES]; /* ns */
 	__u32 endpoint_flows;  /* quota; 0: none */
 	__u32 pad;
@@ -173,7 +173,7 @@ struct rf_table_key {
 };
 _Static_assert(sizeof(struct rf_table_key) == 8, "rf_table_key");
 
-#define RF_PEER_ANY 0xfffffffe
+#define RF_PEER_ANY  0xfffffffe
 #define RF_PEER_META 0xffffffff /* the key of the table's own entry, rest 0 */
 
 struct rf_entry_key {
@@ -184,9 +184,9 @@ struct rf_entry_key {
 };
 _Static_assert(sizeof(struct rf_entry_key) == 8, "rf_entry_key");
 
-#define RF_TABLE_OPEN 1	     /* not isolated: allows everything */
-#define RF_TABLE_CIDRS 2     /* entries name CIDR identities */
-#define RF_TABLE_ANY_PEER 4  /* entries name RF_PEER_ANY */
+#define RF_TABLE_OPEN	   1 /* not isolated: allows everything */
+#define RF_TABLE_CIDRS	   2 /* entries name CIDR identities */
+#define RF_TABLE_ANY_PEER  4 /* entries name RF_PEER_ANY */
 #define RF_TABLE_ANY_PROTO 8 /* entries of protocol 0 */
 
 /* A rule's entry, or, under RF_PEER_META, what holds for the whole table. */
@@ -212,14 +212,14 @@ struct rf_flow_key {
 } __attribute__((aligned(8)));
 _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
 
-#define RF_FLOW_REPORTED 1     /* has had a record */
-#define RF_FLOW_ENDED 2	       /* has had its end record */
-#define RF_FLOW_SYNACK 4
+#define RF_FLOW_REPORTED     1 /* has had a record */
+#define RF_FLOW_ENDED	     2 /* has had its end record */
+#define RF_FLOW_SYNACK	     4
 #define RF_FLOW_LOCAL_ORIGIN 8 /* the node itself began it */
 
 #define RF_ALIVE 0
 #define RF_DYING 1 /* ended; the next packet revives it as a new flow */
-#define RF_DEAD 2  /* being deleted */
+#define RF_DEAD	 2 /* being deleted */
 
 /* Counters hold what no record has reported yet; index 0 is what "lo" sent.
  * Whoever writes a record takes them with an exchange, so that each packet is
@@ -227,7 +227,7 @@ _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
 struct rf_flow {
 	__u64 packets[2];
 	__u64 bytes[2];
-	__u64 judged; /* epoch<<32 | staged reason<<24 | staged<<16 | live reason<<8 | live */
+	__u64 judged;	  /* epoch<<32 | staged reason<<24 | staged<<16 | live reason<<8 | live */
 	__u64 first_seen; /* coarse CLOCK_MONOTONIC, ns, as the next two */
 	__u64 last_seen;
 	__u64 reported_at;

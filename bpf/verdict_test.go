@@ -246,11 +246,13 @@ var packetRules = []packetRule{
 		reason:  flow.ReasonDefault,
 	},
 	{
-		name:    "SCTP has ports",
-		tables:  []Table{live(flow.Egress, 1, allow(dbIdent, flow.SCTP, 0), Entry{Peer: evilIdent})},
-		allowed: func(family int) packet { return packet{src: web.in(family), dst: db.in(family), proto: flow.SCTP, payload: 8} },
-		denied:  between(web, db, syn(40000, 1)),
-		reason:  flow.ReasonDefault,
+		name:   "SCTP has ports",
+		tables: []Table{live(flow.Egress, 1, allow(dbIdent, flow.SCTP, 0), Entry{Peer: evilIdent})},
+		allowed: func(family int) packet {
+			return packet{src: web.in(family), dst: db.in(family), proto: flow.SCTP, payload: 8}
+		},
+		denied: between(web, db, syn(40000, 1)),
+		reason: flow.ReasonDefault,
 	},
 	{
 		name:    "tagged frames",

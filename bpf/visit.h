@@ -14,7 +14,6 @@ struct rf_visit {
 	__u64 now;
 	__u64 bytes;
 	__u64 observed_since;
-	__u64 idle; /* limit of the flow's first state */
 	__u32 packets;
 	__u32 endpoint;
 	__u32 endpoint_flows;
@@ -28,7 +27,7 @@ struct rf_visit {
 	__u8 local_origin; /* RF_ASK_LOCAL_ORIGIN holds, should the flow be the node's */
 	__u8 pad[6];
 };
-_Static_assert(sizeof(struct rf_visit) == 232, "rf_visit");
+_Static_assert(sizeof(struct rf_visit) == 224, "rf_visit");
 
 static __always_inline const __u8 *rf_local(const struct rf_visit *v)
 {
@@ -54,6 +53,19 @@ static __always_inline void rf_prepare(struct rf_visit *v, __u8 direction, __u8 
 	}
 }
 
+/* An exchange from before the programs came may show its answer first. Where
+ * default-deny is in force already that excuse would let anybody into every
+ * endpoint that has just been made. */
+static __always_inline bool rf_may_be_answer(struct rf_visit *v)
+{
+	__u32 zero = 0, state = v->p.protocol == IPPROTO_UDP ? RF_STATE_UDP : RF_STATE_OTHER;
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!s || v->now >= v->observed_since + s->idle[state])
+		return false;
+	return !rf_isolates(v->ask.identity, RF_SLOT_LIVE, v->from ? RF_EGRESS : RF_INGRESS);
+}
+
 /* Works out who began the flow that this packet is the first one of. */
 static __always_inline void rf_first_direction(struct rf_visit *v)
 {
@@ -68,8 +80,7 @@ static __always_inline void rf_first_direction(struct rf_visit *v)
 	} else if (v->p.flags & RF_PKT_ICMP_REPLY) {
 		sender = false;
 	} else if (v->p.protocol != IPPROTO_ICMP && v->p.protocol != RF_ICMPV6) {
-		/* An exchange from before the programs came may show its answer first. */
-		known = v->now >= v->observed_since + v->idle;
+		known = !rf_may_be_answer(v);
 	}
 	v->initiator = sender ? v->side : !v->side;
 	if (!known)
@@ -119,8 +130,7 @@ static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
 {
 	__u32 marks = v->ask.flags & RF_ASK_LOCAL_ORIGIN ? RF_FLOW_LOCAL_ORIGIN : 0;
 
-	if (v->p.protocol == IPPROTO_TCP && v->p.tcp_flags & RF_TCP_SYN &&
-	    v->p.tcp_flags & RF_TCP_ACK)
+	if (v->p.protocol == IPPROTO_TCP && v->p.tcp_flags & RF_TCP_SYN && v->p.tcp_flags & RF_TCP_ACK)
 		marks |= RF_FLOW_SYNACK;
 	return marks;
 }
@@ -210,8 +220,7 @@ __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
 	rf_count(RF_COUNT_REJUDGED);
 	old = RF_READ(f->judged);
 	if ((__u32)old == v->answer.judged && f->revision[0] == v->answer.revision[0] &&
-	    f->revision[1] == v->answer.revision[1] &&
-	    f->outcome == rf_outcome(v->answer.judged, v->panic)) {
+	    f->revision[1] == v->answer.revision[1] && f->outcome == rf_outcome(v->answer.judged, v->panic)) {
 		rf_xchg(&f->judged, (__u64)v->epoch << 32 | v->answer.judged);
 		return 0;
 	}

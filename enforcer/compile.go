@@ -41,13 +41,20 @@ func mentioned(all map[flow.Workload]slots) map[netip.Prefix]bool {
 
 // compiler turns policies into tables. It holds what all of them share.
 type compiler struct {
-	index   *inventory.Index
-	regions regions
-	limits  bpf.Limits
+	index    *inventory.Index
+	regions  regions
+	limits   bpf.Limits
+	selected map[string][]flow.Identity // by selector
 }
 
 func newCompiler(index *inventory.Index, p prefixes, limits bpf.Limits) *compiler {
-	return &compiler{index: index, regions: newRegions(p), limits: limits}
+	return &compiler{index: index, regions: newRegions(p), limits: limits, selected: map[string][]flow.Identity{}}
+}
+
+// table is a compiled table with the digest of what it says.
+type table struct {
+	bpf.Table
+	digest digest
 }
 
 // refusedError says why one workload's policy cannot be enforced.
@@ -61,26 +68,15 @@ func (e *refusedError) Error() string {
 	return fmt.Sprintf("policy %s revision %d %s", e.workload, e.revision, e.why)
 }
 
-// workload returns the tables of one workload.
-func (c *compiler) workload(ref flow.Workload, s slots) ([]bpf.Table, error) {
-	w := c.index.Workload(ref)
-	var tables []bpf.Table
-	var err error
-	s.each(func(slot flow.Slot, r *rollout.Revision) {
-		for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
-			t := bpf.Table{TableKey: bpf.TableKey{Identity: w.Identity, Slot: slot, Direction: d}, Revision: r.Number}
-			if !r.Policy.Isolates(d) {
-				t.Open = true
-			} else if e := c.rules(&t, r.Policy.Rules(d)); e != "" && err == nil {
-				err = &refusedError{workload: ref, revision: r.Number, why: e}
-			}
-			tables = append(tables, t)
-		}
-	})
-	if err != nil {
-		return nil, err
+// slot returns the table of one direction of one slot.
+func (c *compiler) slot(key bpf.TableKey, r *rollout.Revision) (table, error) {
+	t := bpf.Table{TableKey: key, Revision: r.Number}
+	if !r.Policy.Isolates(key.Direction) {
+		t.Open = true
+	} else if why := c.rules(&t, r.Policy.Rules(key.Direction)); why != "" {
+		return table{}, &refusedError{workload: r.Policy.Workload, revision: r.Number, why: why}
 	}
-	return tables, nil
+	return table{Table: t, digest: digestOf(t)}, nil
 }
 
 // maxCompiled bounds the memory that a policy can take while it is only counted.
@@ -102,7 +98,7 @@ func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
 			for _, m := range ports {
 				key := m.entry(peer, 0)
 				if _, ok := entries[key]; !ok {
-					entries[key] = uint32(i) //nolint:gosec // a document has fewer rules
+					entries[key] = uint32(i)
 				}
 			}
 			if len(entries) > maxCompiled {
@@ -133,9 +129,7 @@ func (c *compiler) peers(list []policy.Peer) []flow.Identity {
 	for i := range list {
 		switch p := &list[i]; {
 		case p.Selector != nil:
-			for _, w := range c.index.Select(p.Selector.Namespace, p.Selector.MatchLabels) {
-				out = append(out, w.Identity)
-			}
+			out = append(out, c.selector(p.Selector)...)
 		case p.CIDR != nil:
 			out = append(out, c.regions.admitted(p.CIDR)...)
 		default:
@@ -144,6 +138,20 @@ func (c *compiler) peers(list []policy.Peer) []flow.Identity {
 				out = append(out, id)
 			}
 		}
+	}
+	return out
+}
+
+// selector returns the identities of the workloads that s selects. The same
+// selectors come again and again.
+func (c *compiler) selector(s *policy.Selector) []flow.Identity {
+	key := fmt.Sprintf("%q %q", s.Namespace, s.MatchLabels) // maps print in order
+	out, ok := c.selected[key]
+	if !ok {
+		for _, w := range c.index.Select(s.Namespace, s.MatchLabels) {
+			out = append(out, w.Identity)
+		}
+		c.selected[key] = out
 	}
 	return out
 }

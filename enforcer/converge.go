@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -36,13 +37,14 @@ func (e *Enforcer) switchTo(p *plan, former *plan) (time.Time, error) {
 	if err := e.widen(p, former); err != nil {
 		return time.Time{}, err
 	}
-	// A slot of a workload that is still here empties in the same step in which
-	// others fill; tables of workloads that left wait until they are detached.
+	// A live slot of a workload that is still here empties in the step in which
+	// others fill. What else is surplus can wait, and the kernel waits long for
+	// each: staged slots drop nothing, and a workload that left is detached first.
 	here := map[flow.Identity]bool{}
 	for ref := range p.endpoints {
 		here[p.index.Workload(ref).Identity] = true
 	}
-	at, err := e.apply(p.tables, func(k bpf.TableKey) bool { return here[k.Identity] })
+	at, err := e.apply(p.tables, func(k bpf.TableKey) bool { return k.Slot == flow.SlotLive && here[k.Identity] })
 	if err != nil {
 		return time.Time{}, fmt.Errorf("switch policies: %w", err)
 	}
@@ -53,7 +55,7 @@ func (e *Enforcer) switchTo(p *plan, former *plan) (time.Time, error) {
 // within a prefix of a policy in force, that policy learns of it first.
 func (e *Enforcer) widen(p, former *plan) error {
 	if former != nil && len(p.both) > len(former.prefixes) {
-		tables, err := former.compileOver(p.both, e.dp.Capacity())
+		tables, err := former.compileOver(p.both, e.dp.Capacity(), nil)
 		if err != nil {
 			return err
 		}
@@ -100,12 +102,15 @@ func (e *Enforcer) settle(p *plan) {
 		}
 	}
 	problem("set addresses", e.setAddresses(p.addresses))
+	if e.inventory == nil || !reflect.DeepEqual(e.inventory.Inventory(), p.index.Inventory()) {
+		e.inventory, e.since = p.index, e.cfg.Clock.Now()
+	}
 	problem("detach", e.detach(p))
 
 	if len(p.both) > len(p.prefixes) {
 		problem("remove prefixes", e.setCIDRs(p.prefixes.cidrs()))
 		// Fewer prefixes need fewer entries, so these fit too.
-		if tables, err := p.compileOver(p.prefixes, e.dp.Capacity()); err == nil {
+		if tables, err := p.compileOver(p.prefixes, e.dp.Capacity(), nil); err == nil {
 			p.tables, p.both = tables, p.prefixes
 		}
 	}
@@ -116,15 +121,14 @@ func (e *Enforcer) settle(p *plan) {
 
 // apply brings the tables that differ into the kernel and deletes those that are
 // surplus and for which remove returns true.
-func (e *Enforcer) apply(tables map[bpf.TableKey]bpf.Table, remove func(bpf.TableKey) bool) (time.Time, error) {
+func (e *Enforcer) apply(tables map[bpf.TableKey]table, remove func(bpf.TableKey) bool) (time.Time, error) {
 	var changes []bpf.Table
 	digests := maps.Clone(e.kernel.tables)
 	for _, key := range slices.SortedFunc(maps.Keys(tables), compareKeys) {
 		t := tables[key]
-		d := digestOf(t)
-		if have, ok := e.kernel.tables[key]; !ok || have != d {
-			changes = append(changes, t)
-			digests[key] = d
+		if have, ok := e.kernel.tables[key]; !ok || have != t.digest {
+			changes = append(changes, t.Table)
+			digests[key] = t.digest
 		}
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(e.kernel.tables), compareKeys) {

@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/rollout"
 )
 
@@ -31,9 +31,11 @@ type Enforcer struct {
 	held      held
 	plan      *plan // of held; nil until there is one
 	kernel    kernel
-	requested uint64 // generation of the newest State
-	refused   string // why that State was not applied whole
-	stuck     string // why a revert that is due could not be made
+	inventory *inventory.Index // whose addresses the kernel knows
+	since     time.Time        // when it took them
+	requested uint64           // generation of the newest State
+	refused   string           // why that State was not applied whole
+	stuck     string           // why a revert that is due could not be made
 }
 
 // New returns an Enforcer of dp. It does no I/O. confirm may be nil when
@@ -117,7 +119,7 @@ func (e *Enforcer) take(st rollout.State) error {
 	for _, s := range st.Slots {
 		wanted[s.Workload] = slots{Live: e.permitted(st, s), Staged: s.Staged}
 	}
-	p, err := newPlan(e.cfg.Node, st.Inventory, wanted, e.held.slots(), e.held.prefixes(), e.dp.Capacity())
+	p, err := e.planner().plan(st.Inventory, wanted)
 	if err != nil {
 		return err
 	}
@@ -126,6 +128,10 @@ func (e *Enforcer) take(st rollout.State) error {
 		return err
 	}
 	return errors.Join(p.refused...)
+}
+
+func (e *Enforcer) planner() planner {
+	return planner{node: e.cfg.Node, limits: e.dp.Capacity(), former: e.plan, known: e.held.prefixes()}
 }
 
 // permitted returns the live revision that st asks for, unless this very State
@@ -244,6 +250,14 @@ func (e *Enforcer) Report() rollout.Report {
 	return e.report()
 }
 
+// Inventory returns the inventory by which the kernel knows addresses, and since
+// when; nil until there is one. The same inventory is the same pointer.
+func (e *Enforcer) Inventory() (*inventory.Index, time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.inventory, e.since
+}
+
 // Changed tells when there is something new to report.
 func (e *Enforcer) Changed() <-chan struct{} { return e.changed }
 
@@ -253,13 +267,11 @@ func (e *Enforcer) report() rollout.Report {
 		Time: e.cfg.Clock.Now(), Panicked: e.dp.Panicked(),
 		Workloads: []rollout.Effective{},
 	}
-	problems := slices.Clone(e.kernel.problems)
-	for _, p := range []string{e.refused, e.stuck} {
-		if p != "" {
-			problems = append([]string{p}, problems...)
-		}
+	r.Error = e.refused
+	r.Problems = slices.Clone(e.kernel.problems)
+	if e.stuck != "" {
+		r.Problems = append(r.Problems, e.stuck)
 	}
-	r.Error = strings.Join(problems, "; ")
 	if e.plan == nil {
 		return r
 	}

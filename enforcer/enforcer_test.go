@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -389,8 +390,8 @@ func TestStateFileThatCannotBeWritten(t *testing.T) {
 	n.e.expire()
 	n.e.mu.Unlock()
 	n.packets(flow.VerdictUnknown, 0)
-	if r := n.e.Report(); !strings.Contains(r.Error, "revert shop/Host/cart") {
-		t.Errorf("error %q", r.Error)
+	if r := n.e.Report(); !strings.Contains(strings.Join(r.Problems, " "), "revert shop/Host/cart") {
+		t.Errorf("problems %q", r.Problems)
 	}
 }
 
@@ -398,8 +399,8 @@ func TestEndpoints(t *testing.T) {
 	n := newNode(t)
 	n.m.absent["rfw3"] = true
 	r, err := n.e.Apply(t.Context(), state(1, nil, nil))
-	if err != nil || !strings.Contains(r.Error, "endpoint of shop/Host/pay: attach to rfw3: there is no such interface") {
-		t.Errorf("error %v, report %q", err, r.Error)
+	if err != nil || r.Error != "" || !slices.Equal(r.Problems, []string{"endpoint of shop/Host/pay: attach to rfw3: there is no such interface"}) {
+		t.Errorf("error %v, report %+v", err, r)
 	}
 	if r.Generation != 1 || len(r.Workloads) != 3 || r.Workloads[1].Endpoints != 1 || r.Workloads[2].Endpoints != 0 {
 		t.Errorf("report %+v", r)
@@ -410,7 +411,7 @@ func TestEndpoints(t *testing.T) {
 	// It appears.
 	delete(n.m.absent, "rfw3")
 	n.e.checkKernel()
-	if r := n.e.Report(); r.Error != "" || r.Workloads[2].Endpoints != 1 {
+	if r := n.e.Report(); len(r.Problems) != 0 || r.Workloads[2].Endpoints != 1 {
 		t.Errorf("report %+v", r)
 	}
 	// An endpoint leaves, and another node's never was ours.
@@ -491,6 +492,86 @@ func TestOnlyDifferencesAreWritten(t *testing.T) {
 	if got := testutil.ToFloat64(n.e.metrics.tables); got != written+2 {
 		t.Errorf("%v tables were written for one more slot", got-written)
 	}
+}
+
+func TestInventory(t *testing.T) {
+	n := newNode(t)
+	if x, _ := n.e.Inventory(); x != nil {
+		t.Error("an inventory before any State")
+	}
+	n.apply(state(1, nil, nil))
+	first, since := n.e.Inventory()
+	if first == nil || !since.Equal(n.clock.Now()) {
+		t.Fatalf("got %v, %s", first, since)
+	}
+	n.clock.Advance(time.Minute)
+	n.apply(state(2, revision(1, closed()), nil))
+	if x, at := n.e.Inventory(); x != first || !at.Equal(since) {
+		t.Error("another policy made it another inventory")
+	}
+	st := state(3, revision(1, closed()), nil)
+	st.Inventory.Workloads[1].Labels["tier"] = "x"
+	n.apply(st)
+	if x, at := n.e.Inventory(); x == first || !at.Equal(n.clock.Now()) {
+		t.Error("the new inventory is not shown")
+	}
+	n.restart()
+	if x, _ := n.e.Inventory(); x == nil || x.Workload(flow.Workload{Namespace: "shop", Kind: "Host", Name: "front"}).Labels["tier"] != "x" {
+		t.Error("the inventory is gone after a restart")
+	}
+}
+
+// A policy that stays the same means something else when its surroundings change.
+func TestUnchangedPolicyFollowsItsSurroundings(t *testing.T) {
+	front := policy.Peer{Selector: &policy.Selector{Namespace: "shop", MatchLabels: map[string]string{"tier": "web"}}}
+	around := policy.Peer{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("192.0.0.0/16")}}
+	p := closed()
+	p.Egress = []policy.Rule{{Peers: []policy.Peer{front, around}}}
+	live := revision(1, p)
+	judge := func(n *node, a string) flow.Verdict {
+		key := bpf.TableKey{Identity: subjectIdentity(), Slot: flow.SlotLive, Direction: flow.Egress}
+		return n.m.judge(key, netip.MustParseAddr(a), flow.TCP, 443).verdict
+	}
+	peers := policytest.Inventory().Workloads
+	frontAddr, payAddr := peers[1].Endpoints[0].Addresses, peers[2].Endpoints[0].Addresses
+	t.Run("labels of a peer", func(t *testing.T) {
+		n := newNode(t)
+		n.apply(state(1, live, nil))
+		st := state(2, live, nil)
+		st.Inventory.Workloads[1].Labels["tier"] = "back"
+		st.Inventory.Workloads[2].Labels["tier"] = "web"
+		n.apply(st)
+		for i := range 2 {
+			if got := judge(n, frontAddr[i].String()); got != flow.VerdictDeny {
+				t.Errorf("no longer selected, %s: %s", frontAddr[i], got)
+			}
+			if got := judge(n, payAddr[i].String()); got != flow.VerdictAllow {
+				t.Errorf("selected now, %s: %s", payAddr[i], got)
+			}
+		}
+	})
+	t.Run("a longer prefix elsewhere", func(t *testing.T) {
+		n := newNode(t)
+		n.apply(state(1, live, nil))
+		other := policy.Policy{Workload: flow.Workload{Namespace: "shop", Kind: "Host", Name: "pay"}, IsolateEgress: true, Egress: []policy.Rule{
+			{Peers: []policy.Peer{{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("192.0.2.0/24")}}}},
+		}}
+		st := state(2, live, nil)
+		st.Slots = append(st.Slots, rollout.Slots{Workload: other.Workload, Live: revision(1, other)})
+		n.apply(st)
+		for _, a := range []string{"192.0.2.7", "192.0.1.7"} {
+			if got := judge(n, a); got != flow.VerdictAllow {
+				t.Errorf("%s: %s", a, got)
+			}
+		}
+		if got := judge(n, "192.1.0.1"); got != flow.VerdictDeny {
+			t.Errorf("outside: %s", got)
+		}
+		n.apply(state(3, live, nil))
+		if got := judge(n, "192.0.2.7"); got != flow.VerdictAllow {
+			t.Errorf("when the longer one is gone: %s", got)
+		}
+	})
 }
 
 func TestPanicIsReported(t *testing.T) {
@@ -585,20 +666,20 @@ func TestRun(t *testing.T) {
 			m.fail["Apply"] = errors.New("no memory")
 			m.mu.Unlock()
 			time.Sleep(12 * time.Second)
-			if r := e.Report(); !strings.Contains(r.Error, "revert shop/Host/cart") || live(e).LiveRevision != 1 {
+			if r := e.Report(); !strings.Contains(strings.Join(r.Problems, " "), "revert shop/Host/cart") || live(e).LiveRevision != 1 {
 				t.Errorf("while it refuses: %+v", r)
 			}
 			m.mu.Lock()
 			delete(m.fail, "Apply")
 			m.mu.Unlock()
 			time.Sleep(2 * time.Second)
-			if r := e.Report(); r.Error != "" || live(e).RevertedFrom != 1 {
+			if r := e.Report(); len(r.Problems) != 0 || live(e).RevertedFrom != 1 {
 				t.Errorf("afterwards: %+v", r)
 			}
 		})
 	})
 	t.Run("drift", func(t *testing.T) {
-		run(t, func(context.Context, flow.Workload, uint32) error { return nil }, func(e *Enforcer, m *model) {
+		run(t, func(context.Context, flow.Workload, uint32) error { return nil }, func(_ *Enforcer, m *model) {
 			m.mu.Lock()
 			clear(m.tables)
 			m.mu.Unlock()

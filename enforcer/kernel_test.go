@@ -194,7 +194,7 @@ func (m *model) judge(key bpf.TableKey, peer netip.Addr, protocol flow.Protocol,
 	}
 	for _, p := range append(peers, bpf.PeerAny) {
 		for bits := 16; bits >= 0; bits-- {
-			want := bpf.Entry{Peer: p, Protocol: protocol, Port: port &^ (1<<(16-bits) - 1), PortBits: uint8(bits)} //nolint:gosec // 0 to 16
+			want := bpf.Entry{Peer: p, Protocol: protocol, Port: port &^ (1<<(16-bits) - 1), PortBits: uint8(bits)}
 			if r, ok := find(t, want); ok {
 				return judgement{flow.VerdictAllow, flow.ReasonRule, int(r), t.Revision}
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -19,7 +20,6 @@ import (
 type plan struct {
 	index     *inventory.Index
 	slots     map[flow.Workload]slots
-	former    map[flow.Workload]slots
 	endpoints map[flow.Workload][]bpf.Endpoint
 	addresses []bpf.AddressOwner
 
@@ -28,39 +28,50 @@ type plan struct {
 	// change.
 	prefixes prefixes
 	both     prefixes
-	tables   map[bpf.TableKey]bpf.Table
+	tables   map[bpf.TableKey]table
 
 	// refused says which workloads kept their former slots, and why.
 	refused []error
 }
 
-// newPlan compiles wanted for one node. A workload whose policies cannot be
-// enforced keeps its former ones; an error means that nothing can be changed.
-func newPlan(node string, inv inventory.Inventory, wanted, former map[flow.Workload]slots, known prefixes, limits bpf.Limits) (*plan, error) {
-	p := &plan{
-		index:     inventory.NewIndex(inv),
-		slots:     maps.Clone(wanted),
-		former:    former,
-		endpoints: endpoints(&inv, node),
-		addresses: addresses(&inv, node),
+// planner makes plans for one node. What the plan in force says already is taken
+// over from it, so that a change costs what changes.
+type planner struct {
+	node   string
+	limits bpf.Limits
+	// former is in force; nil when none is known. known are its prefixes, or
+	// those that the state file remembers.
+	former *plan
+	known  prefixes
+}
+
+// plan compiles wanted. A workload whose policies cannot be enforced keeps its
+// former ones; an error means that nothing can be changed.
+func (pl planner) plan(inv inventory.Inventory, wanted map[flow.Workload]slots) (*plan, error) {
+	p := &plan{slots: map[flow.Workload]slots{}, endpoints: endpoints(&inv, pl.node), addresses: addresses(&inv, pl.node)}
+	if pl.former != nil && reflect.DeepEqual(*pl.former.index.Inventory(), inv) {
+		p.index = pl.former.index
+	} else {
+		p.index = inventory.NewIndex(inv)
 	}
-	if err := p.checkInventory(node, limits); err != nil {
+	if err := p.checkInventory(pl.node, pl.limits); err != nil {
 		return nil, err
 	}
-	for ref, s := range p.slots {
+	for ref, s := range wanted {
 		if p.endpoints[ref] == nil {
-			delete(p.slots, ref)
 			continue
 		}
-		if err := checkSlots(ref, s); err != nil {
-			if err := p.refuse(ref, err); err != nil {
+		checked, err := pl.check(ref, s)
+		p.slots[ref] = checked
+		if err != nil {
+			if err := pl.refuse(p, ref, err); err != nil {
 				return nil, err
 			}
 		}
 	}
 	// Every round refuses one workload more, so this ends.
 	for {
-		err := p.compile(known, limits)
+		err := pl.compile(p)
 		if err == nil {
 			slices.SortFunc(p.refused, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 			return p, nil
@@ -69,74 +80,104 @@ func newPlan(node string, inv inventory.Inventory, wanted, former map[flow.Workl
 		if !ok {
 			return nil, err
 		}
-		if err := p.refuse(refused.workload, err); err != nil {
+		if err := pl.refuse(p, refused.workload, err); err != nil {
 			return nil, err
 		}
 	}
 }
 
+// formerSlots returns what is in force for a workload.
+func (pl planner) formerSlots(ref flow.Workload) slots {
+	if pl.former == nil {
+		return slots{}
+	}
+	return pl.former.slots[ref]
+}
+
 // refuse puts a workload back to its former slots. It is an error when those are
 // what cannot be enforced.
-func (p *plan) refuse(ref flow.Workload, why error) error {
-	former := p.former[ref]
+func (pl planner) refuse(p *plan, ref flow.Workload, why error) error {
+	former := pl.formerSlots(ref)
 	if sameSlots(p.slots[ref], former) {
 		return why
-	}
-	if err := checkSlots(ref, former); err != nil {
-		return errors.Join(why, err)
 	}
 	p.slots[ref] = former
 	p.refused = append(p.refused, why)
 	return nil
 }
 
-func (p *plan) compile(known prefixes, limits bpf.Limits) error {
-	p.prefixes = allocate(mentioned(p.slots), known)
-	p.both = p.prefixes.union(known)
-	if err := p.checkPrefixes(limits); err != nil {
-		return err
+// check returns s with the revisions that are in force already, which were
+// checked when they came, and an error when a new one cannot be enforced.
+func (pl planner) check(ref flow.Workload, s slots) (slots, error) {
+	former := pl.formerSlots(ref)
+	var errs []error
+	known := func(r *rollout.Revision) *rollout.Revision {
+		for _, f := range []*rollout.Revision{former.Live, former.Staged} {
+			if r != nil && sameRevision(r, f) {
+				return f
+			}
+		}
+		if r != nil {
+			errs = append(errs, checkRevision(ref, r))
+		}
+		return r
 	}
-	tables, err := p.compileOver(p.both, limits)
+	s = slots{Live: known(s.Live), Staged: known(s.Staged)}
+	return s, errors.Join(errs...)
+}
+
+func (pl planner) compile(p *plan) error {
+	p.prefixes = allocate(mentioned(p.slots), pl.known)
+	p.both = p.prefixes.union(pl.known)
+	if len(p.both) > pl.limits.CIDRs {
+		return pl.overflow(p, func(s slots) int { return len(mentioned(map[flow.Workload]slots{{}: s})) },
+			"%s prefixes, the table holds %s: use fewer and shorter ones", len(p.both), pl.limits.CIDRs)
+	}
+	tables, err := p.compileOver(p.both, pl.limits, pl.former)
 	if err != nil {
 		return err
 	}
-	if len(tables) > limits.PolicyTables {
-		return p.overflow(slots.count, "%s tables, there is room for %s: enforce fewer workloads on it", len(tables), limits.PolicyTables)
+	if len(tables) > pl.limits.PolicyTables {
+		return pl.overflow(p, slots.count, "%s tables, there is room for %s: enforce fewer workloads on it", len(tables), pl.limits.PolicyTables)
 	}
 	p.tables = tables
 	return nil
 }
 
-func (p *plan) compileOver(over prefixes, limits bpf.Limits) (map[bpf.TableKey]bpf.Table, error) {
+// compileOver compiles the slots over a set of prefixes. What former compiled
+// from the same is taken over.
+func (p *plan) compileOver(over prefixes, limits bpf.Limits, former *plan) (map[bpf.TableKey]table, error) {
+	if former != nil && (former.index != p.index || !maps.Equal(former.both, over)) {
+		former = nil
+	}
 	c := newCompiler(p.index, over, limits)
-	out := map[bpf.TableKey]bpf.Table{}
+	out := map[bpf.TableKey]table{}
 	for _, ref := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
-		tables, err := c.workload(ref, p.slots[ref])
+		var err error
+		p.slots[ref].each(func(slot flow.Slot, r *rollout.Revision) {
+			for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
+				key := bpf.TableKey{Identity: p.index.Workload(ref).Identity, Slot: slot, Direction: d}
+				if former != nil && former.slots[ref].get(slot) == r {
+					out[key] = former.tables[key]
+				} else if err == nil {
+					out[key], err = c.slot(key, r)
+				}
+			}
+		})
 		if err != nil {
 			return nil, err
-		}
-		for _, t := range tables {
-			out[t.TableKey] = t
 		}
 	}
 	return out, nil
 }
 
-func (p *plan) checkPrefixes(limits bpf.Limits) error {
-	if len(p.both) <= limits.CIDRs {
-		return nil
-	}
-	return p.overflow(func(s slots) int { return len(mentioned(map[flow.Workload]slots{{}: s})) },
-		"%s prefixes, the table holds %s: use fewer and shorter ones", len(p.both), limits.CIDRs)
-}
-
 // overflow refuses, of the workloads that change, the one that counts most.
-func (p *plan) overflow(count func(slots) int, format string, need, have int) error {
+func (pl planner) overflow(p *plan, count func(slots) int, format string, need, have int) error {
 	why := "this node's policies need " + fmt.Sprintf(format, thousands(need), thousands(have))
 	var ref flow.Workload
 	most := -1
 	for _, r := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
-		if n := count(p.slots[r]); n > most && !sameSlots(p.slots[r], p.former[r]) {
+		if n := count(p.slots[r]); n > most && !sameSlots(p.slots[r], pl.formerSlots(r)) {
 			ref, most = r, n
 		}
 	}
@@ -190,30 +231,32 @@ func checkNumbers(inv *inventory.Inventory) error {
 	return nil
 }
 
-// checkSlots refuses revisions that are not what the server approved, or that
+// checkRevision refuses a revision that is not what the server approved, or that
 // the compiler could only enforce in part.
-func checkSlots(ref flow.Workload, s slots) error {
-	var err error
-	s.each(func(_ flow.Slot, r *rollout.Revision) {
-		refused := func(format string, args ...any) {
-			if err == nil {
-				err = &refusedError{workload: ref, revision: r.Number, why: fmt.Sprintf(format, args...)}
-			}
+func checkRevision(ref flow.Workload, r *rollout.Revision) error {
+	why := ""
+	switch {
+	case r.Number == 0:
+		why = "has no number: revisions count from 1"
+	case r.Policy.Workload != ref:
+		why = fmt.Sprintf("is a policy of %s", r.Policy.Workload)
+	case r.Digest != policy.Digest(r.Policy):
+		why = "does not match its digest: it was changed after it was approved"
+	default:
+		problems := r.Policy.Validate()
+		if problems == nil {
+			return nil
 		}
-		switch {
-		case r.Number == 0:
-			refused("has no number: revisions count from 1")
-		case r.Policy.Workload != ref:
-			refused("is a policy of %s", r.Policy.Workload)
-		case r.Digest != policy.Digest(r.Policy):
-			refused("does not match its digest: it was changed after it was approved")
-		default:
-			if problems := r.Policy.Validate(); problems != nil {
-				refused("is not valid: %s", oneLine(problems))
-			}
-		}
-	})
-	return err
+		why = "is not valid: " + oneLine(problems)
+	}
+	return &refusedError{workload: ref, revision: r.Number, why: why}
+}
+
+func (s slots) get(slot flow.Slot) *rollout.Revision {
+	if slot == flow.SlotStaged {
+		return s.Staged
+	}
+	return s.Live
 }
 
 func (s slots) count() (n int) {

@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"errors"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -59,9 +60,16 @@ func (e *Enforcer) revert(ref flow.Workload) error {
 	return stored
 }
 
-// compileHeld compiles what h says and refuses to keep anything else.
+// compileHeld compiles what h says, and all of it.
 func (e *Enforcer) compileHeld(h *held) (*plan, error) {
-	return newPlan(e.cfg.Node, h.Inventory, h.slots(), h.slots(), e.held.prefixes(), e.dp.Capacity())
+	p, err := e.planner().plan(h.Inventory, h.slots())
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(p.refused...); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // deadline returns the earliest deadline.

@@ -2,6 +2,7 @@ package enforcer
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,7 +59,7 @@ func (e *Enforcer) checkKernel() {
 	if e.plan == nil {
 		return
 	}
-	before := e.report().Error
+	before := slices.Clone(e.kernel.problems)
 	drifted, err := e.readKernel()
 	if err != nil {
 		e.kernel.problems = []string{oneLine(err)}
@@ -69,7 +70,7 @@ func (e *Enforcer) checkKernel() {
 	}
 	e.forget()
 	e.repair(drifted)
-	if drifted > 0 || e.report().Error != before {
+	if drifted > 0 || !slices.Equal(e.kernel.problems, before) {
 		notify(e.changed)
 	}
 }

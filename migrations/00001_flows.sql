@@ -47,4 +47,4 @@ ENGINE = MergeTree
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), observer_namespace, observer_kind, observer_name, time)
 TTL toDateTime(time) + INTERVAL 30 DAY DELETE
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 50000, ttl_only_drop_parts = 1;

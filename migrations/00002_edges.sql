@@ -35,10 +35,10 @@ CREATE TABLE IF NOT EXISTS edges
     reverse_bytes         SimpleAggregateFunction(sum, UInt64),
     first_seen            SimpleAggregateFunction(min, DateTime64(6, 'UTC')),
     last_seen             SimpleAggregateFunction(max, DateTime64(6, 'UTC')),
-    answered              AggregateFunction(uniqCombined64If(14), UInt64, UInt8) COMMENT 'distinct flows with a packet back',
-    denied                AggregateFunction(uniqCombined64If(14), UInt64, UInt8) COMMENT 'distinct flows that either slot denies',
-    source_endpoints      AggregateFunction(uniq, String),
-    destination_endpoints AggregateFunction(uniq, String)
+    flows                 AggregateFunction(uniqCombined64(14), UInt64) COMMENT 'distinct ones' CODEC(ZSTD(1)),
+    answered              AggregateFunction(uniqCombined64If(14), UInt64, UInt8) COMMENT 'distinct flows with a packet back' CODEC(ZSTD(1)),
+    source_endpoints      AggregateFunction(uniq, String) CODEC(ZSTD(1)),
+    destination_endpoints AggregateFunction(uniq, String) CODEC(ZSTD(1))
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(hour)
@@ -49,4 +49,4 @@ ORDER BY (hour, observer_namespace, observer_kind, observer_name, direction,
           protocol, port, outcome,
           live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision)
 TTL hour + INTERVAL 400 DAY DELETE
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 50000, ttl_only_drop_parts = 1;

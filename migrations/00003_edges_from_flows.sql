@@ -24,8 +24,8 @@ SELECT
     sum(reverse_byte_count) AS reverse_bytes,
     min(began_at) AS first_seen,
     max(time) AS last_seen,
+    uniqCombined64State(14)(flow_id) AS flows,
     uniqCombined64IfState(14)(flow_id, reverse_packet_count > 0) AS answered,
-    uniqCombined64IfState(14)(flow_id, live_verdict = 'deny' OR staged_verdict = 'deny') AS denied,
     uniqState(source_at) AS source_endpoints,
     uniqState(destination_at) AS destination_endpoints
 FROM

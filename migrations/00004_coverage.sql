@@ -17,4 +17,4 @@ ENGINE = MergeTree
 PARTITION BY toYYYYMM(end)
 ORDER BY (node, start, end)
 TTL toDateTime(end) + INTERVAL 400 DAY DELETE
-SETTINGS non_replicated_deduplication_window = 10000, ttl_only_drop_parts = 1;
+SETTINGS non_replicated_deduplication_window = 50000, ttl_only_drop_parts = 1;

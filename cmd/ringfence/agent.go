@@ -10,6 +10,8 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -50,8 +52,8 @@ type agent struct {
 
 	datapath *bpf.Datapath
 	enforcer *enforcer.Enforcer
-	labels   *collector.Snapshots
 
+	known   atomic.Pointer[ownership]
 	first   sync.Once
 	applied chan struct{} // closed by the first State
 }
@@ -118,10 +120,48 @@ func (a *agent) link() (*agentlink.Client, error) {
 // Apply implements agentlink.Handler: the collector learns the inventory before
 // the kernel's new records need it.
 func (a *agent) Apply(ctx context.Context, st rollout.State) (rollout.Report, error) {
-	a.labels.Set(inventory.NewIndex(st.Inventory))
+	a.known.Store(&ownership{index: inventory.NewIndex(st.Inventory), since: time.Now()})
 	r, err := a.enforcer.Apply(ctx, st)
 	a.first.Do(func() { close(a.applied) })
 	return r, err
+}
+
+// ownership is an inventory and since when it is in force on this node.
+type ownership struct {
+	index *inventory.Index
+	since time.Time
+}
+
+// Inventory implements collector.Inventories.
+func (a *agent) Inventory() (*inventory.Index, time.Time) {
+	o := a.known.Load()
+	if o == nil {
+		return nil, time.Time{}
+	}
+	return o.index, o.since
+}
+
+// collector connects the ring buffer with the store.
+func (a *agent) collector() (*collector.Collector, *storeSink, error) {
+	reader, err := a.datapath.NewReader()
+	if err != nil {
+		return nil, nil, err
+	}
+	sink := &storeSink{file: a.cfg.storeFile()}
+	c, err := collector.New(collector.Config{
+		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Logger: a.logger, Registerer: a.registry,
+	}, collector.Deps{
+		Reader: reader, Datapath: a.datapath, Inventories: a, Sink: sink, Endpoints: a.attached,
+	})
+	return c, sink, err
+}
+
+func (a *agent) attached() int {
+	list, err := a.datapath.Attached()
+	if err != nil {
+		return 0
+	}
+	return len(list)
 }
 
 // Report implements agentlink.Handler.

@@ -48,15 +48,19 @@ type edgeResult struct {
 }
 
 type attackResult struct {
-	Total             int `json:"total"`
-	ReachedBefore     int `json:"reached_before"`
-	ReachedInAudit    int `json:"reached_in_audit"`
-	FlaggedInAudit    int `json:"flagged_in_audit"`
-	ReachedEnforced   int `json:"reached_enforced"`
-	ReachedKilled     int `json:"reached_agent_killed"`
-	ReachedRestarted  int `json:"reached_agent_restarted"`
-	ReachedRolledBack int `json:"reached_rolled_back"`
-	ReachedPanicked   int `json:"reached_panicked"`
+	Total                int      `json:"total"`
+	ReachedBefore        int      `json:"reached_before"`
+	ReachedInAudit       int      `json:"reached_in_audit"`
+	FlaggedInAudit       int      `json:"flagged_in_audit"`
+	ReachedEnforced      int      `json:"reached_enforced"`
+	ReachedKilled        int      `json:"reached_agent_killed"`
+	ReachedRestarted     int      `json:"reached_agent_restarted"`
+	ReachedRolledBack    int      `json:"reached_rolled_back"`
+	ReachedEnforcedAgain int      `json:"reached_enforced_again"`
+	ReachedPanicked      int      `json:"reached_panicked"`
+	Unflagged            []string `json:"unflagged"` // in audit
+	// Unexpected names the tries that ended otherwise than they should.
+	Unexpected []string `json:"unexpected"`
 }
 
 type legitResult struct {
@@ -69,6 +73,7 @@ type legitResult struct {
 	IdleFailed          int      `json:"idle_failed"`
 	RequestsAgentKilled uint64   `json:"requests_agent_killed"`
 	FailedAgentKilled   uint64   `json:"failed_agent_killed"`
+	Flagged             []string `json:"flagged"`
 	Errors              []string `json:"errors"`
 }
 
@@ -221,12 +226,12 @@ func partyText(p api.Party) string {
 }
 
 func (c *demoCheck) attackBefore(ctx context.Context) error {
-	results, err := c.lab.Attack(ctx)
+	n, err := c.attack(ctx, "before", true)
 	if err != nil {
 		return err
 	}
-	c.result.Attacks.Total, c.result.Attacks.ReachedBefore = len(results), reached(results)
-	c.say("before: %d of %d attacks got through", reached(results), len(results))
+	c.result.Attacks.Total, c.result.Attacks.ReachedBefore = n+len(c.result.Attacks.Unexpected), n
+	c.say("before: %d of %d attacks got through", n, c.result.Attacks.Total)
 	return nil
 }
 
@@ -272,6 +277,7 @@ func (c *demoCheck) flagged(ctx context.Context, attacks []lab.AttackResult) (fl
 			denied[edgeText(partyText(n.Source), partyText(n.Destination), n.Protocol, n.Port)] += n.Connections
 		}
 	}
+	c.result.Attacks.Unflagged, c.result.Legit.Flagged = nil, nil // of an earlier look
 	attacked := map[string]bool{}
 	for i := range attacks {
 		a := &attacks[i]
@@ -279,12 +285,14 @@ func (c *demoCheck) flagged(ctx context.Context, attacks []lab.AttackResult) (fl
 		attacked[name] = true
 		if denied[name] > 0 {
 			flagged++
+		} else {
+			c.result.Attacks.Unflagged = append(c.result.Attacks.Unflagged, name)
 		}
 	}
 	for name, n := range denied {
 		if !attacked[name] {
 			legit += n
-			c.result.Legit.Errors = append(c.result.Legit.Errors, "flagged in audit: "+name)
+			c.result.Legit.Flagged = append(c.result.Legit.Flagged, name)
 		}
 	}
 	return flagged, legit, nil
@@ -320,12 +328,10 @@ func (c *demoCheck) enforceUnderTraffic(ctx context.Context) error {
 	}
 	c.result.Legit.RequestsAtSwitch = after.Requests - before.Requests
 	c.result.Legit.FailedDuringSwitch = after.Failures - before.Failures
-	results, err := c.lab.Attack(ctx)
-	if err != nil {
+	if c.result.Attacks.ReachedEnforced, err = c.attack(ctx, "enforced", false); err != nil {
 		return err
 	}
-	c.result.Attacks.ReachedEnforced = reached(results)
-	c.say("enforced: %d of %d attacks got through, %d of %d requests failed around the switch", reached(results), len(results),
+	c.say("enforced: %d attacks got through, %d of %d requests failed around the switch", c.result.Attacks.ReachedEnforced,
 		c.result.Legit.FailedDuringSwitch, c.result.Legit.RequestsAtSwitch)
 	return nil
 }
@@ -346,11 +352,9 @@ func (c *demoCheck) killAgents(ctx context.Context) error {
 			return err
 		}
 	}
-	results, err := c.lab.Attack(ctx)
-	if err != nil {
+	if c.result.Attacks.ReachedKilled, err = c.attack(ctx, "agents killed", false); err != nil {
 		return err
 	}
-	c.result.Attacks.ReachedKilled = reached(results)
 	if err := sleep(ctx, withoutAgents); err != nil {
 		return err
 	}
@@ -360,10 +364,9 @@ func (c *demoCheck) killAgents(ctx context.Context) error {
 	if err := poll(ctx, storeDeadline, func() (bool, error) { return c.agentsConnected(ctx) }); err != nil {
 		return err
 	}
-	if results, err = c.lab.Attack(ctx); err != nil {
+	if c.result.Attacks.ReachedRestarted, err = c.attack(ctx, "agents restarted", false); err != nil {
 		return err
 	}
-	c.result.Attacks.ReachedRestarted = reached(results)
 	after, err := c.counts(ctx)
 	if err != nil {
 		return err
@@ -416,18 +419,17 @@ func (c *demoCheck) rollBack(ctx context.Context) error {
 		return err
 	}
 	c.result.RollbackMS = milliseconds(slowest(took))
-	results, err := c.lab.Attack(ctx)
-	if err != nil {
+	if c.result.Attacks.ReachedRolledBack, err = c.attack(ctx, "rolled back", true); err != nil {
 		return err
 	}
-	c.result.Attacks.ReachedRolledBack = reached(results)
-	c.say("rolled back in %s; %d of %d attacks got through, as before", slowest(took).Round(10*time.Microsecond), reached(results), len(results))
+	c.say("rolled back in %s; %d of %d attacks got through, as before", slowest(took).Round(10*time.Microsecond),
+		c.result.Attacks.ReachedRolledBack, c.result.Attacks.Total)
 	return nil
 }
 
 // panicWithoutServer enforces again, kills everything but the kernel's programs,
 // and runs the panic command.
-func (c *demoCheck) panicWithoutServer(ctx context.Context) error {
+func (c *demoCheck) panicWithoutServer(ctx context.Context) (err error) {
 	if _, err := c.promoteAll(ctx); err != nil {
 		return err
 	}
@@ -439,12 +441,8 @@ func (c *demoCheck) panicWithoutServer(ctx context.Context) error {
 	if err := c.stack.serverProcess.kill(); err != nil { // ClickHouse dies with it
 		return err
 	}
-	results, err := c.lab.Attack(ctx)
-	if err != nil {
+	if c.result.Attacks.ReachedEnforcedAgain, err = c.attack(ctx, "enforced again", false); err != nil {
 		return err
-	}
-	if n := reached(results); n != 0 {
-		return fmt.Errorf("%d attacks got through before the panic: enforcing again did not work", n)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -455,13 +453,28 @@ func (c *demoCheck) panicWithoutServer(ctx context.Context) error {
 		return fmt.Errorf("ringfence panic: %w: %s", err, out)
 	}
 	c.result.PanicMS = milliseconds(time.Since(start))
-	if results, err = c.lab.Attack(ctx); err != nil {
+	if c.result.Attacks.ReachedPanicked, err = c.attack(ctx, "panicked", true); err != nil {
 		return err
 	}
-	c.result.Attacks.ReachedPanicked = reached(results)
 	c.say("panic in %.1f ms with server, agents and ClickHouse dead; %d of %d attacks got through, as before",
-		c.result.PanicMS, reached(results), len(results))
+		c.result.PanicMS, c.result.Attacks.ReachedPanicked, c.result.Attacks.Total)
 	return nil
+}
+
+// attack runs every attack once and returns how many got through. Those that
+// end otherwise than through says are named in the result.
+func (c *demoCheck) attack(ctx context.Context, when string, through bool) (int, error) {
+	results, err := c.lab.Attack(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i := range results {
+		if a := &results[i]; a.Reached != through {
+			c.result.Attacks.Unexpected = append(c.result.Attacks.Unexpected, fmt.Sprintf("%s: %s %s %s (%s)", when, a.Name,
+				edgeText(a.From, a.To, a.Protocol.String(), int(a.Port)), a.ToAddress, a.Error))
+		}
+	}
+	return reached(results), nil
 }
 
 // counts adds up what every client counted, probes included.

@@ -53,6 +53,7 @@ func (c *demoCheck) judge() {
 	add("restarted agents took the pinned links over", r.LinksKept, fmt.Sprint(r.LinksKept), "true")
 	below("rollback", r.RollbackMS, rollbackLimit)
 	count("attacks that got through rolled back", a.ReachedRolledBack, a.Total)
+	count("attacks that got through enforced again", a.ReachedEnforcedAgain, 0)
 	below("panic with server, agents and ClickHouse dead", r.PanicMS, panicLimit)
 	count("attacks that got through after it", a.ReachedPanicked, a.Total)
 	add("connections stored", r.Flows.Stored == r.Flows.Counted && r.Flows.Counted > 0,

@@ -146,8 +146,11 @@ func (d *demo) change(ctx context.Context, action slotAction, w api.WorkloadRef,
 	if err != nil {
 		return 0, fmt.Errorf("%s %s: %w", action.verb, workloadText(w), err)
 	}
-	if res.SwitchedAt == nil {
+	if !res.applied {
 		return 0, fmt.Errorf("%s %s: not every node has applied it in time", action.verb, workloadText(w))
+	}
+	if res.SwitchedAt == nil {
+		return 0, nil // staging switches nothing
 	}
 	return res.SwitchedAt.Sub(click), nil
 }

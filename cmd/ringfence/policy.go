@@ -163,41 +163,47 @@ func showRevision(ctx context.Context, w io.Writer, c *api.ClientWithResponses, 
 type slotAction struct {
 	verb, short string
 	needsNumber bool
-	call        func(context.Context, *api.ClientWithResponses, flow.Workload, api.SlotChange) (*api.SlotResult, error)
+	call        func(context.Context, *api.ClientWithResponses, flow.Workload, api.SlotChange) (*slotResult, error)
+}
+
+// slotResult is the answer to a change of slots.
+type slotResult struct {
+	*api.SlotResult
+	applied bool // by every connected node that holds the workload
 }
 
 var (
 	slotStage = slotAction{"stage", "Audit a revision: judge live traffic by it and drop nothing", true,
-		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*api.SlotResult, error) {
+		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*slotResult, error) {
 			res, err := c.StageRevisionWithResponse(ctx, w.Namespace, w.Kind, w.Name, body)
 			if err := expect(res, err); err != nil {
 				return nil, err
 			}
-			return either(res.JSON200, res.JSON202), nil
+			return resultOf(res.JSON200, res.JSON202), nil
 		}}
 	slotPromote = slotAction{"promote", "Enforce the staged revision: drop what it does not allow", true,
-		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*api.SlotResult, error) {
+		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*slotResult, error) {
 			res, err := c.PromoteRevisionWithResponse(ctx, w.Namespace, w.Kind, w.Name, body)
 			if err := expect(res, err); err != nil {
 				return nil, err
 			}
-			return either(res.JSON200, res.JSON202), nil
+			return resultOf(res.JSON200, res.JSON202), nil
 		}}
 	slotRollback = slotAction{"rollback", "Bring back what was live before, as a new revision", false,
-		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*api.SlotResult, error) {
+		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*slotResult, error) {
 			res, err := c.RollbackWithResponse(ctx, w.Namespace, w.Kind, w.Name, body)
 			if err := expect(res, err); err != nil {
 				return nil, err
 			}
-			return either(res.JSON200, res.JSON202), nil
+			return resultOf(res.JSON200, res.JSON202), nil
 		}}
 )
 
-func either(a, b *api.SlotResult) *api.SlotResult {
-	if a != nil {
-		return a
+func resultOf(applied, requested *api.SlotResult) *slotResult {
+	if applied != nil {
+		return &slotResult{applied, true}
 	}
-	return b
+	return &slotResult{requested, false}
 }
 
 func newSlotCommand(client *clientFlags, action slotAction) *cobra.Command {
@@ -249,14 +255,17 @@ func newSlotCommand(client *clientFlags, action slotAction) *cobra.Command {
 	return cmd
 }
 
-func printSlotResult(w io.Writer, wl flow.Workload, res *api.SlotResult) {
+func printSlotResult(w io.Writer, wl flow.Workload, res *slotResult) {
 	s := res.Summary
 	fmt.Fprintf(w, "%s: live %s, staged %s, ingress %s, egress %s", wl, revisionText(s.Requested.Live),
 		revisionText(s.Requested.Staged), s.IngressStage, s.EgressStage)
-	if res.SwitchedAt == nil {
+	switch {
+	case !res.applied:
 		fmt.Fprintln(w, "; requested, not every node has applied it yet")
-		return
+	case res.SwitchedAt == nil || res.SwitchedAt.Before(res.RequestedAt):
+		fmt.Fprintf(w, "; in the kernel of %d node(s)\n", len(res.Nodes))
+	default:
+		fmt.Fprintf(w, "; in the kernel of %d node(s) after %s\n", len(res.Nodes),
+			res.SwitchedAt.Sub(res.RequestedAt).Round(10*time.Microsecond))
 	}
-	fmt.Fprintf(w, "; in the kernel of %d node(s) after %s\n", len(res.Nodes),
-		res.SwitchedAt.Sub(res.RequestedAt).Round(10*time.Microsecond))
 }

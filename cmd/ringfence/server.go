@@ -91,7 +91,7 @@ func (s *server) run(ctx context.Context, ready func(serverReady) error) (err er
 	if err != nil {
 		return err
 	}
-	agents, agentListener, err := s.newAgentLink()
+	agents, agentListener, err := s.newAgentLink(ctx)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (s *server) openControl(ctx context.Context, inv inventory.Inventory) (*lea
 	}
 	l.analyzer, err = analyzer.New(analyzer.Config{MinCovered: s.cfg.MinWindow}, analyzer.Deps{
 		Edges: s.store, Coverage: s.store, Registerer: s.registry,
-		Inventory: func() inventory.Inventory { return s.control.Inventory().Inventory() },
+		Inventory: func() inventory.Inventory { return *s.control.Inventory().Inventory() },
 	})
 	if err != nil {
 		return nil, errors.Join(err, s.control.Close())
@@ -297,7 +297,7 @@ func (s *server) metricsHandler() http.Handler {
 
 // newAgentLink listens for agents on a socket that only root can reach. The
 // token that they must show stays the same over restarts of the server.
-func (s *server) newAgentLink() (*agentlink.Server, net.Listener, error) {
+func (s *server) newAgentLink(ctx context.Context) (*agentlink.Server, net.Listener, error) {
 	var token string
 	if err := readJSON(s.cfg.agentToken(), &token); err != nil {
 		token = rand.Text() + rand.Text()
@@ -309,7 +309,7 @@ func (s *server) newAgentLink() (*agentlink.Server, net.Listener, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := agentlink.Listen(s.cfg.agentSocket())
+	l, err := agentlink.Listen(ctx, s.cfg.agentSocket())
 	if err != nil {
 		return nil, nil, err
 	}

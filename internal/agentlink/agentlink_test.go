@@ -156,7 +156,7 @@ func serve(t *testing.T, path string, s *store, change func(*Config)) (stop func
 	if err != nil {
 		t.Fatal(err)
 	}
-	lis, err := Listen(path)
+	lis, err := Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -508,7 +508,7 @@ func document(json string, sum []byte) *linkpb.Document {
 
 func TestNodeRefusesBadStates(t *testing.T) {
 	path, h := socket(t), newHandler()
-	lis, err := Listen(path)
+	lis, err := Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -642,7 +642,7 @@ func TestLargeState(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	path := socket(t)
-	lis, err := Listen(path)
+	lis, err := Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -651,7 +651,7 @@ func TestListen(t *testing.T) {
 			t.Errorf("%s: mode %v, %v", p, info.Mode(), err)
 		}
 	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "is in use") {
+	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is in use") {
 		t.Errorf("a second server: %v", err)
 	}
 	// A server that was killed leaves its socket behind.
@@ -659,7 +659,7 @@ func TestListen(t *testing.T) {
 	if err := lis.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := Listen(path)
+	again, err := Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -669,16 +669,16 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "a file is in its place") {
+	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "a file is in its place") {
 		t.Errorf("a file in its place: %v", err)
 	}
 	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "is open to others") {
+	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is open to others") {
 		t.Errorf("a directory that is open to others: %v", err)
 	}
-	if _, err := Listen("/" + strings.Repeat("x", 120)); err == nil || !strings.Contains(err.Error(), "121 characters") {
+	if _, err := Listen(t.Context(), "/"+strings.Repeat("x", 120)); err == nil || !strings.Contains(err.Error(), "121 characters") {
 		t.Errorf("a long path: %v", err)
 	}
 }

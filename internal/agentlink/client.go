@@ -136,12 +136,9 @@ func (c *Client) Run(ctx context.Context, h Handler) error {
 	pause.Reset()
 	known := false // the server took this token before
 	level := slog.LevelWarn
-	for {
+	for ctx.Err() == nil {
 		heard, err := c.session(ctx, h)
 		c.metrics.connected.Set(0)
-		if ctx.Err() != nil {
-			return nil
-		}
 		if e, ok := errors.AsType[unreadError](err); ok {
 			c.unread = e.Error()
 		}
@@ -152,6 +149,9 @@ func (c *Client) Run(ctx context.Context, h Handler) error {
 		if status.Code(err) == codes.Unauthenticated && !known {
 			return ErrToken
 		}
+		if ctx.Err() != nil {
+			break
+		}
 		wait := pause.NextBackOff()
 		c.metrics.reconnects.Inc()
 		// Once an outage, not once an attempt.
@@ -159,10 +159,10 @@ func (c *Client) Run(ctx context.Context, h Handler) error {
 		level = slog.LevelDebug
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(wait):
 		}
 	}
+	return nil //nolint:nilerr // the session ended because it was told to
 }
 
 // Confirm asks the server over a new connection whether this node may keep a

@@ -1,6 +1,7 @@
 package agentlink
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,7 +19,7 @@ const maxSocketPath = 107
 // 0600, in a directory of mode 0700, which it
 // makes if there is none. A socket that a dead server left behind is
 // replaced; one that is in use is an error.
-func Listen(path string) (net.Listener, error) {
+func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("agent socket %s: the path has %d characters, at most %d: choose a shorter state directory", path, len(path), maxSocketPath)
 	}
@@ -31,11 +32,11 @@ func Listen(path string) (net.Listener, error) {
 	} else if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("agent socket: directory %s has mode %#o and is open to others: use one of its own with mode 0700", dir, info.Mode().Perm())
 	}
-	if err := removeStale(path); err != nil {
+	if err := removeStale(ctx, path); err != nil {
 		return nil, err
 	}
 	// The directory keeps others out until the socket has its own mode.
-	lis, err := net.Listen("unix", path)
+	lis, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("agent socket: %w", err)
 	}
@@ -45,7 +46,7 @@ func Listen(path string) (net.Listener, error) {
 	return lis, nil
 }
 
-func removeStale(path string) error {
+func removeStale(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -55,7 +56,7 @@ func removeStale(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("agent socket %s: a file is in its place: remove it", path)
 	}
-	c, err := net.DialTimeout("unix", path, time.Second)
+	c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 	if err == nil {
 		_ = c.Close()
 		return fmt.Errorf("agent socket %s is in use: another server runs with this state directory; stop it first", path)

@@ -121,18 +121,8 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		grpc.MaxSendMsgSize(s.cfg.MaxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			if err := s.authorize(ctx); err != nil {
-				return nil, err
-			}
-			return next(ctx, req)
-		}),
-		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			if err := s.authorize(stream.Context()); err != nil {
-				return err
-			}
-			return next(srv, stream)
-		}),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
 	}
 	if s.cfg.Credentials != nil {
 		opts = append(opts, grpc.Creds(s.cfg.Credentials))
@@ -147,6 +137,20 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	// Serve returns before its handlers do.
 	g.Stop()
 	return nil
+}
+
+func (s *Server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := s.authorize(ctx); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+func (s *Server) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if err := s.authorize(stream.Context()); err != nil {
+		return err
+	}
+	return next(srv, stream)
 }
 
 func (s *Server) authorize(ctx context.Context) error {

@@ -22,12 +22,27 @@ type principal struct {
 	session string
 }
 
-const principalKey = "ringfence.principal"
+type principalKey struct{}
 
 // caller returns who asks; the zero value when that is not known.
 func caller(ctx context.Context) principal {
-	p, _ := ctx.Value(principalKey).(principal)
+	p, _ := ctx.Value(principalKey{}).(principal)
 	return p
+}
+
+// know returns ctx with p as the one who asks.
+func know(ctx context.Context, p principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// own returns the request's context. Generated code hands gin's over, which is
+// used again for the next request: whatever still looks at it then would see
+// that one's.
+func own(ctx context.Context) context.Context {
+	if c, ok := ctx.(*gin.Context); ok {
+		return c.Request.Context()
+	}
+	return ctx
 }
 
 // operation returns what the contract says of the route that gin matched. One
@@ -60,7 +75,7 @@ func (s *Server) authenticate(c *gin.Context) {
 			fail(c, err)
 			return
 		}
-		c.Set(principalKey, p)
+		c.Request = c.Request.WithContext(know(c.Request.Context(), p))
 	}
 	if err := s.checkSite(c, open); err != nil {
 		s.metrics.refused.WithLabelValues("cross_site").Inc()
@@ -77,7 +92,7 @@ func (s *Server) identify(c *gin.Context) (principal, error) {
 		if !strings.EqualFold(scheme, "Bearer") || token == "" {
 			return principal{}, refuse(ErrorCodeUnauthorized, "the Authorization header is no bearer token: log in, or give an API token")
 		}
-		user, err := s.deps.Control.CheckToken(c, token)
+		user, err := s.deps.Control.CheckToken(c.Request.Context(), token)
 		return principal{user: user}, err
 	}
 	cookie, err := c.Request.Cookie(cookieName)
@@ -103,7 +118,7 @@ func (s *Server) checkSite(c *gin.Context, open bool) error {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil
 	}
-	if p := caller(c); p.session == "" && !open {
+	if p := caller(r.Context()); p.session == "" && !open {
 		return nil
 	}
 	site, origin := r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin")
@@ -136,11 +151,11 @@ const sessionUser = "user"
 
 // GetSession answers who is logged in.
 func (s *Server) GetSession(ctx context.Context, _ GetSessionRequestObject) (GetSessionResponseObject, error) {
+	ctx = own(ctx)
 	p := caller(ctx)
 	out := Session{User: p.user}
 	if p.session != "" {
-		// Only the request's own context knows the session.
-		deadline := s.sessions.Deadline(ctx.(*gin.Context).Request.Context())
+		deadline := s.sessions.Deadline(ctx)
 		out.Expires = &deadline
 	}
 	return GetSession200JSONResponse(out), nil
@@ -149,6 +164,7 @@ func (s *Server) GetSession(ctx context.Context, _ GetSessionRequestObject) (Get
 // Login checks a password and sets the session's cookie.
 func (s *Server) Login(ctx context.Context, r LoginRequestObject) (LoginResponseObject, error) {
 	c := ctx.(*gin.Context)
+	ctx = own(ctx)
 	address, account := loginKeys(c.Request.RemoteAddr, r.Body.User)
 	if wait := s.limiter.begin(address, account); wait > 0 {
 		s.metrics.logins.WithLabelValues("limited").Inc()
@@ -161,7 +177,7 @@ func (s *Server) Login(ctx context.Context, r LoginRequestObject) (LoginResponse
 		return nil, err
 	}
 	s.limiter.succeeded(address, account)
-	session, err := s.sessions.Load(c.Request.Context(), "")
+	session, err := s.sessions.Load(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +196,7 @@ func (s *Server) Login(ctx context.Context, r LoginRequestObject) (LoginResponse
 		return nil, err
 	}
 	s.metrics.logins.WithLabelValues("ok").Inc()
-	c.Set(principalKey, principal{user: r.Body.User, session: token})
+	c.Request = c.Request.WithContext(know(ctx, principal{user: r.Body.User, session: token}))
 	return withCookie{func(w http.ResponseWriter) { s.sessions.WriteSessionCookie(session, w, token, expiry) },
 		Session{User: r.Body.User, Expires: &expiry}}, nil
 }
@@ -202,8 +218,8 @@ func (r withCookie) VisitLoginResponse(w http.ResponseWriter) error {
 // Logout ends the session. An API token goes on.
 func (s *Server) Logout(ctx context.Context, _ LogoutRequestObject) (LogoutResponseObject, error) {
 	c := ctx.(*gin.Context)
-	if caller(ctx).session != "" {
-		session := c.Request.Context()
+	session := own(ctx)
+	if caller(session).session != "" {
 		if err := s.sessions.Destroy(session); err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -192,36 +193,62 @@ func TestBadRequests(t *testing.T) {
 	})
 }
 
-// FuzzBodies sends any body to a real server. It must never answer with an
-// internal error, and what it stores must be a valid policy of the workload.
-func FuzzBodies(f *testing.F) {
-	f.Add(newRevision("0"))
-	f.Add(newRevision("1"))
-	f.Add(strings.Replace(newRevision("0"), `"port":80`, `"port":80,"endPort":90`, 1))
-	f.Add(strings.Replace(newRevision("0"), `"selector":{"namespace":"shop","matchLabels":{"app":"front"}}`, `"cidr":{"prefix":"2001:db8::/32","except":["2001:db8:1::/48"]}`, 1))
-	f.Add(slotChange(1, 0))
-	f.Add(`{"user":"admin","password":"x"}`)
-	f.Add(`{"policy":null}`)
-	f.Add(`[[[[`)
-	h := build(f)
-	f.Fuzz(func(t *testing.T, body string) {
-		for _, path := range []string{cartPath + "/revisions", cartPath + "/replay", cartPath + "/stage"} {
-			w := h.recorder("POST", path, body)
-			if w.Code >= 500 {
-				t.Fatalf("%s: %d %s", path, w.Code, w.Body)
-			}
-			if w.Code != 201 {
-				continue
-			}
-			var rev Revision
-			if err := json.Unmarshal(w.Body.Bytes(), &rev); err != nil {
-				t.Fatal(err)
-			}
-			if p, err := readPolicy(rev.Policy, ""); err != nil || p.Workload != cart || policy.Digest(p) != rev.Digest {
-				t.Fatalf("stored %+v: %v", rev, err)
-			}
+// bodies are what the fuzz test and the mutations begin with.
+func bodies() []string {
+	return []string{
+		newRevision("0"), newRevision("1"), slotChange(1, 0), `{"user":"admin","password":"x"}`, `{"policy":null}`, `[[[[`,
+		strings.Replace(newRevision("0"), `"port":80`, `"port":80,"endPort":90`, 1),
+		strings.Replace(newRevision("0"), `"selector":{"namespace":"shop","matchLabels":{"app":"front"}}`,
+			`"cidr":{"prefix":"2001:db8::/32","except":["2001:db8:1::/48"]}`, 1),
+		strings.Replace(newRevision("0"), `"protocol":"TCP","port":80`, `"protocol":"ICMPv6","icmpType":128,"icmpCode":0`, 1),
+	}
+}
+
+// survive sends any body to a real server. It must never answer with an internal
+// error, and what it stores must be a valid policy of the workload.
+func survive(t testing.TB, h *house, body string) {
+	for _, path := range []string{cartPath + "/revisions", cartPath + "/replay", cartPath + "/stage"} {
+		w := h.recorder("POST", path, body)
+		if w.Code >= 500 {
+			t.Fatalf("%s: %d %s\n%q", path, w.Code, w.Body, body)
 		}
-	})
+		if w.Code != 201 {
+			continue
+		}
+		var rev Revision
+		if err := json.Unmarshal(w.Body.Bytes(), &rev); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := readPolicy(rev.Policy, ""); err != nil || p.Workload != cart || policy.Digest(p) != rev.Digest {
+			t.Fatalf("stored %+v: %v", rev, err)
+		}
+	}
+}
+
+func FuzzBodies(f *testing.F) {
+	for _, body := range bodies() {
+		f.Add(body)
+	}
+	h := build(f)
+	f.Fuzz(func(t *testing.T, body string) { survive(t, h, body) })
+}
+
+// TestMutatedBodies does many bodies in little time: the fuzzer is slow with a
+// database engine to look at.
+func TestMutatedBodies(t *testing.T) {
+	h := build(t)
+	seeds := bodies()
+	pieces := []string{`"`, `{`, `}`, `[`, `]`, `,`, `:`, `null`, `-1`, `1e9`, `4294967296`, `""`, `true`, `"port"`, `"peers"`, "\x00", "é", `\u0000`, `{"reserved":"world"}`, `0`}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 3000 {
+		body := seeds[random.IntN(len(seeds))]
+		for range 1 + random.IntN(3) {
+			from := random.IntN(len(body) + 1)
+			to := min(len(body), from+random.IntN(8))
+			body = body[:from] + pieces[random.IntN(len(pieces))] + body[to:]
+		}
+		survive(t, h, body)
+	}
 }
 
 // recorder answers a request without a network.

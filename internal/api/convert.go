@@ -234,7 +234,7 @@ func flowOf(f *flow.Labelled) Flow {
 	return Flow{
 		Time: f.Time, FirstSeen: f.FirstSeen, Node: f.Node, Event: f.Event.String(), Direction: DirectionOf(f.Direction),
 		Source: PartyOf(f.Source), Destination: PartyOf(f.Dest),
-		SourceAddress: f.Key.Source.String(), DestinationAddress: f.Key.Destination.String(),
+		SourceAddress: f.Key.Source.String(), DestinationAddress: f.Destination.String(),
 		SourcePort: int(f.SourcePort), Port: int(f.DestinationPort), Protocol: f.Protocol.String(),
 		Connections: int64(f.Connections), PacketsForward: count(f.Forward.Packets), PacketsReverse: count(f.Reverse.Packets),
 		BytesForward: count(f.Forward.Bytes), BytesReverse: count(f.Reverse.Bytes),
@@ -282,7 +282,7 @@ func count(n uint64) int64 {
 	if n > most {
 		return most
 	}
-	return int64(n) //nolint:gosec // bounded above
+	return int64(n)
 }
 
 func deref[T any](p *T) T {

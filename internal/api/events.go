@@ -36,7 +36,7 @@ func (s *Server) StreamEvents(ctx context.Context, _ StreamEventsRequestObject) 
 		return nil, refuse(ErrorCodeRateLimited, "too many event streams are open: close some pages")
 	}
 	c := ctx.(*gin.Context)
-	return &stream{s: s, ctx: c.Request.Context(), who: caller(ctx), token: bearer(c), sent: map[string][]byte{}}, nil
+	return &stream{s: s, ctx: own(ctx), who: caller(own(ctx)), token: bearer(c), sent: map[string][]byte{}}, nil
 }
 
 // bearer returns the request's API token. It was found good before.
@@ -72,8 +72,6 @@ func (x *stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
-	// The limit for reading a request would end the stream.
-	_ = x.control.SetReadDeadline(time.Time{})
 	if err := x.run(); err != nil && x.ctx.Err() == nil {
 		x.s.metrics.dropped.Inc()
 	}

@@ -36,16 +36,16 @@ type listener struct {
 func (h *house) listen(edit func(*http.Request)) *listener {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r, err := http.NewRequestWithContext(ctx, "GET", h.url+"/api/v1/events", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url+"/api/v1/events", nil)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	edit(r)
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := http.DefaultClient.Do(r) //nolint:bodyclose // the goroutine below closes it
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Cache-Control") != "no-store" {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Cache-Control") != "no-store" {
 		h.t.Fatalf("%d %v", resp.StatusCode, resp.Header)
 	}
 	l := &listener{t: h.t.(*testing.T), messages: make(chan message, 1000), ended: make(chan struct{})}
@@ -131,9 +131,7 @@ func TestEventsTellWhatChanges(t *testing.T) {
 	rising(l.workload("cart", func(w WorkloadSummary) bool { return w.IngressStage == Audit && deref(w.Effective.Staged) == 1 }))
 	rising(l.await("activity", func(m message) bool { return m.kind == "activity" && strings.Contains(m.data, "audits revision 1") }))
 	h.flows.set(func(f *fakeFlows) { f.stats.WouldDeny = 7 })
-	h.server.stats.mu.Lock()
-	h.server.stats.at = time.Time{}
-	h.server.stats.mu.Unlock()
+	h.server.stats.now.Store(nil)
 	rising(l.workload("cart", func(w WorkloadSummary) bool { return w.WouldDeny == 7 }))
 	h.control.Disconnected("node-1")
 	rising(l.await("status", func(m message) bool { return m.kind == "status" && strings.Contains(m.data, `"connected":false`) }))
@@ -195,7 +193,6 @@ type stuck struct {
 func (s *stuck) Header() http.Header                { return s.header }
 func (s *stuck) WriteHeader(int)                    {}
 func (s *stuck) SetWriteDeadline(t time.Time) error { s.deadline = t; return nil }
-func (s *stuck) SetReadDeadline(time.Time) error    { return nil }
 func (s *stuck) FlushError() error                  { return nil }
 func (s *stuck) Write([]byte) (int, error) {
 	if until := time.Until(s.deadline); until <= 0 || until > time.Minute {
@@ -231,8 +228,8 @@ func TestServeEndsCleanly(t *testing.T) {
 	goleak.VerifyNone(t, running)
 }
 
-// TestAStreamOutlivesTheReadTimeout has the server's own limits, shortened.
-func TestAStreamOutlivesTheReadTimeout(t *testing.T) {
+// TestAStreamOutlivesTimeouts has the server's own limits, shortened.
+func TestAStreamOutlivesTimeouts(t *testing.T) {
 	h := build(t)
 	srv := &http.Server{Handler: h.server.Handler(), ReadHeaderTimeout: time.Second, ReadTimeout: 150 * time.Millisecond, WriteTimeout: 150 * time.Millisecond}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -259,4 +256,32 @@ func TestPanicsAreCounted(t *testing.T) {
 		t.Errorf("%s", a.body)
 	}
 	h.get("/api/v1/status").want(200)
+}
+
+// TestALeavingClientEndsItsQuestion also shows that handlers get the request's
+// context: gin's own has no end.
+func TestALeavingClientEndsItsQuestion(t *testing.T) {
+	stuck := make(chan context.Context, 1)
+	h := build(t, func(_ *Config, d *Deps) { d.Analyzer = fakeAnalyzer{stuck: stuck} })
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url+cartPath+"/recommendation", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.byToken(r)
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		if resp, err := http.DefaultClient.Do(r); err == nil {
+			resp.Body.Close() //nolint:errcheck // a test
+		}
+	}()
+	asked := <-stuck
+	cancel()
+	select {
+	case <-asked.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the question goes on")
+	}
+	<-left
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -48,12 +49,12 @@ func (s *Server) observe(c *gin.Context) {
 	}
 	attrs := []slog.Attr{
 		slog.String("method", method), slog.String("route", route), slog.Int("status", status),
-		slog.Duration("elapsed", elapsed), slog.String("user", caller(c).user),
+		slog.Duration("elapsed", elapsed), slog.String("user", caller(c.Request.Context()).user),
 	}
 	if len(c.Errors) > 0 {
 		attrs = append(attrs, slog.String("error", oneLine(c.Errors.Last().Error())))
 	}
-	s.deps.Logger.LogAttrs(c, level, "http request", attrs...)
+	s.deps.Logger.LogAttrs(c.Request.Context(), level, "http request", attrs...)
 }
 
 // knownMethod bounds the values of a metric's label.
@@ -72,7 +73,7 @@ func (s *Server) recoverPanics(c *gin.Context) {
 		if v == nil {
 			return
 		}
-		if v == http.ErrAbortHandler {
+		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 			panic(v)
 		}
 		s.metrics.panics.Inc()

@@ -29,6 +29,7 @@ func (s *Server) window(since, until *time.Time) (time.Time, time.Time, error) {
 
 // GetRecommendation answers what was learned of a workload.
 func (s *Server) GetRecommendation(ctx context.Context, r GetRecommendationRequestObject) (GetRecommendationResponseObject, error) {
+	ctx = own(ctx)
 	w, err := s.known(r.Namespace, r.Kind, r.Name)
 	if err != nil {
 		return nil, err
@@ -56,6 +57,7 @@ func (s *Server) known(namespace, kind, name string) (flow.Workload, error) {
 
 // ListRevisions answers every revision of a workload.
 func (s *Server) ListRevisions(ctx context.Context, r ListRevisionsRequestObject) (ListRevisionsResponseObject, error) {
+	ctx = own(ctx)
 	w, err := s.known(r.Namespace, r.Kind, r.Name)
 	if err != nil {
 		return nil, err
@@ -73,6 +75,7 @@ func (s *Server) ListRevisions(ctx context.Context, r ListRevisionsRequestObject
 
 // GetRevision answers one revision.
 func (s *Server) GetRevision(ctx context.Context, r GetRevisionRequestObject) (GetRevisionResponseObject, error) {
+	ctx = own(ctx)
 	w, err := s.known(r.Namespace, r.Kind, r.Name)
 	if err != nil {
 		return nil, err
@@ -83,6 +86,7 @@ func (s *Server) GetRevision(ctx context.Context, r GetRevisionRequestObject) (G
 
 // CreateRevision saves a reviewed policy.
 func (s *Server) CreateRevision(ctx context.Context, r CreateRevisionRequestObject) (CreateRevisionResponseObject, error) {
+	ctx = own(ctx)
 	w, err := s.known(r.Namespace, r.Kind, r.Name)
 	if err != nil {
 		return nil, err
@@ -103,6 +107,7 @@ func (s *Server) CreateRevision(ctx context.Context, r CreateRevisionRequestObje
 
 // ListDenials answers what a slot's revision denied or would have denied.
 func (s *Server) ListDenials(ctx context.Context, r ListDenialsRequestObject) (ListDenialsResponseObject, error) {
+	ctx = own(ctx)
 	w, err := s.deps.Control.Workload(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name})
 	if err != nil {
 		return nil, err
@@ -143,6 +148,7 @@ func (s *Server) storeError(err error) error {
 
 // ReplayPolicy judges stored history by a policy.
 func (s *Server) ReplayPolicy(ctx context.Context, r ReplayPolicyRequestObject) (ReplayPolicyResponseObject, error) {
+	ctx = own(ctx)
 	w, err := s.known(r.Namespace, r.Kind, r.Name)
 	if err != nil {
 		return nil, err
@@ -164,6 +170,7 @@ func (s *Server) ReplayPolicy(ctx context.Context, r ReplayPolicyRequestObject) 
 
 // ListFlows answers flow records.
 func (s *Server) ListFlows(ctx context.Context, r ListFlowsRequestObject) (ListFlowsResponseObject, error) {
+	ctx = own(ctx)
 	since, until, err := s.window(r.Params.Since, r.Params.Until)
 	if err != nil {
 		return nil, err

@@ -82,8 +82,6 @@ func New(cfg Config, deps Deps) (*Server, error) {
 func (s *Server) routes() *gin.Engine {
 	releaseMode.Do(func() { gin.SetMode(gin.ReleaseMode) })
 	e := gin.New()
-	// A request's context ends with its connection; gin's own never does.
-	e.ContextWithFallback = true
 	e.RedirectTrailingSlash = false
 	e.HandleMethodNotAllowed = true
 	// Nobody's word is taken for another address than the connection's.
@@ -154,7 +152,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("end http requests: %w", err), srv.Close())
 	}
-	<-done
+	if serveErr := <-done; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve http: %w", serveErr))
+	}
 	return err
 }
 

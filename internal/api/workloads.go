@@ -11,6 +11,7 @@ import (
 
 // ListWorkloads answers all workloads.
 func (s *Server) ListWorkloads(ctx context.Context, _ ListWorkloadsRequestObject) (ListWorkloadsResponseObject, error) {
+	ctx = own(ctx)
 	list, err := s.summaries(ctx, time.Second)
 	return ListWorkloads200JSONResponse(list), err
 }
@@ -51,6 +52,7 @@ func revisionsOf(live, staged uint32) SlotRevisions {
 
 // GetWorkload answers one workload.
 func (s *Server) GetWorkload(ctx context.Context, r GetWorkloadRequestObject) (GetWorkloadResponseObject, error) {
+	ctx = own(ctx)
 	ref := flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name}
 	w, err := s.deps.Control.Workload(ctx, ref)
 	if err != nil {
@@ -82,9 +84,9 @@ func nodeSlotsOf(nodes []control.NodeSlots) []NodeSlots {
 		e := n.Effective
 		out = append(out, NodeSlots{
 			Node: n.Node, Connected: n.Connected, Effective: revisionsOf(e.LiveRevision, e.StagedRevision),
-			Endpoints: e.Endpoints, Confirmed: !e.Unconfirmed, ObservedSince: optionalTime(e.ObservedSince),
+			Endpoints: e.Endpoints, Confirmed: !e.Unconfirmed && !n.Reported.IsZero(), ObservedSince: optionalTime(e.ObservedSince),
 			SwitchedAt: optionalTime(e.SwitchedAt), Deadline: deadlineOf(e), RevertedFrom: number64(e.RevertedFrom),
-			Error: optional(n.Error),
+			Error: troubleOf(n.Error, n.Problems),
 		})
 	}
 	return out
@@ -99,6 +101,7 @@ func deadlineOf(e rollout.Effective) *time.Time {
 
 // StageRevision begins to audit a revision.
 func (s *Server) StageRevision(ctx context.Context, r StageRevisionRequestObject) (StageRevisionResponseObject, error) {
+	ctx = own(ctx)
 	result, err := s.change(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name}, r.Body, s.deps.Control.Stage)
 	switch {
 	case err != nil:
@@ -111,6 +114,7 @@ func (s *Server) StageRevision(ctx context.Context, r StageRevisionRequestObject
 
 // UnstageRevision ends the audit of a revision.
 func (s *Server) UnstageRevision(ctx context.Context, r UnstageRevisionRequestObject) (UnstageRevisionResponseObject, error) {
+	ctx = own(ctx)
 	result, err := s.change(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name}, r.Body, s.deps.Control.Unstage)
 	switch {
 	case err != nil:
@@ -123,6 +127,7 @@ func (s *Server) UnstageRevision(ctx context.Context, r UnstageRevisionRequestOb
 
 // PromoteRevision enforces the audited revision.
 func (s *Server) PromoteRevision(ctx context.Context, r PromoteRevisionRequestObject) (PromoteRevisionResponseObject, error) {
+	ctx = own(ctx)
 	result, err := s.change(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name}, r.Body, s.deps.Control.Promote)
 	switch {
 	case err != nil:
@@ -135,6 +140,7 @@ func (s *Server) PromoteRevision(ctx context.Context, r PromoteRevisionRequestOb
 
 // Rollback brings back what was live before.
 func (s *Server) Rollback(ctx context.Context, r RollbackRequestObject) (RollbackResponseObject, error) {
+	ctx = own(ctx)
 	result, err := s.change(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name}, r.Body, s.deps.Control.Rollback)
 	switch {
 	case err != nil:
@@ -166,7 +172,7 @@ func (s *Server) change(ctx context.Context, w flow.Workload, body *SlotChange,
 		return SlotResult{}, err
 	}
 	out := SlotResult{
-		Summary: summaryOf(&now, s.stats.peek()), Nodes: nodeSlotsOf(now.Nodes), RequestedAt: requested,
+		Summary: summaryOf(&now, s.stats.peek().stats), Nodes: nodeSlotsOf(now.Nodes), RequestedAt: requested,
 	}
 	if applied != nil {
 		_, e := describe(applied)

@@ -47,7 +47,7 @@ func spawn(cfg *Config, libraryPath, port string, lock *os.File) (*child, error)
 	}
 	args := append(append([]string{}, cfg.Command...),
 		"--data-dir", cfg.DataDir, "--library", libraryPath, "--port", port, "--grace", cfg.StopGrace.String())
-	cmd := exec.Command(cfg.Executable, args...) //nolint:gosec // our own binary
+	cmd := exec.Command(cfg.Executable, args...) //nolint:noctx // it lives until stop, not as long as the start's context
 	cmd.Stdin = lifelineRead
 	cmd.Stderr = stderrWrite
 	cmd.ExtraFiles = []*os.File{lock, statusWrite} // lockFD, statusFD
@@ -55,7 +55,7 @@ func spawn(cfg *Config, libraryPath, port string, lock *os.File) (*child, error)
 	// environment is the engine's business.
 	cmd.Env = []string{"HOME=" + cfg.DataDir, "TERM=dumb", "PATH=/usr/bin:/bin", "TZ=UTC"}
 	// A group of its own keeps a Ctrl-C in the terminal from reaching it first.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: parentDeath}
 
 	c := &child{lifeline: lifelineWrite, listening: make(chan struct{}), exited: make(chan struct{})}
 	started := make(chan error)
@@ -80,10 +80,10 @@ func (c *child) own(cmd *exec.Cmd, started chan<- error, status, stderr *os.File
 	c.process = cmd.Process
 	started <- nil
 
-	var words, lastError string
+	var words, last, exception string
 	var wg sync.WaitGroup
 	wg.Go(func() { words = c.readStatus(status) })
-	wg.Go(func() { lastError = logLines(stderr, logger) })
+	wg.Go(func() { last, exception = readOutput(stderr, logger) })
 	err := cmd.Wait()
 	wg.Wait()
 	switch {
@@ -94,10 +94,12 @@ func (c *child) own(cmd *exec.Cmd, started chan<- error, status, stderr *os.File
 		err = nil
 	case err == nil:
 		err = errors.New("it left without being asked to")
-	case words != "":
+	case words != "" && words != endedByItself:
 		err = errors.New(words)
-	case lastError != "":
-		err = fmt.Errorf("%w (%s)", err, lastError)
+	case exception != "":
+		err = errors.New(firstLine(exception))
+	case last != "":
+		err = fmt.Errorf("%w (%s)", err, last)
 	}
 	c.err = err
 	close(c.exited)
@@ -120,18 +122,24 @@ func (c *child) readStatus(f *os.File) string {
 	return strings.TrimSpace(first + string(rest))
 }
 
-// logLines passes the child's standard error on and returns its last line.
-func logLines(f *os.File, logger *slog.Logger) (last string) {
+// readOutput passes the child's standard error on, and returns its last line and
+// the last exception in it.
+func readOutput(f *os.File, logger *slog.Logger) (last, exception string) {
 	scanner := bufio.NewScanner(f)
 	for scanner.Scan() {
-		if line := strings.TrimSpace(scanner.Text()); line != "" {
-			last = line[:min(len(line), maxMessage)]
-			logger.Warn("engine wrote to its standard error", "line", last)
+		line := strings.TrimSpace(scanner.Text())
+		if line == "" {
+			continue
 		}
+		last = line[:min(len(line), maxMessage)]
+		if strings.Contains(last, exceptionMark) {
+			exception = last
+		}
+		logger.Debug("engine wrote to its standard error", "line", last)
 	}
 	_, _ = io.Copy(io.Discard, f) // a line too long for the scanner must not block the engine
 	_ = f.Close()
-	return last
+	return last, exception
 }
 
 // stop asks the child to leave, and kills it when it has not after grace or
@@ -139,7 +147,6 @@ func logLines(f *os.File, logger *slog.Logger) (last string) {
 func (c *child) stop(ctx context.Context, grace time.Duration) (killed bool) {
 	c.asked.Store(true)
 	_ = c.lifeline.Close() // closing twice is harmless
-	_ = c.process.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {

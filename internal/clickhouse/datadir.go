@@ -47,7 +47,40 @@ func prepareDir(dir string) error {
 			return fmt.Errorf("engine data directory %s: %w; make it writable, or move it away to begin with an empty one", dir, bare(err))
 		}
 	}
+	return checkLayout(dir)
+}
+
+// checkLayout refuses what the engine would take for an empty directory, and
+// begin anew in.
+func checkLayout(dir string) error {
+	there := map[string]bool{}
+	for _, name := range []string{"metadata", "store"} {
+		info, err := os.Stat(filepath.Join(dir, dataSubdir, name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return damaged(dir, name+": "+bare(err).Error())
+		case !info.IsDir():
+			return damaged(dir, name+" is not a directory")
+		}
+		there[name] = true
+	}
+	if there["metadata"] || !there["store"] {
+		return nil
+	}
+	tables, err := os.ReadDir(filepath.Join(dir, dataSubdir, "store"))
+	if err != nil {
+		return damaged(dir, "store: "+bare(err).Error())
+	}
+	if len(tables) > 0 {
+		return damaged(dir, "the tables' definitions in metadata are gone")
+	}
 	return nil
+}
+
+func damaged(dir, why string) error {
+	return fmt.Errorf("the engine's data in %s is damaged: %s; restore it, or move the directory away to begin with an empty one", dir, why)
 }
 
 // lockDir takes the lock of dir. The file description is passed on to the
@@ -55,13 +88,13 @@ func prepareDir(dir string) error {
 // whose parent is dead is waited for: that engine is on its way out.
 func lockDir(dir string, wait time.Duration) (*os.File, error) {
 	path := filepath.Join(dir, lockFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the caller's own directory
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("engine data directory %s: lock: %w; make it writable or give another one", dir, bare(err))
 	}
 	deadline := time.Now().Add(wait)
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a file descriptor fits
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			break
 		}
@@ -81,7 +114,7 @@ func lockDir(dir string, wait time.Duration) (*os.File, error) {
 	}
 	self := process{pid: os.Getpid()}
 	self.started, _ = startTime(self.pid)
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(self.String()), 0)
 	}
 	if err != nil {
@@ -107,7 +140,7 @@ func (p process) alive() bool {
 }
 
 func readOwner(path string) process {
-	b, err := os.ReadFile(path) //nolint:gosec // the lock file
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return process{}
 	}
@@ -139,7 +172,7 @@ func startTime(pid int) (string, error) {
 // checkVersion refuses data that a newer engine wrote, and records this one.
 func checkVersion(dir, version string) error {
 	path := filepath.Join(dir, versionFile)
-	b, err := os.ReadFile(path) //nolint:gosec // the engine's own directory
+	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -206,7 +239,7 @@ func writePrivate(path string, content []byte) error {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("write %s: %w", path, bare(err))
 	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the engine's own directory
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, bare(err))
 	}

@@ -77,9 +77,9 @@ func held(t *testing.T, dir, owner string) *os.File {
 	t.Helper()
 	path := filepath.Join(dir, lockFile)
 	must(t, os.WriteFile(path, []byte(owner), 0o600))
-	f, err := os.Open(path) //nolint:gosec // a test's own directory
+	f, err := os.Open(path)
 	must(t, err)
-	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX)) //nolint:gosec // a file descriptor fits
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
@@ -165,7 +165,7 @@ func TestCheckVersion(t *testing.T) {
 			} else {
 				wantError(t, err, append(tt.want, dir)...)
 			}
-			b, err := os.ReadFile(path) //nolint:gosec // a test's own directory
+			b, err := os.ReadFile(path)
 			must(t, err)
 			if got := strings.TrimSpace(string(b)); got != tt.recorded {
 				t.Errorf("recorded %q, want %q", got, tt.recorded)

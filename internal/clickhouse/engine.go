@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -184,6 +185,9 @@ func (e *Engine) giveUp(ctx context.Context, c *child, lastErr error) error {
 	return fmt.Errorf("start engine: %w", ctx.Err())
 }
 
+// brokenTable finds the table whose parts the engine refuses to load.
+var brokenTable = regexp.MustCompile("broken parts.*Cannot attach table `([^`]*)`.`([^`]*)`")
+
 // explain turns a child's last words into an error that says what to do.
 func (e *Engine) explain(err error) error {
 	if err == nil { // only when it was asked to leave
@@ -198,8 +202,10 @@ func (e *Engine) explain(err error) error {
 	case strings.Contains(message, "No space left on device"):
 		return fmt.Errorf("start engine: the disk of %s is full; make room or give another data directory", e.cfg.DataDir)
 	}
-	return fmt.Errorf("start engine: the data in %s cannot be opened (%w); restore it, or move the directory away to begin with an empty one",
-		e.cfg.DataDir, err)
+	if m := brokenTable.FindStringSubmatch(message); m != nil {
+		err = fmt.Errorf("broken parts in table %s.%s", m[1], m[2])
+	}
+	return damaged(e.cfg.DataDir, err.Error())
 }
 
 func (e *Engine) watch(c *child) {
@@ -207,6 +213,7 @@ func (e *Engine) watch(c *child) {
 	done := e.done
 	go func() {
 		<-c.exited
+		_ = c.lifeline.Close() // again, when it was asked to leave
 		if c.err != nil {
 			e.metrics.crashed.Inc()
 			done <- fmt.Errorf("the engine ended: %w", c.err)
@@ -272,7 +279,7 @@ func (e *Engine) unlock() error {
 }
 
 func newCredentials() (Credentials, error) {
-	l, err := net.Listen("tcp4", net.JoinHostPort(loopback, "0"))
+	l, err := net.Listen("tcp4", net.JoinHostPort(loopback, "0")) //nolint:noctx // it returns at once
 	if err != nil {
 		return Credentials{}, fmt.Errorf("find a free port: %w", err)
 	}

@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -8,6 +9,8 @@ import (
 )
 
 const listenPoll = 10 * time.Millisecond
+
+var errStopped = errors.New("asked to leave")
 
 // awaitListening returns when this process listens on the loopback port. The
 // library's client does not say when it could not get the port, so another
@@ -32,7 +35,7 @@ func awaitListening(port uint16, stop <-chan struct{}) error {
 		}
 		select {
 		case <-stop:
-			return nil
+			return errStopped
 		case <-tick.C:
 		}
 	}

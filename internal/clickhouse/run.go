@@ -23,16 +23,28 @@ const (
 	statusFD = 4 // the child's last words
 )
 
+// parentDeath comes when the parent dies. Before there is a handler it ends the
+// child, and it takes effect where the parent's end of the pipe was copied.
+const parentDeath = syscall.SIGHUP
+
 // nowListening is the first line on the status pipe of a child that serves.
 const nowListening = "listening\n"
+
+// endedByItself is all that the child knows when the engine wrote its reason to
+// standard error.
+const endedByItself = "the engine ended by itself"
 
 // startListening is all the library's client is asked to do; afterwards it
 // waits for input that never comes.
 const startListening = "SYSTEM START LISTEN TCP"
 
 // RunEngine is the body of the child process. It serves until standard input
-// ends or SIGTERM comes, and returns nil after an orderly end. What it returns
-// otherwise has been told to the parent already.
+// ends, and returns nil after an orderly end. What it returns otherwise has been
+// told to the parent already.
+//
+// Signals that ask a process to end are left to the parent: a service manager
+// sends them to every process at once, and those that write their last rows
+// need the engine longer than that.
 func RunEngine(args []string) error {
 	err := runEngine(args)
 	if err != nil {
@@ -64,7 +76,7 @@ func runEngine(args []string) error {
 		unix.CloseOnExec(fd)
 	}
 	unix.Umask(0o077)
-	signal.Ignore(syscall.SIGPIPE, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
 
 	hangUp, err := takeTerminal()
 	if err != nil {
@@ -83,12 +95,14 @@ func runEngine(args []string) error {
 	failed := make(chan error, 1)
 	go func() {
 		err := awaitListening(uint16(*port), stop) //nolint:gosec // checked above
-		if err != nil {
+		switch {
+		case errors.Is(err, errStopped):
+		case err != nil:
 			failed <- err
 			hangUp()
-			return
+		default:
+			tellParent(nowListening)
 		}
-		tellParent(nowListening)
 	}()
 	err = lib.run([]string{
 		"clickhouse",
@@ -108,7 +122,7 @@ func runEngine(args []string) error {
 	default:
 	}
 	if err == nil {
-		return errors.New("the engine ended by itself")
+		return errors.New(endedByItself)
 	}
 	return err
 }
@@ -123,7 +137,7 @@ func takeTerminal() (hangUp func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("keep standard input: %w", err)
 	}
-	lifeline = os.NewFile(uintptr(fd), "lifeline") //nolint:gosec // a file descriptor fits
+	lifeline = os.NewFile(uintptr(fd), "lifeline")
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open a pseudo-terminal for the engine: %w; mount devpts on /dev/pts", err)
@@ -153,30 +167,30 @@ func unlockTerminal(master *os.File) (number int, err error) {
 		return 0, err
 	}
 	controlErr := conn.Control(func(fd uintptr) {
-		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil { //nolint:gosec // a file descriptor fits
-			number, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN) //nolint:gosec // a file descriptor fits
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
+			number, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
 		}
 	})
 	return number, errors.Join(err, controlErr)
 }
 
 func dup2(f *os.File, fd int) error {
-	return unix.Dup3(int(f.Fd()), fd, 0) //nolint:gosec // a file descriptor fits
+	return unix.Dup3(int(f.Fd()), fd, 0)
 }
 
-// watchParent closes stop and hangs up when the parent is gone or wants the engine to go,
-// and ends the process when the engine has not left in time.
+// watchParent closes stop and hangs up when the parent is gone or wants the
+// engine to go, and ends the process when the engine has not left in time.
 func watchParent(stop chan<- struct{}, hangUp func(), grace time.Duration) {
 	ended := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, lifeline)
 		close(ended)
 	}()
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
+	orphaned := make(chan os.Signal, 1)
+	signal.Notify(orphaned, parentDeath)
 	select {
 	case <-ended:
-	case <-term:
+	case <-orphaned:
 	}
 	close(stop)
 	hangUp()
@@ -187,11 +201,14 @@ func watchParent(stop chan<- struct{}, hangUp func(), grace time.Duration) {
 // exitNotLeft is the exit code of a child that had to cut the engine off.
 const exitNotLeft = 3
 
+// exceptionMark comes before what the engine says of an error.
+const exceptionMark = "DB::Exception: "
+
 // firstLine shortens what the engine says of an error to the part for people.
 func firstLine(message string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(message), "\n")
 	line, _, _ = strings.Cut(line, ", Stack trace")
-	if _, rest, ok := strings.Cut(line, "DB::Exception: "); ok {
+	if _, rest, ok := strings.Cut(line, exceptionMark); ok {
 		line = rest
 	}
 	return strings.TrimRight(strings.TrimSpace(line), ".")

@@ -27,6 +27,7 @@ var configTemplate = template.Must(template.New(configFile).Funcs(xmlFuncs).Pars
   <user_directories><users_xml><path>{{xml .Users}}</path></users_xml></user_directories>
   <logger>
     <level>warning</level>
+    <console>0</console>
     <log>{{xml .Log}}</log>
     <size>10M</size>
     <count>2</count>
@@ -50,6 +51,11 @@ var configTemplate = template.Must(template.New(configFile).Funcs(xmlFuncs).Pars
   <compiled_expression_cache_size>16777216</compiled_expression_cache_size>
   <query_cache><max_size_in_bytes>0</max_size_in_bytes></query_cache>
   <merge_tree>
+    <max_suspicious_broken_parts>0</max_suspicious_broken_parts>
+    <max_suspicious_broken_parts_bytes>0</max_suspicious_broken_parts_bytes>
+    <fsync_after_insert>1</fsync_after_insert>
+    <fsync_part_directory>1</fsync_part_directory>
+    <min_rows_to_fsync_after_merge>1</min_rows_to_fsync_after_merge>
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
     <number_of_free_entries_in_pool_to_execute_mutation>1</number_of_free_entries_in_pool_to_execute_mutation>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>

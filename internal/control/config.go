@@ -29,6 +29,11 @@ type Config struct {
 	// GuardWindow is how long after a promote its denials are watched for ones
 	// that should not be. Default 10 min.
 	GuardWindow time.Duration
+	// ReadinessTimeout bounds how long Deps.Readiness may take. Default 5 s.
+	ReadinessTimeout time.Duration
+	// ReadinessFor is how long its word that nothing is missing holds, so that
+	// enforcing right after looking does not wait for ClickHouse. Default 15 s.
+	ReadinessFor time.Duration
 	// SessionIdle ends a login that is not used for so long. Default 1 h.
 	SessionIdle time.Duration
 	// BusyTimeout is how long a transaction waits for another process's. Default 5 s.
@@ -45,6 +50,8 @@ func (c Config) withDefaults() Config {
 	set(&c.WarmUp, time.Hour)
 	set(&c.ConnectedWithin, 5*time.Second)
 	set(&c.GuardWindow, 10*time.Minute)
+	set(&c.ReadinessTimeout, 5*time.Second)
+	set(&c.ReadinessFor, 15*time.Second)
 	set(&c.SessionIdle, time.Hour)
 	set(&c.BusyTimeout, 5*time.Second)
 	return c
@@ -58,7 +65,7 @@ func (c Config) Validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"confirm timeout": c.ConfirmTimeout, "warm-up": c.WarmUp, "connected within": c.ConnectedWithin,
-		"guard window": c.GuardWindow, "session idle": c.SessionIdle, "busy timeout": c.BusyTimeout,
+		"guard window": c.GuardWindow, "session idle": c.SessionIdle, "readiness timeout": c.ReadinessTimeout, "readiness for": c.ReadinessFor, "busy timeout": c.BusyTimeout,
 	} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("control: %s is negative: %s", name, d))

@@ -183,13 +183,13 @@ func (f *fixture) say(r rollout.Report) {
 	}
 }
 
-func wantCode(t *testing.T, err error, code Code) *Error {
+func wantCode(t *testing.T, err error, code Code) Error {
 	t.Helper()
 	var e *Error
 	if !errors.As(err, &e) || e.Code != code {
 		t.Fatalf("error is %v, want code %s", err, code)
 	}
-	return e
+	return *e
 }
 
 func newest(t *testing.T, s *Store) Event {

@@ -3,8 +3,12 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
 )
 
@@ -15,8 +19,13 @@ func (s *Store) ready(ctx context.Context, w *inventory.Workload, rev Revision) 
 		return nil
 	}
 	missing := s.missingOnNodes(w, rev.Number)
-	if s.deps.Readiness != nil {
+	if s.deps.Readiness != nil && !s.covered.holds(w.Ref(), s.deps.Now(), s.cfg.ReadinessFor) {
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.ReadinessTimeout)
+		defer cancel()
 		more, err := s.deps.Readiness.Missing(ctx, w.Ref())
+		if err == nil && len(more) == 0 {
+			s.covered.remember(w.Ref(), s.deps.Now())
+		}
 		if err != nil {
 			return &Error{Code: CodeUnavailable, Err: err, Message: fmt.Sprintf(
 				"whether %s is ready to be enforced cannot be told: %v; try again once ClickHouse answers", w.Ref(), err)}
@@ -31,6 +40,37 @@ func (s *Store) ready(ctx context.Context, w *inventory.Workload, rev Revision) 
 		message += fmt.Sprintf(" (and %d more)", n)
 	}
 	return &Error{Code: CodeNotReady, Message: message, Missing: missing}
+}
+
+// because appends what a node says is wrong, if it says anything.
+func because(texts ...string) string {
+	text := strings.Join(slices.DeleteFunc(slices.Clone(texts), func(s string) bool { return s == "" }), "; ")
+	if text == "" {
+		return ""
+	}
+	return ": " + oneLine(text)
+}
+
+// covered remembers of which workloads stored coverage lacked nothing, and when.
+type covered struct {
+	mu sync.Mutex
+	at map[flow.Workload]time.Time
+}
+
+func (c *covered) holds(w flow.Workload, now time.Time, during time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, ok := c.at[w]
+	return ok && now.Sub(at) < during
+}
+
+func (c *covered) remember(w flow.Workload, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at == nil {
+		c.at = map[flow.Workload]time.Time{}
+	}
+	c.at[w] = now
 }
 
 // missingOnNodes says what the nodes that hold w still lack for enforcing a
@@ -51,15 +91,13 @@ func (s *Store) missingOnNodes(w *inventory.Workload, revision uint32) []string 
 			continue
 		case n.Panicked:
 			say("node %s is under `ringfence panic`: nothing would be dropped there", n.Node)
-		case n.Error != "":
-			say("node %s refused the newest state: %s", n.Node, n.Error)
 		}
 		if e.Endpoints < n.Expected {
-			say("%d of %d endpoints on node %s are attached", e.Endpoints, n.Expected, n.Node)
+			say("%d of %d endpoints on node %s are attached%s", e.Endpoints, n.Expected, n.Node, because(n.Problems...))
 			continue
 		}
 		if e.StagedRevision != revision {
-			say("node %s does not audit revision %d yet", n.Node, revision)
+			say("node %s does not audit revision %d yet%s", n.Node, revision, because(n.Error))
 		}
 		warm := e.ObservedSince.Add(s.cfg.WarmUp)
 		switch {

@@ -59,6 +59,9 @@ type NodeSlots struct {
 	LastConfirmed uint32
 	// Error is why the node refused the newest state.
 	Error string
+	// Problems are what it could not do although it applied the state; they may
+	// be about other workloads.
+	Problems []string
 	// Reported is when the node last said all this.
 	Reported time.Time
 }
@@ -89,9 +92,9 @@ func (s *Store) Report(ctx context.Context, r rollout.Report) error {
 
 // revert acts on one workload's RevertedFrom, unless it is about an older change.
 func (s *Store) revert(ctx context.Context, r rollout.Report, e rollout.Effective) error {
-	w, err := s.present(e.Workload)
-	if err != nil {
-		return nil // its workload has left the inventory
+	w := s.index.Load().Workload(e.Workload)
+	if w == nil {
+		return nil // it has left the inventory
 	}
 	now, err := readSlots(ctx, s.reads, w.Identity)
 	if err != nil {
@@ -129,8 +132,9 @@ func (n *reports) take(r rollout.Report, now time.Time, within time.Duration) (r
 	}
 	old := node.report
 	changed = changed || !node.connected(now, within) || old.Generation != r.Generation || old.Version != r.Version ||
-		old.Panicked != r.Panicked || old.Error != r.Error || !slices.Equal(old.Workloads, r.Workloads)
-	r.Workloads = slices.Clone(r.Workloads)
+		old.Panicked != r.Panicked || old.Error != r.Error || !slices.Equal(old.Problems, r.Problems) ||
+		!slices.Equal(old.Workloads, r.Workloads)
+	r.Problems, r.Workloads = slices.Clone(r.Problems), slices.Clone(r.Workloads)
 	node.report, node.at, node.gone = r, now, false
 	present := map[flow.Workload]bool{}
 	for _, e := range r.Workloads {
@@ -248,7 +252,7 @@ func (s *Store) nodeSlots(w *inventory.Workload) []NodeSlots {
 		slots := NodeSlots{Node: name, Expected: n, Effective: rollout.Effective{Workload: w.Ref()}}
 		if r := s.reports.nodes[name]; r != nil {
 			slots.Connected, slots.Panicked = r.connected(s.deps.Now(), s.cfg.ConnectedWithin), r.report.Panicked
-			slots.Error, slots.Reported = r.report.Error, r.at
+			slots.Error, slots.Problems, slots.Reported = r.report.Error, r.report.Problems, r.at
 			if nw := r.workloads[w.Ref()]; nw != nil {
 				slots.Effective, slots.LastConfirmed = nw.effective, nw.lastConfirmed
 			}

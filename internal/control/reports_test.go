@@ -25,7 +25,11 @@ func TestPromoteReadiness(t *testing.T) {
 		"since when":      {func(_ *fixture, r *rollout.Report) { r.Workloads[0].ObservedSince = time.Time{} }, "since when"},
 		"not attached":    {func(_ *fixture, r *rollout.Report) { r.Workloads[0].Endpoints = 0 }, "0 of 1 endpoints"},
 		"under panic":     {func(_ *fixture, r *rollout.Report) { r.Panicked = true }, "panic"},
-		"refused":         {func(_ *fixture, r *rollout.Report) { r.Error = "table full" }, "table full"},
+		"refused":         {func(_ *fixture, r *rollout.Report) { r.Error, r.Workloads[0].StagedRevision = "table full", 0 }, "table full"},
+		"refused another": {func(_ *fixture, r *rollout.Report) { r.Error = "shop/Host/front: table full" }, ""},
+		"no interface": {func(_ *fixture, r *rollout.Report) {
+			r.Problems, r.Workloads[0].Endpoints = []string{"no interface rfc2"}, 0
+		}, "no interface rfc2"},
 		"other audit":     {func(_ *fixture, r *rollout.Report) { r.Workloads[0].StagedRevision = 7 }, "does not audit revision 1"},
 		"says nothing":    {func(_ *fixture, r *rollout.Report) { r.Workloads = nil }, "0 of 1 endpoints"},
 		"is disconnected": {func(f *fixture, _ *rollout.Report) { f.Disconnected("node-2") }, "node-2 is not connected"},
@@ -91,8 +95,21 @@ func TestPromoteAsksCoverage(t *testing.T) {
 	f.deps.Readiness = readiness(func() ([]string, error) { return nil, errors.New("connection refused") })
 	_, err = f.Promote(t.Context(), f.ask(1))
 	wantCode(t, err, CodeUnavailable)
-	f.deps.Readiness = nil
+	// That nothing is missing holds for a while, that something is does not.
+	asked := 0
+	f.deps.Readiness = readiness(func() ([]string, error) { asked++; return nil, nil })
+	if a, err := f.Actions(t.Context(), cart); err != nil || a.Enforce != "" {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	f.clock.advance(16 * time.Second)
+	f.obey()
+	if a, err := f.Actions(t.Context(), cart); err != nil || a.Enforce != "" || asked != 2 {
+		t.Fatalf("%+v, %v, asked %d times", a, err, asked)
+	}
 	f.promote(1)
+	if asked != 2 {
+		t.Errorf("asked %d times", asked)
+	}
 	// Going back needs neither.
 	f.deps.Readiness = readiness(func() ([]string, error) { return nil, errors.New("connection refused") })
 	f.Disconnected("node-1")
@@ -325,6 +342,10 @@ func TestUpdatedIsQuietOnHeartbeats(t *testing.T) {
 	r.Time = f.clock.now()
 	if told(r) {
 		t.Error("a heartbeat that says nothing new was announced")
+	}
+	r.Problems = []string{"no interface rfc1"}
+	if !told(r) {
+		t.Error("a problem was not announced")
 	}
 	r.Panicked = true
 	if !told(r) {

@@ -250,6 +250,28 @@ func readSlots(ctx context.Context, q querier, workload flow.Identity) (Slots, e
 	return s, nil
 }
 
+// allSlots returns the slots of every workload that ever had any.
+func allSlots(ctx context.Context, q querier) (map[flow.Identity]Slots, error) {
+	rows, err := q.QueryContext(ctx, "SELECT "+slotColumns+", workload FROM slots")
+	if err != nil {
+		return nil, fmt.Errorf("read slots: %w", err)
+	}
+	defer rows.Close() //nolint:errcheck // Err tells
+	all := map[flow.Identity]Slots{}
+	for rows.Next() {
+		var id flow.Identity
+		s, err := scanSlots(rows, &id)
+		if err != nil {
+			return nil, fmt.Errorf("read slots: %w", err)
+		}
+		all[id] = s
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read slots: %w", err)
+	}
+	return all, nil
+}
+
 func (t *tx) storeSlots(workload flow.Identity, s Slots) error {
 	number := func(n uint32) any {
 		if n == 0 {

@@ -45,12 +45,13 @@ func (s *Store) rebuild(ctx context.Context) {
 
 func (s *Store) rolloutSlots(ctx context.Context, state *rollout.State) ([]rollout.Slots, error) {
 	out := []rollout.Slots{}
+	all, err := allSlots(ctx, s.reads)
+	if err != nil {
+		return nil, err
+	}
 	for i := range state.Inventory.Workloads {
 		w := &state.Inventory.Workloads[i]
-		slots, err := readSlots(ctx, s.reads, w.Identity)
-		if err != nil {
-			return nil, err
-		}
+		slots := all[w.Identity]
 		if slots.Live == 0 && slots.Staged == 0 {
 			continue
 		}

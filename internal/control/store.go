@@ -41,6 +41,7 @@ type Store struct {
 
 	documents documents
 	reports   reports
+	covered   covered
 	passwords chan struct{} // bounds the memory of password checks
 
 	slotsChanged signal // State has a newer generation

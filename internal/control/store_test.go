@@ -37,7 +37,7 @@ func TestOpenRefuses(t *testing.T) {
 	filled := func(t *testing.T) string {
 		f := open(t)
 		for i := range 50 {
-			f.create(allow(uint16(1000 + i))) //nolint:gosec // small
+			f.create(allow(uint16(1000 + i)))
 		}
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
@@ -46,7 +46,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	spoil := func(t *testing.T, change func([]byte) []byte) string {
 		path := filled(t)
-		b, err := os.ReadFile(path) //nolint:gosec // the test's own file
+		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestGeneration(t *testing.T) {
 		return s.Generation
 	}
 	g0 := generation()
-	if g0 < uint64(f.clock.now().Unix()) { //nolint:gosec // positive
+	if g0 < uint64(f.clock.now().Unix()) {
 		t.Errorf("generation %d may be below what nodes hold of an older database", g0)
 	}
 	f.load()

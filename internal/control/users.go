@@ -15,8 +15,8 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// Admin is the one user that is made by itself.
-const Admin = "admin"
+// AdminUser is the one user that is made by itself.
+const AdminUser = "admin"
 
 // maxPasswordChecks bounds how many passwords are hashed at once, since each
 // takes argonMemory.
@@ -43,14 +43,14 @@ func errLogin() *Error { return refuse(CodeUnauthorized, "wrong user or password
 // made up; "" when the user was there already.
 func (s *Store) EnsureAdmin(ctx context.Context) (string, error) {
 	var n int
-	if err := s.reads.QueryRowContext(ctx, "SELECT count(*) FROM users WHERE name = ?", Admin).Scan(&n); err != nil {
+	if err := s.reads.QueryRowContext(ctx, "SELECT count(*) FROM users WHERE name = ?", AdminUser).Scan(&n); err != nil {
 		return "", fmt.Errorf("look up the admin user: %w", err)
 	}
 	if n > 0 {
 		return "", nil
 	}
 	password := rand.Text() // 128 bits
-	return password, s.SetPassword(ctx, Admin, password, System)
+	return password, s.SetPassword(ctx, AdminUser, password, System)
 }
 
 // SetPassword makes a user, or gives it another password and ends its sessions.
@@ -113,7 +113,7 @@ func (s *Store) RecordLogin(ctx context.Context, user string) error {
 
 func (s *Store) hashPassword(ctx context.Context, password string) (string, error) {
 	salt := make([]byte, argonSalt)
-	rand.Read(salt) //nolint:errcheck // it never fails
+	rand.Read(salt)
 	key, err := s.derive(ctx, password, salt)
 	if err != nil {
 		return "", err
@@ -173,7 +173,7 @@ func (s *Store) IssueToken(ctx context.Context, name, user, actor string) (strin
 		return "", invalid("name", "the token's name is no line of 1 to 128 bytes")
 	}
 	secret := make([]byte, 32)
-	rand.Read(secret) //nolint:errcheck // it never fails
+	rand.Read(secret)
 	token := tokenPrefix + base64.RawURLEncoding.EncodeToString(secret)
 	hash := sha256.Sum256([]byte(token))
 	err := s.write(ctx, func(t *tx) error {

@@ -15,12 +15,12 @@ func TestAdminIsMadeOnce(t *testing.T) {
 	if again, err := f.EnsureAdmin(t.Context()); err != nil || again != "" {
 		t.Errorf("a second time: %q, %v", again, err)
 	}
-	if err := f.CheckPassword(t.Context(), Admin, password); err != nil {
+	if err := f.CheckPassword(t.Context(), AdminUser, password); err != nil {
 		t.Error(err)
 	}
 	for name, login := range map[string][2]string{
-		"wrong password": {Admin, password + "x"}, "empty": {Admin, ""}, "unknown user": {"eve", password},
-		"all zero": {"eve", ""}, "too long": {Admin, strings.Repeat("x", 2000)},
+		"wrong password": {AdminUser, password + "x"}, "empty": {AdminUser, ""}, "unknown user": {"eve", password},
+		"all zero": {"eve", ""}, "too long": {AdminUser, strings.Repeat("x", 2000)},
 	} {
 		if e := wantCode(t, f.CheckPassword(t.Context(), login[0], login[1]), CodeUnauthorized); e.Message != errLogin().Message {
 			t.Errorf("%s: %q tells more than it should", name, e.Message)
@@ -30,48 +30,48 @@ func TestAdminIsMadeOnce(t *testing.T) {
 	if err := f.reads.QueryRow("SELECT password FROM users").Scan(&stored); err != nil || strings.Contains(stored, password) || !strings.HasPrefix(stored, "$argon2id$") {
 		t.Errorf("stored as %q, %v", stored, err)
 	}
-	if err := f.SetPassword(t.Context(), Admin, "correct horse battery", Admin); err != nil {
+	if err := f.SetPassword(t.Context(), AdminUser, "correct horse battery", AdminUser); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, f.CheckPassword(t.Context(), Admin, password), CodeUnauthorized)
-	if err := f.CheckPassword(t.Context(), Admin, "correct horse battery"); err != nil {
+	wantCode(t, f.CheckPassword(t.Context(), AdminUser, password), CodeUnauthorized)
+	if err := f.CheckPassword(t.Context(), AdminUser, "correct horse battery"); err != nil {
 		t.Error(err)
 	}
-	wantCode(t, f.SetPassword(t.Context(), Admin, "short", Admin), CodeInvalid)
-	wantCode(t, f.SetPassword(t.Context(), "a\nb", "correct horse battery", Admin), CodeInvalid)
+	wantCode(t, f.SetPassword(t.Context(), AdminUser, "short", AdminUser), CodeInvalid)
+	wantCode(t, f.SetPassword(t.Context(), "a\nb", "correct horse battery", AdminUser), CodeInvalid)
 }
 
 func TestTokens(t *testing.T) {
 	f := open(t)
-	if _, err := f.IssueToken(t.Context(), "cli", Admin, System); CodeOf(err) != CodeNotFound {
+	if _, err := f.IssueToken(t.Context(), "cli", AdminUser, System); CodeOf(err) != CodeNotFound {
 		t.Errorf("a token for nobody: %v", err)
 	}
 	if _, err := f.EnsureAdmin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	first, err := f.IssueToken(t.Context(), "cli", Admin, System)
+	first, err := f.IssueToken(t.Context(), "cli", AdminUser, System)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if user, err := f.CheckToken(t.Context(), first); err != nil || user != Admin {
+	if user, err := f.CheckToken(t.Context(), first); err != nil || user != AdminUser {
 		t.Errorf("%q, %v", user, err)
 	}
 	for _, bad := range []string{"", "x", first[:len(first)-1], first + "x"} {
 		_, err := f.CheckToken(t.Context(), bad)
 		wantCode(t, err, CodeUnauthorized)
 	}
-	second, err := f.IssueToken(t.Context(), "cli", Admin, System)
+	second, err := f.IssueToken(t.Context(), "cli", AdminUser, System)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = f.CheckToken(t.Context(), first)
 	wantCode(t, err, CodeUnauthorized)
-	if err := f.RevokeToken(t.Context(), "cli", Admin); err != nil {
+	if err := f.RevokeToken(t.Context(), "cli", AdminUser); err != nil {
 		t.Fatal(err)
 	}
 	_, err = f.CheckToken(t.Context(), second)
 	wantCode(t, err, CodeUnauthorized)
-	wantCode(t, f.RevokeToken(t.Context(), "cli", Admin), CodeNotFound)
+	wantCode(t, f.RevokeToken(t.Context(), "cli", AdminUser), CodeNotFound)
 }
 
 func TestSessions(t *testing.T) {
@@ -124,7 +124,7 @@ func TestSessions(t *testing.T) {
 		t.Error("a session outlived its logout")
 	}
 	commit()
-	if err := f.SetPassword(t.Context(), Admin, "correct horse battery", System); err != nil || there() {
+	if err := f.SetPassword(t.Context(), AdminUser, "correct horse battery", System); err != nil || there() {
 		t.Error("a session outlived its password")
 	}
 	if err := x.Delete("unknown"); err != nil {

@@ -46,9 +46,13 @@ func (s *Store) Workloads(ctx context.Context) ([]Workload, error) {
 		return nil, refuse(CodeUnavailable, "the inventory is not loaded yet: try again in a moment")
 	}
 	sorted := x.Inventory().Sorted()
+	all, err := allSlots(ctx, s.reads)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]Workload, 0, len(sorted.Workloads))
 	for i := range sorted.Workloads {
-		w, err := s.workload(ctx, &sorted.Workloads[i])
+		w, err := s.workload(ctx, &sorted.Workloads[i], all[sorted.Workloads[i].Identity])
 		if err != nil {
 			return nil, err
 		}
@@ -63,14 +67,14 @@ func (s *Store) Workload(ctx context.Context, ref flow.Workload) (Workload, erro
 	if err != nil {
 		return Workload{}, err
 	}
-	return s.workload(ctx, w)
-}
-
-func (s *Store) workload(ctx context.Context, w *inventory.Workload) (Workload, error) {
 	slots, err := readSlots(ctx, s.reads, w.Identity)
 	if err != nil {
 		return Workload{}, err
 	}
+	return s.workload(ctx, w, slots)
+}
+
+func (s *Store) workload(ctx context.Context, w *inventory.Workload, slots Slots) (Workload, error) {
 	live, err := s.slotPolicy(ctx, w, slots.Live)
 	if err != nil {
 		return Workload{}, err

@@ -31,7 +31,7 @@ type DenialFilter struct {
 }
 
 // FlowFilter says which records are wanted. Zero fields do not filter.
-type FlowFilter struct {
+type FlowFilter struct { //nolint:revive // it stands beside EdgeFilter and DenialFilter
 	Since, Until time.Time
 	Workload     *Workload // on either side, or the observer
 	Outcome      Outcome

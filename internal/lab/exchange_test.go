@@ -221,9 +221,11 @@ func TestConnectionsAreSilent(t *testing.T) {
 	must(t, err)
 	defer s.close()
 	var at netip.AddrPort
+	s.mu.Lock()
 	for c := range s.open {
 		at = netip.MustParseAddrPort(c.(net.Listener).Addr().String())
 	}
+	s.mu.Unlock()
 	client, err := dial(target{Local: loopback.Addr(), Remote: at})
 	must(t, err)
 	defer client.Close() //nolint:errcheck // the test is over

@@ -42,7 +42,10 @@ type Report struct {
 	Time       time.Time `json:"time"`
 	Panicked   bool      `json:"panicked"` // `ringfence panic` is in force
 	// Error says why the newest State was refused; the former one still holds.
-	Error     string      `json:"error,omitempty"`
+	Error string `json:"error,omitempty"`
+	// Problems are what could not be done although the State was applied, such
+	// as to watch an interface that does not exist. They are tried again.
+	Problems  []string    `json:"problems,omitempty"`
 	Workloads []Effective `json:"workloads"`
 }
 

@@ -18,11 +18,11 @@ var flowColumns = []column[flow.Labelled]{
 	col("observer_kind", func(r *flow.Labelled) string { return r.Observer.Kind }),
 	col("observer_name", func(r *flow.Labelled) string { return r.Observer.Name }),
 	col("observer_endpoint", func(r *flow.Labelled) string { return r.ObserverEndpoint }),
-	col("observer_endpoint_id", func(r *flow.Labelled) uint32 { return r.Record.Endpoint }),
+	col("observer_endpoint_id", func(r *flow.Labelled) uint32 { return r.Endpoint }),
 	col("direction", func(r *flow.Labelled) int8 { return enum(uint8(r.Direction), uint8(flow.Egress)) }),
 	col("event", func(r *flow.Labelled) string { return r.Event.String() }),
 	col("source_address", func(r *flow.Labelled) netip.Addr { return mapped(r.Key.Source) }),
-	col("destination_address", func(r *flow.Labelled) netip.Addr { return mapped(r.Key.Destination) }),
+	col("destination_address", func(r *flow.Labelled) netip.Addr { return mapped(r.Destination) }),
 	col("source_port", func(r *flow.Labelled) uint16 { return r.SourcePort }),
 	col("destination_port", func(r *flow.Labelled) uint16 { return r.DestinationPort }),
 	col("protocol", func(r *flow.Labelled) uint8 { return uint8(r.Protocol) }),
@@ -59,7 +59,7 @@ var coverageColumns = []column[flow.Coverage]{
 	col("records", func(r *flow.Coverage) uint64 { return r.Records }),
 	col("lost", func(r *flow.Coverage) uint64 { return r.Lost }),
 	col("delayed", func(r *flow.Coverage) uint64 { return r.Delayed }),
-	col("endpoints", func(r *flow.Coverage) uint32 { return uint32(max(r.Endpoints, 0)) }), //nolint:gosec // a node has fewer
+	col("endpoints", func(r *flow.Coverage) uint32 { return uint32(max(r.Endpoints, 0)) }),
 	col("started", func(r *flow.Coverage) bool { return r.Started }),
 }
 

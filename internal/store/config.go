@@ -45,7 +45,7 @@ const (
 	defaultInsertTimeout = time.Minute
 	defaultMaxRowsRead   = 2_000_000_000
 	defaultMaxMemory     = 1 << 30
-	defaultPasswordHelp  = "set them with --clickhouse-user and --clickhouse-password-file"
+	defaultPasswordHelp  = "set them with --clickhouse-user and --clickhouse-password-file" //nolint:gosec // no password
 )
 
 var databasePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)

@@ -11,6 +11,9 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
+// DenialFilter is flow.DenialFilter.
+type DenialFilter = flow.DenialFilter
+
 // denialQuery has the slot's name in the place of SLOT.
 const denialQuery = `
 SELECT
@@ -20,7 +23,7 @@ SELECT
     destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
     protocol, port,
     SLOT_reason, SLOT_revision,
-    uniqCombined64IfMerge(14)(hour_denied) AS connections,
+    uniqCombined64Merge(14)(hour_denied) AS connections,
     sum(hour_packets) AS packets,
     min(hour_first_seen),
     max(hour_last_seen)
@@ -33,7 +36,7 @@ FROM
         destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
         protocol, port,
         SLOT_reason, SLOT_revision,
-        uniqCombined64IfMergeState(14)(denied) AS hour_denied,
+        uniqCombined64MergeState(14)(flows) AS hour_denied,
         sum(forward_packets + reverse_packets) AS hour_packets,
         min(first_seen) AS hour_first_seen,
         max(last_seen) AS hour_last_seen

@@ -13,7 +13,7 @@ import (
 // audited is a connection that the staged slot denies at its destination.
 func audited(sport uint16, from, to string, revision uint32) flow.Labelled {
 	r := connection(flow.Workload{}, redis, sport, noon)
-	r.Source, r.Key.Source, r.Key.Destination = flow.Party{Reserved: "world"}, addr(from), addr(to)
+	r.Source, r.Key.Source, r.Destination = flow.Party{Reserved: "world"}, addr(from), addr(to)
 	r.Direction, r.Observer, r.DestinationPort = flow.Ingress, redis, 6379
 	r.Live = flow.Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonNoPolicy}
 	r.Staged = flow.Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Revision: revision}
@@ -44,7 +44,7 @@ func TestDenials(t *testing.T) {
 		Direction: flow.Egress, Observer: frontend,
 		Source: flow.Party{Workload: frontend}, Destination: flow.Party{Workload: cart},
 		Protocol: flow.TCP, Port: 8080, Reason: flow.ReasonDefault, Revision: 2,
-		Connections: 2, Packets: 10, FirstSeen: noon.Add(-2 * time.Hour), LastSeen: noon.Add(2 * time.Second),
+		Connections: 2, Packets: 10, FirstSeen: noon.Add(-2*time.Hour + 7*time.Microsecond), LastSeen: noon.Add(2 * time.Second),
 	}
 	spoof := flow.Denial{
 		Direction: flow.Egress, Observer: cart,

@@ -12,12 +12,8 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// Filters are the shared types of package flow.
-type (
-	EdgeFilter   = flow.EdgeFilter
-	DenialFilter = flow.DenialFilter
-	FlowFilter   = flow.FlowFilter
-)
+// EdgeFilter is flow.EdgeFilter.
+type EdgeFilter = flow.EdgeFilter
 
 // The most rows a read gives when its filter has no limit of its own.
 const (
@@ -43,8 +39,8 @@ SELECT
     min(hour_first_seen), max(hour_last_seen),
     uniqMerge(hour_source_endpoints), uniqMerge(hour_destination_endpoints),
     uniqExact(hour),
-    uniqCombined64IfMerge(14)(hour_denied_live),
-    uniqCombined64IfMerge(14)(hour_denied_staged)
+    uniqCombined64Merge(14)(hour_denied_live),
+    uniqCombined64Merge(14)(hour_denied_staged)
 FROM
 (
     SELECT
@@ -63,9 +59,9 @@ FROM
         uniqCombined64IfMergeState(14)(answered) AS hour_answered,
         uniqMergeState(source_endpoints) AS hour_source_endpoints,
         uniqMergeState(destination_endpoints) AS hour_destination_endpoints,
-        uniqCombined64IfMergeStateIf(14)(denied,
+        uniqCombined64MergeStateIf(14)(flows,
             live_verdict = 'deny' AND ({live_revision:UInt32} = 0 OR live_revision = {live_revision:UInt32})) AS hour_denied_live,
-        uniqCombined64IfMergeStateIf(14)(denied,
+        uniqCombined64MergeStateIf(14)(flows,
             staged_verdict = 'deny' AND ({staged_revision:UInt32} = 0 OR staged_revision = {staged_revision:UInt32})) AS hour_denied_staged
     FROM edges
     WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))

@@ -14,7 +14,7 @@ func TestEdgesKey(t *testing.T) {
 	base := connection(frontend, cart, 1, noon)
 	external := func(a string, change func(*flow.Labelled)) flow.Labelled {
 		r := connection(frontend, flow.Workload{}, 1, noon)
-		r.Dest, r.Key.Destination = flow.Party{Reserved: "world"}, addr(a)
+		r.Dest, r.Destination = flow.Party{Reserved: "world"}, addr(a)
 		if change != nil {
 			change(&r)
 		}
@@ -33,7 +33,7 @@ func TestEdgesKey(t *testing.T) {
 		{"the same again", base, 1},
 		{"another initiator's port", with(func(r *flow.Labelled) { r.SourcePort = 60000 }), 1},
 		{"another replica", with(func(r *flow.Labelled) { r.Source.Endpoint, r.Key.Source = "frontend-2", addr("10.0.0.9") }), 1},
-		{"IPv6 between workloads", with(func(r *flow.Labelled) { r.Key.Source, r.Key.Destination = addr("2001:db8::1"), addr("2001:db8::2") }), 1},
+		{"IPv6 between workloads", with(func(r *flow.Labelled) { r.Key.Source, r.Destination = addr("2001:db8::1"), addr("2001:db8::2") }), 1},
 		{"another node", with(func(r *flow.Labelled) { r.Node = "node-2" }), 1},
 		{"another verdict", with(func(r *flow.Labelled) { r.Outcome, r.Live.Verdict = flow.OutcomeDropped, flow.VerdictDeny }), 1},
 		{"another responder's port", with(func(r *flow.Labelled) { r.DestinationPort = 8081 }), 2},
@@ -72,7 +72,7 @@ func TestEdgesExternalPeers(t *testing.T) {
 	var rows []flow.Labelled
 	for i, a := range []string{"198.51.100.66", "198.51.100.67", "2001:db8:66::66", "198.51.100.66"} {
 		r := connection(frontend, flow.Workload{}, uint16(i), noon)
-		r.Dest, r.Key.Destination, r.DestinationPort = flow.Party{Reserved: "world"}, addr(a), 443
+		r.Dest, r.Destination, r.DestinationPort = flow.Party{Reserved: "world"}, addr(a), 443
 		rows = append(rows, r)
 	}
 	mustInsert(t, s, "a", rows...)
@@ -108,6 +108,8 @@ func judgedAgain(at time.Time) []flow.Labelled {
 	answer := begin
 	answer.Event, answer.Connections, answer.Time = flow.EventVerdict, 0, at.Add(time.Second)
 	answer.Reverse = flow.Counters{Packets: 3, Bytes: 300}
+	// A restarted agent converts the boot clock anew.
+	answer.FirstSeen = answer.FirstSeen.Add(7 * time.Microsecond)
 
 	denied := answer
 	denied.Event, denied.Time = flow.EventSweep, at.Add(2*time.Second)
@@ -165,6 +167,27 @@ func TestEdgesEvidence(t *testing.T) {
 	}
 }
 
+// A connection has many records, perhaps of two agents after another; the same
+// ports a second later are another connection.
+func TestEdgesSameConnection(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		later   time.Duration
+		answers uint64
+	}{{"the clock converted anew", 7 * time.Microsecond, 1}, {"ports used again", time.Second, 2}} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := migrated(t)
+			first := connection(frontend, cart, 1, noon)
+			next := first
+			next.Time, next.FirstSeen = first.Time.Add(5*time.Second), first.FirstSeen.Add(tt.later)
+			mustInsert(t, s, "a", first, next)
+			if e := edgeOf(t, s, EdgeFilter{}); e.Answered != tt.answers {
+				t.Errorf("%d answered, want %d", e.Answered, tt.answers)
+			}
+		})
+	}
+}
+
 func TestEdgesAnsweredExact(t *testing.T) {
 	s := migrated(t)
 	rows := connections(500, noon)
@@ -188,6 +211,7 @@ func TestEdgesAnsweredExact(t *testing.T) {
 func TestEdgesWindow(t *testing.T) {
 	s := migrated(t)
 	hour := noon.Truncate(time.Hour)
+	mustExec(t, s, "ALTER TABLE edges MODIFY SETTING max_bytes_to_merge_at_max_space_in_pool = 1")
 	// Hours h, h+1 and h+3, each with flows from minute 10 to minute 20.
 	for i, h := range []int{0, 1, 3} {
 		at := hour.Add(time.Duration(h) * time.Hour)
@@ -215,7 +239,11 @@ func TestEdgesWindow(t *testing.T) {
 	}
 	for _, merged := range []bool{false, true} {
 		if merged {
+			mustExec(t, s, "ALTER TABLE edges RESET SETTING max_bytes_to_merge_at_max_space_in_pool")
 			mustExec(t, s, "OPTIMIZE TABLE edges FINAL")
+		}
+		if rows, want := ask(t, s, "SELECT count() FROM edges"), map[bool]uint64{false: 6, true: 3}[merged]; rows != want {
+			t.Fatalf("%d rows with merged %v, want %d", rows, merged, want)
 		}
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {

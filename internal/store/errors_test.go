@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -220,6 +222,40 @@ func TestExplainException(t *testing.T) {
 		if !errors.As(err, &back) {
 			t.Errorf("code %d: the exception is not in the chain", tt.code)
 		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	cfg := testConfig(t)
+	registry := prometheus.NewPedanticRegistry()
+	cfg.Registerer = registry
+	var stores []*Store
+	for range 2 { // one after the other, on the same registry
+		s, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		stores = append(stores, s)
+	}
+	if err := stores[0].Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range stores {
+		mustInsert(t, s, token(i), connections(3, noon)...)
+	}
+	if _, err := stores[1].Flows(t.Context(), FlowFilter{Limit: 1}); err != nil {
+		t.Fatal(err)
+	}
+	m := stores[1].metrics
+	if n := testutil.ToFloat64(m.inserted.WithLabelValues("flows")); n != 6 {
+		t.Errorf("%v rows inserted, want 6", n)
+	}
+	if n := testutil.ToFloat64(m.queries.WithLabelValues("flows", "ok")); n != 1 {
+		t.Errorf("%v queries for flows, want 1", n)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("metrics: %v %v", problems, err)
 	}
 }
 

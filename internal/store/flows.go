@@ -11,6 +11,9 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
+// FlowFilter is flow.FlowFilter.
+type FlowFilter = flow.FlowFilter
+
 // The minute comes first in the order because it does in the table's: the
 // newest rows are read without sorting the rest.
 const flowQuery = `
@@ -73,7 +76,7 @@ func scanFlow(rows driver.Rows) (flow.Labelled, error) {
 	)
 	err := rows.Scan(
 		&l.Time, &l.FirstSeen, &l.Node,
-		&l.Observer.Namespace, &l.Observer.Kind, &l.Observer.Name, &l.ObserverEndpoint, &l.Record.Endpoint,
+		&l.Observer.Namespace, &l.Observer.Kind, &l.Observer.Name, &l.ObserverEndpoint, &l.Endpoint,
 		&direction, &event,
 		&source, &destination, &l.SourcePort, &l.DestinationPort, &protocol,
 		&l.Source.Workload.Namespace, &l.Source.Workload.Kind, &l.Source.Workload.Name, &l.Source.Reserved, &l.Source.Endpoint,
@@ -84,7 +87,7 @@ func scanFlow(rows driver.Rows) (flow.Labelled, error) {
 	if err != nil {
 		return l, err
 	}
-	l.Key.Source, l.Key.Destination, l.Protocol = source.Unmap(), destination.Unmap(), flow.Protocol(protocol)
+	l.Key.Source, l.Destination, l.Protocol = source.Unmap(), destination.Unmap(), flow.Protocol(protocol)
 	l.Event = parseEvent(event)
 	l.Live.Reason, l.Staged.Reason = parseReason(liveReason), parseReason(stagedReason)
 	if l.Direction, err = flow.ParseDirection(direction); err != nil {

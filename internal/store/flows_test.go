@@ -18,9 +18,9 @@ func everyValue() []flow.Labelled {
 	var out []flow.Labelled
 	for i := range 16 {
 		r := connection(frontend, cart, uint16(i), noon.Add(time.Duration(-i)*time.Minute+123456*time.Microsecond))
-		r.Record.Endpoint = uint32(i)
+		r.Endpoint = uint32(i)
 		if i%2 == 1 {
-			r.Key.Source, r.Key.Destination = addr("2001:db8::1"), addr("2001:db8::2")
+			r.Key.Source, r.Destination = addr("2001:db8::1"), addr("2001:db8::2")
 			r.Source, r.Dest = flow.Party{Reserved: "world"}, flow.Party{Reserved: "host"}
 		}
 		r.Direction = flow.Direction(i % 3)
@@ -51,7 +51,7 @@ func TestFlowsFilter(t *testing.T) {
 	s := migrated(t)
 	external := connection(cart, flow.Workload{}, 5, noon.Add(-time.Hour))
 	external.Dest = flow.Party{Reserved: "world"}
-	external.Key.Source, external.Key.Destination = addr("2001:db8::1"), addr("2001:db8:66::66")
+	external.Key.Source, external.Destination = addr("2001:db8::1"), addr("2001:db8:66::66")
 	external.DestinationPort, external.Outcome = 443, flow.OutcomeDropped
 	dns := connection(frontend, cart, 6, noon.Add(-2*time.Hour))
 	dns.Protocol, dns.DestinationPort, dns.Direction = flow.UDP, 53, flow.Ingress

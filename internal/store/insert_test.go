@@ -153,8 +153,9 @@ func TestInsertFlowsOdd(t *testing.T) {
 	}{
 		{"zero value but for the time", flow.Labelled{Record: flow.Record{Time: noon}}},
 		{"no first time", odd(func(r *flow.Labelled) { r.FirstSeen = time.Time{} })},
+		{"far past", odd(func(r *flow.Labelled) { r.FirstSeen = time.Date(1, 2, 3, 0, 0, 0, 0, time.UTC) })},
 		{"far future", odd(func(r *flow.Labelled) { r.Time = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC) })},
-		{"no addresses", odd(func(r *flow.Labelled) { r.Key.Source, r.Key.Destination = netip.Addr{}, netip.Addr{} })},
+		{"no addresses", odd(func(r *flow.Labelled) { r.Key.Source, r.Destination = netip.Addr{}, netip.Addr{} })},
 		{"address with a zone", odd(func(r *flow.Labelled) { r.Key.Source = addr("fe80::1%eth0") })},
 		{"unknown numbers", odd(func(r *flow.Labelled) {
 			r.Direction, r.Event, r.Outcome = 200, 200, 200
@@ -178,6 +179,15 @@ func TestInsertFlowsOdd(t *testing.T) {
 				t.Errorf("%d rows, want %d", n, i+1)
 			}
 		})
+	}
+	flows, err := s.Flows(t.Context(), FlowFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range flows {
+		if f.FirstSeen.Before(earliest) || f.Time.After(latest) {
+			t.Errorf("%s: from %s to %s is more than the schema holds", f.Node, f.FirstSeen, f.Time)
+		}
 	}
 	// A row as old as its TTL is stored and gone; what counts is that it goes through.
 	mustInsert(t, s, "zero value", flow.Labelled{})

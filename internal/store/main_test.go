@@ -107,7 +107,7 @@ func connection(from, to flow.Workload, sport uint16, at time.Time) flow.Labelle
 func connections(n int, at time.Time) []flow.Labelled {
 	out := make([]flow.Labelled, n)
 	for i := range out {
-		out[i] = connection(frontend, cart, uint16(i), at) //nolint:gosec // wraps at 65,536; the address takes over
+		out[i] = connection(frontend, cart, uint16(i), at)
 		out[i].Key.Source = netip.AddrFrom4([4]byte{10, 1, byte(i >> 16), 1})
 	}
 	return out

@@ -29,7 +29,24 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	return m, errors.Join(r.Register(m.queries), r.Register(m.seconds), r.Register(m.inserted))
+	// A store is opened again when its server came back at another address.
+	var err error
+	m.queries, err = register(r, m.queries, err)
+	m.seconds, err = register(r, m.seconds, err)
+	m.inserted, err = register(r, m.inserted, err)
+	return m, err
+}
+
+// register returns c, or what was registered in its place before.
+func register[C prometheus.Collector](r prometheus.Registerer, c C, before error) (C, error) {
+	err := r.Register(c)
+	var twice prometheus.AlreadyRegisteredError
+	if errors.As(err, &twice) {
+		if old, ok := twice.ExistingCollector.(C); ok {
+			return old, before
+		}
+	}
+	return c, errors.Join(before, err)
 }
 
 func (m *metrics) query(name string, took time.Duration, err error) {

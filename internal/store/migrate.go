@@ -124,5 +124,5 @@ type windowError struct{ database, table string }
 
 func (e *windowError) Error() string {
 	return fmt.Sprintf("clickhouse table %s.%s forgets batches too early, so a repeated one would count twice: "+
-		"run ALTER TABLE %s.%s MODIFY SETTING non_replicated_deduplication_window = 10000", e.database, e.table, e.database, e.table)
+		"run ALTER TABLE %s.%s MODIFY SETTING non_replicated_deduplication_window = 50000", e.database, e.table, e.database, e.table)
 }

@@ -75,11 +75,11 @@ func TestMigrateRefuses(t *testing.T) {
 		},
 		{
 			"no window", "ALTER TABLE flows RESET SETTING non_replicated_deduplication_window",
-			[]string{"flows", "ALTER TABLE", "non_replicated_deduplication_window = 10000"},
+			[]string{"flows", "ALTER TABLE", "non_replicated_deduplication_window = 50000"},
 		},
 		{
 			"a small window", "ALTER TABLE edges MODIFY SETTING non_replicated_deduplication_window = 999",
-			[]string{"edges", "ALTER TABLE", "non_replicated_deduplication_window = 10000"},
+			[]string{"edges", "ALTER TABLE", "non_replicated_deduplication_window = 50000"},
 		},
 		{
 			"a missing table", "DROP TABLE coverage SYNC",

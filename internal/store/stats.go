@@ -28,7 +28,7 @@ GROUP BY observer_namespace, observer_kind, observer_name
 ORDER BY observer_namespace, observer_kind, observer_name`
 
 const deniedQuery = `
-SELECT observer_namespace, observer_kind, observer_name, SLOT_revision, uniqCombined64IfMerge(14)(denied)
+SELECT observer_namespace, observer_kind, observer_name, SLOT_revision, uniqCombined64Merge(14)(flows)
 FROM edges
 WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
   AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')

@@ -2,7 +2,7 @@ package store
 
 import (
 	"context"
-	"math"
+	"fmt"
 	"strings"
 	"time"
 
@@ -62,9 +62,13 @@ var judgedQueries = map[flow.Slot]string{
 // Judged returns how many connections of a workload one revision judged in a
 // slot, by the hour; f must name the workload and the revision.
 func (s *Store) Judged(ctx context.Context, f DenialFilter) (uint64, error) {
+	query, ok := judgedQueries[f.Slot]
+	if !ok || f.Workload == nil {
+		return 0, fmt.Errorf("judged: want a workload, and the slot live or staged, not %s", f.Slot)
+	}
 	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
 	args = append(args, clickhouse.Named("revision", f.Revision))
 	var n uint64
-	err := s.each(ctx, "judged", judgedQueries[f.Slot], args, func(rows driver.Rows) error { return rows.Scan(&n) })
-	return min(n, math.MaxInt64), err
+	err := s.each(ctx, "judged", query, args, func(rows driver.Rows) error { return rows.Scan(&n) })
+	return n, err
 }

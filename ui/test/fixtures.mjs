@@ -76,7 +76,7 @@ export function sentence(rule, side) {
   const peers = rule.peers
     .map((p) =>
       p.selector
-        ? `Workloads with ${Object.entries(p.selector.matchLabels)
+        ? `workloads with ${Object.entries(p.selector.matchLabels)
             .map(([k, v]) => `${k}=${v}`)
             .join(", ")} in ${p.selector.namespace}`
         : (p.cidr?.prefix ?? p.reserved),
@@ -87,7 +87,7 @@ export function sentence(rule, side) {
     .join(", ");
   return side === "ingress"
     ? `${peers} may connect on ${ports}`
-    : `It may connect to ${peers} on ${ports}`;
+    : `may connect to ${peers} on ${ports}`;
 }
 
 /** @param {string} peer @param {string} protocol @param {number} port @returns {Wire.Rule} */
@@ -189,7 +189,13 @@ function unusualRules() {
       direction: "egress",
       sentence: sentence(dnsTcp, "egress"),
       evidence: [],
-      flags: [],
+      flags: [
+        {
+          code: "implied",
+          reason:
+            "not observed: DNS over UDP was, and falls back to TCP when an answer is too long",
+        },
+      ],
       proposed: "accept",
       implied: true,
       alsoAdmits: ["TCP 53 to the same resolver, which was not observed"],

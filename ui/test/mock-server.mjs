@@ -208,7 +208,7 @@ export class Mock {
     }, this.confirmAfter).unref();
   }
 
-  /** @param {Held} w @param {"stage" | "promote" | "rollback"} what @param {{ revision: number, version: number }} body @returns {Wire.SlotResult} */
+  /** @param {Held} w @param {"stage" | "unstage" | "promote" | "rollback"} what @param {{ revision: number, version: number }} body @returns {Wire.SlotResult} */
   changeSlot(w, what, body) {
     const s = w.summary;
     if (body.version !== s.version) {
@@ -223,6 +223,16 @@ export class Mock {
         "admin",
         "slot.staged",
         `admin audits revision ${body.revision} of ${name}`,
+        s.workload,
+        body.revision,
+      );
+    } else if (what === "unstage") {
+      this.setSlot(w, "staged", undefined);
+      s.wouldDeny = 0;
+      this.note(
+        "admin",
+        "slot.unstaged",
+        `admin stopped auditing revision ${body.revision} of ${name}`,
         s.workload,
         body.revision,
       );
@@ -370,11 +380,12 @@ async function workloadApi(mock, req, url) {
     case "POST replay":
       return { judged: 15_204, denied: 0, denials: [] };
     case "POST stage":
+    case "POST unstage":
     case "POST promote":
     case "POST rollback":
       return mock.changeSlot(
         w,
-        /** @type {"stage" | "promote" | "rollback"} */ (what),
+        /** @type {"stage" | "unstage" | "promote" | "rollback"} */ (what),
         await bodyOf(req),
       );
   }

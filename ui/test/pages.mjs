@@ -150,6 +150,16 @@ const scenes = /** @type {[name: string, go: (page: Page, mock: Mock) => Promise
       await page.getByTestId("audit-empty").waitFor();
     },
   ],
+  ["dialog-stop-audit", (page) => page.getByTestId("btn-unstage").click()],
+  [
+    "stopped-audit",
+    async (page) => {
+      await page.getByTestId("confirm-ok").click();
+      await page.getByTestId("step-effective").waitFor();
+      await page.getByTestId("btn-unstage").waitFor({ state: "detached" });
+      await press(page, "audit");
+    },
+  ],
   [
     "workloads-mixed",
     async (page, mock) => {
@@ -253,12 +263,17 @@ async function check(page, where) {
       problems.push(`${where}: axe ${v.impact} ${v.text}`);
     }
   }
-  const wider = await page.evaluate(
-    () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
-  );
-  if (wider > 0) {
-    problems.push(`${where}: the page is ${wider} px wider than the screen`);
+  const size = page.viewportSize() ?? { width: 0, height: 0 };
+  for (const width of size.width < 600 ? [size.width, 360] : [size.width]) {
+    await page.setViewportSize({ ...size, width });
+    const wider = await page.evaluate(
+      () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    );
+    if (wider > 0) {
+      problems.push(`${where}: the page is ${wider} px wider than a screen of ${width}`);
+    }
   }
+  await page.setViewportSize(size);
 }
 
 /** @param {import("playwright-core").Browser} browser @param {"light" | "dark"} scheme @param {number} width */

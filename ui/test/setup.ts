@@ -1,4 +1,4 @@
-import { cleanup } from "@testing-library/react";
+import { cleanup, configure } from "@testing-library/react";
 import { afterEach, vi } from "vitest";
 import "../src/app/i18n";
 
@@ -20,5 +20,12 @@ class NoResizeObserver {
 window.ResizeObserver = NoResizeObserver as unknown as typeof ResizeObserver;
 window.HTMLElement.prototype.scrollIntoView = () => undefined;
 window.scrollTo = () => undefined;
+Object.defineProperty(document, "fonts", { value: new EventTarget() });
+
+// A busy machine is slow, not wrong; and a whole page is no help in a failure.
+configure({
+  asyncUtilTimeout: 5000,
+  getElementError: (message) => new Error(message ?? "not found"),
+});
 
 afterEach(cleanup);

@@ -10,7 +10,7 @@ import type {
 } from "./wire";
 
 /** What moves a revision between slots, as the buttons name it. */
-export type SlotAction = "audit" | "enforce" | "rollback";
+export type SlotAction = "audit" | "unstage" | "enforce" | "rollback";
 
 const params = (ref: WorkloadRef) => ({
   path: { namespace: ref.namespace, kind: ref.kind, name: ref.name },
@@ -47,6 +47,8 @@ export function changeSlot(
   switch (action) {
     case "audit":
       return unwrap(client.POST("/api/v1/workloads/{namespace}/{kind}/{name}/stage", init));
+    case "unstage":
+      return unwrap(client.POST("/api/v1/workloads/{namespace}/{kind}/{name}/unstage", init));
     case "enforce":
       return unwrap(client.POST("/api/v1/workloads/{namespace}/{kind}/{name}/promote", init));
     case "rollback":

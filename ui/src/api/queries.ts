@@ -55,7 +55,6 @@ export const queries = {
   workload: (ref: WorkloadRef) =>
     queryOptions({
       queryKey: ["workload", refKey(ref)],
-      refetchInterval: 10_000,
       queryFn: ({ signal }) =>
         unwrap(
           client.GET("/api/v1/workloads/{namespace}/{kind}/{name}", {
@@ -63,6 +62,8 @@ export const queries = {
             params: { path: path(ref) },
           }),
         ),
+      // Why something cannot be done yet often changes with time alone.
+      refetchInterval: (q) => (q.state.data?.actions.enforce ? 3000 : 10_000),
     }),
 
   // Not fetched again by itself: rules must not move under the reviewer's hand.

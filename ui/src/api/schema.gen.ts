@@ -235,6 +235,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/workloads/{namespace}/{kind}/{name}/unstage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                namespace: components["parameters"]["Namespace"];
+                kind: components["parameters"]["Kind"];
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Stop auditing; empty the staged slot. */
+        post: operations["unstageRevision"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/workloads/{namespace}/{kind}/{name}/promote": {
         parameters: {
             query?: never;
@@ -647,6 +668,10 @@ export interface components {
             isolateEgress: boolean;
             excluded: components["schemas"]["ExcludedEdge"][];
             coverage: components["schemas"]["Coverage"];
+            /** @description Why there are no rules; missing when there are. */
+            noPolicy?: string;
+            /** @description Remarks that belong to no single rule. */
+            notes?: string[];
         };
         NewRevision: {
             policy: components["schemas"]["Policy"];
@@ -684,7 +709,7 @@ export interface components {
         SlotChange: {
             /**
              * Format: int64
-             * @description The revision to stage or promote; for rollback, the live one to go back from.
+             * @description The revision to stage, unstage or promote; for rollback, the live one to go back from.
              */
             revision: number;
             /**
@@ -703,6 +728,8 @@ export interface components {
              * @description When the last node's kernel took it; missing while one has not.
              */
             switchedAt?: string;
+            /** @description Why not every node has applied it; missing when all have. */
+            detail?: string;
         };
         Denial: {
             direction: components["schemas"]["Direction"];
@@ -875,6 +902,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     login: {
@@ -902,6 +930,7 @@ export interface operations {
             400: components["responses"]["Error"];
             401: components["responses"]["Error"];
             429: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     logout: {
@@ -921,6 +950,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     getStatus: {
@@ -942,6 +972,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     streamEvents: {
@@ -963,6 +994,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     listActivity: {
@@ -991,6 +1023,7 @@ export interface operations {
             };
             400: components["responses"]["Error"];
             401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     listWorkloads: {
@@ -1012,6 +1045,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     getWorkload: {
@@ -1038,6 +1072,7 @@ export interface operations {
             };
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     getRecommendation: {
@@ -1071,6 +1106,7 @@ export interface operations {
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
             409: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     listRevisions: {
@@ -1097,6 +1133,7 @@ export interface operations {
             };
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     createRevision: {
@@ -1129,6 +1166,7 @@ export interface operations {
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
             409: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     getRevision: {
@@ -1156,6 +1194,7 @@ export interface operations {
             };
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     stageRevision: {
@@ -1175,7 +1214,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Every connected node that holds the workload has applied it. */
+            /** @description Every node that holds the workload has applied it. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1197,6 +1236,49 @@ export interface operations {
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
             409: components["responses"]["Error"];
+            default: components["responses"]["Error"];
+        };
+    };
+    unstageRevision: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                namespace: components["parameters"]["Namespace"];
+                kind: components["parameters"]["Kind"];
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SlotChange"];
+            };
+        };
+        responses: {
+            /** @description Every node that holds the workload has applied it. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SlotResult"];
+                };
+            };
+            /** @description Requested; not every node has applied it in time. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SlotResult"];
+                };
+            };
+            400: components["responses"]["Error"];
+            401: components["responses"]["Error"];
+            404: components["responses"]["Error"];
+            409: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     promoteRevision: {
@@ -1216,7 +1298,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Every connected node that holds the workload has applied it. */
+            /** @description Every node that holds the workload has applied it. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1238,6 +1320,7 @@ export interface operations {
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
             409: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     rollback: {
@@ -1257,7 +1340,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Every connected node that holds the workload has applied it. */
+            /** @description Every node that holds the workload has applied it. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1279,6 +1362,7 @@ export interface operations {
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
             409: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     listDenials: {
@@ -1312,6 +1396,7 @@ export interface operations {
             400: components["responses"]["Error"];
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     replayPolicy: {
@@ -1343,6 +1428,7 @@ export interface operations {
             400: components["responses"]["Error"];
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
     listFlows: {
@@ -1378,6 +1464,7 @@ export interface operations {
             };
             400: components["responses"]["Error"];
             401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
         };
     };
 }

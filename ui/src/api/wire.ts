@@ -14,6 +14,7 @@ export type ErrorBody = Schemas["Error"];
 export type Evidence = Schemas["Evidence"];
 export type ExcludedEdge = Schemas["ExcludedEdge"];
 export type NewRevision = Schemas["NewRevision"];
+export type Flag = Schemas["Flag"];
 export type Node = Schemas["Node"];
 export type NodeSlots = Schemas["NodeSlots"];
 export type Party = Schemas["Party"];

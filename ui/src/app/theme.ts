@@ -36,9 +36,7 @@ const dark: MantineColorsTuple = [
 export const theme = createTheme({
   colors: { fence, dark },
   primaryColor: "fence",
-  primaryShade: { light: 7, dark: 4 },
-  autoContrast: true,
-  luminanceThreshold: 0.3,
+  primaryShade: 7,
   fontFamily: "'Inter Variable', system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
   fontFamilyMonospace: "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace",
   headings: {

@@ -12,6 +12,8 @@ export interface Column<T> {
   /** Shown first and without its header where a row is a card. */
   lead?: boolean;
   sortable?: boolean;
+  /** Has nothing to say of the row: a card leaves it out. */
+  absent?: (row: T) => boolean;
 }
 
 export interface Sort {
@@ -137,12 +139,14 @@ function Cards<T>({ label, columns, rows, rowKey, rowTestId, onRow }: DataTableP
             </div>
           ))}
           <dl className={classes.pairs} aria-label={t("table.details")}>
-            {rest.map((c) => (
-              <div key={c.id}>
-                <dt>{c.header}</dt>
-                <dd>{c.cell(row)}</dd>
-              </div>
-            ))}
+            {rest
+              .filter((c) => !c.absent?.(row))
+              .map((c) => (
+                <div key={c.id}>
+                  <dt>{c.header}</dt>
+                  <dd>{c.cell(row)}</dd>
+                </div>
+              ))}
           </dl>
         </li>
       ))}

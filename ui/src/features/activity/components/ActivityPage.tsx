@@ -61,7 +61,6 @@ export function ActivityPage() {
 }
 
 function Entry({ entry: a }: { entry: Activity }) {
-  const { t } = useTranslation();
   return (
     <li className={classes.entry} data-testid="activity-row">
       <span className={classes.when}>
@@ -70,8 +69,7 @@ function Entry({ entry: a }: { entry: Activity }) {
       <span className={classes.what}>
         <span>{a.text}</span>
         <span className={classes.meta}>
-          {a.actor} ·{" "}
-          {t([`activity.action.${a.action}`, "activity.action.other"], { action: a.action })}
+          {a.actor}
           {a.workload && (
             <>
               {" · "}

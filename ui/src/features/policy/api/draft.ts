@@ -1,4 +1,5 @@
 import type {
+  Flag,
   NewRevision,
   Policy,
   Recommendation,
@@ -124,10 +125,18 @@ function draftRule(found: Found, inRevision: Set<string>, draft: Draft): DraftRu
   };
 }
 
+// That a rule follows from another is a remark, not a warning.
+const remarkCode = "implied";
+
+export const warnings = (r: RecommendedRule | undefined): Flag[] =>
+  r?.flags.filter((f) => f.code !== remarkCode) ?? [];
+
+export const remark = (r: RecommendedRule): string | undefined =>
+  r.flags.find((f) => f.code === remarkCode)?.reason;
+
 /** Flagged rules are decided one by one, and so is what the server marks for review. */
 export const isFlagged = (r: DraftRule): boolean =>
-  r.recommended !== undefined &&
-  (r.recommended.flags.length > 0 || r.recommended.proposed === "review");
+  warnings(r.recommended).length > 0 || r.recommended?.proposed === "review";
 
 export const decide = (d: Draft, key: string, decision: Decision | "none"): Draft => ({
   ...d,

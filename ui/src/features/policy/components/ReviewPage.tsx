@@ -89,20 +89,29 @@ function Rules({ control }: { control: ReviewControl }) {
   }
   const refused =
     recommendation.error instanceof ApiError && recommendation.error.status === 409
-      ? recommendation.error
+      ? recommendation.error.message
       : undefined;
+  const none = refused ?? recommendation.data?.noPolicy;
   return (
     <>
       {recommendation.error && !refused && (
         <Failure error={recommendation.error} retry={() => void recommendation.refetch()} />
       )}
-      {refused && review.rules.length === 0 ? (
+      {recommendation.data?.notes?.map((note) => (
+        <Notice key={note} tone="info">
+          {note}
+        </Notice>
+      ))}
+      {none && review.rules.length > 0 && <Notice tone="info">{none}</Notice>}
+      {none && review.rules.length === 0 && (
         <div className={classes.card}>
-          <Empty title={t("review.nothing")}>{refused.message}</Empty>
+          <Empty title={t("review.nothing")} testId="no-policy">
+            {none}
+          </Empty>
         </div>
-      ) : (
-        sides.map((side) => <RuleGroup key={side} side={side} control={control} />)
       )}
+      {(!none || recommendation.data || review.rules.length > 0) &&
+        sides.map((side) => <RuleGroup key={side} side={side} control={control} />)}
     </>
   );
 }

@@ -109,7 +109,7 @@ function SideRules({ side, diff }: { side: "ingress" | "egress"; diff: RevisionD
         {rules.map((r) => (
           <li key={`${r.id}${r.change}`} className={classes.rule} data-change={r.change}>
             <Sign change={r.change} />
-            {r.sentence}
+            <span className={classes.sentence}>{r.sentence}</span>
           </li>
         ))}
       </ul>

@@ -4,7 +4,7 @@ import { useTranslation } from "react-i18next";
 import type { Rule } from "../../../api/wire";
 import { Icon } from "../../../components/Icon";
 import { ruleText } from "../api/describe";
-import { type Decision, type DraftRule, isFlagged } from "../api/draft";
+import { type Decision, type DraftRule, isFlagged, remark, warnings } from "../api/draft";
 import { EvidenceView } from "./EvidenceView";
 import classes from "./RuleCard.module.css";
 import { RuleEditor } from "./RuleEditor";
@@ -16,12 +16,13 @@ export function RuleCard({
   onEdit,
 }: {
   rule: DraftRule;
-  onDecide: (d: Decision | "none") => void;
+  onDecide: (d: Decision) => void;
   onEdit: (r: Rule | undefined) => void;
 }) {
   const { t } = useTranslation();
   const [editing, setEditing] = useState(false);
   const { recommended } = rule;
+  const flags = warnings(recommended);
   const sentence =
     rule.edited || !rule.sentence ? ruleText(t, rule.rule, rule.side) : rule.sentence;
   return (
@@ -35,9 +36,9 @@ export function RuleCard({
       <div className={classes.what}>
         <p className={classes.sentence}>{sentence}</p>
         <Marks rule={rule} />
-        {recommended && recommended.flags.length > 0 && (
+        {flags.length > 0 && (
           <ul className={classes.flags} aria-label={t("rule.flags")}>
-            {recommended.flags.map((f) => (
+            {flags.map((f) => (
               <li key={f.code} data-testid={`flag-${f.code}`}>
                 <Icon name="warning" size={14} />
                 <span>{f.reason}</span>
@@ -91,7 +92,7 @@ function Marks({ rule }: { rule: DraftRule }) {
     rule.edited && t("rule.edited"),
     rule.inRevision && !rule.edited && t("rule.inRevision"),
     !rule.recommended && t("rule.notLearned"),
-    rule.recommended?.implied && t("rule.implied"),
+    rule.recommended?.implied && (remark(rule.recommended) ?? t("rule.implied")),
   ].filter(Boolean);
   return marks.length === 0 ? null : <p className={classes.marks}>{marks.join(" · ")}</p>;
 }
@@ -103,7 +104,7 @@ function Decide({
 }: {
   rule: DraftRule;
   sentence: string;
-  onDecide: (d: Decision | "none") => void;
+  onDecide: (d: Decision) => void;
 }) {
   const { t } = useTranslation();
   const button = (decision: Decision) => {
@@ -116,7 +117,7 @@ function Decide({
         data-decision={decision}
         aria-pressed={chosen}
         aria-label={`${text}: ${sentence}`}
-        onClick={() => onDecide(chosen ? "none" : decision)}
+        onClick={() => onDecide(decision)}
         data-testid={`rule-${rule.id}-${decision}`}
       >
         <Icon name={decision === "accept" ? "check" : "cross"} size={15} />

@@ -2,7 +2,7 @@ import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { createRevision, replay } from "../../../api/mutations";
 import { queries, sinceOf } from "../../../api/queries";
-import { type Revision, refKey, type WorkloadRef } from "../../../api/wire";
+import { type Policy, type Revision, refKey, type WorkloadRef } from "../../../api/wire";
 import { afterSaving, newRevision, policyOf, reviewOf } from "../api/draft";
 import { useDraft } from "./drafts";
 

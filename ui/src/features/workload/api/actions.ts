@@ -1,6 +1,7 @@
 import type { SlotAction } from "../../../api/mutations";
 import type { Policy, Revision, Workload } from "../../../api/wire";
 
+/** The buttons that are always there; the audit can be stopped only while there is one. */
 export const slotActions: SlotAction[] = ["audit", "enforce", "rollback"];
 
 /** Why something cannot be done: the server's words, or a text of ours. */
@@ -23,10 +24,11 @@ export function actionState(
   newestFirst: Revision[] | undefined,
 ): ActionState {
   const { requested } = w.summary;
-  const words = w.actions[action];
+  const words = action === "unstage" ? undefined : w.actions[action];
   const newest = newestFirst?.[0]?.number;
   const revision = {
     audit: newest,
+    unstage: requested.staged || undefined,
     enforce: requested.staged || undefined,
     rollback: requested.live || undefined,
   }[action];
@@ -44,6 +46,7 @@ function ownReason(
   if (revision === undefined) {
     const text = {
       audit: "noRevision",
+      unstage: "nothingStaged",
       enforce: "nothingStaged",
       rollback: "nothingLive",
     } as const;

@@ -1,5 +1,5 @@
 import type { SlotAction } from "../../../api/mutations";
-import type { NodeSlots, SlotResult, Workload } from "../../../api/wire";
+import type { NodeSlots, Slot, SlotResult, Workload } from "../../../api/wire";
 import { millisBetween, parseTime } from "../../../app/format";
 
 /** A change on its way: requested → in every kernel → confirmed by every node. */
@@ -14,13 +14,19 @@ export interface Progress {
   unconfirmed: string[];
   disconnected: string[];
   reverted: string[];
+  /** Why not every node had applied it when the server answered. */
+  detail: string | undefined;
 }
+
+/** The slot that an action changes. */
+export const slotOf = (action: SlotAction): Slot =>
+  action === "audit" || action === "unstage" ? "staged" : "live";
 
 const none = (n: number | undefined): number => n ?? 0;
 
 /** Where the change stands, by the newest state known: `now` once it was fetched, else the answer itself. */
 export function progressOf(action: SlotAction, result: SlotResult, now?: Workload): Progress {
-  const slot = action === "audit" ? "staged" : "live";
+  const slot = slotOf(action);
   const wanted = none(result.summary.requested[slot]);
   const newer = now !== undefined && now.summary.version >= result.summary.version;
   const nodes = newer ? now.nodes : result.nodes;
@@ -40,6 +46,7 @@ export function progressOf(action: SlotAction, result: SlotResult, now?: Workloa
     unconfirmed: slot === "live" ? unconfirmed.map((n) => n.node) : [],
     disconnected: nodes.filter((n) => !n.connected).map((n) => n.node),
     reverted: reverted.map((n) => n.node),
+    detail: effective ? undefined : result.detail,
   };
 }
 

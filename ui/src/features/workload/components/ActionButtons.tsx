@@ -9,6 +9,7 @@ import classes from "./ActionButtons.module.css";
 
 const looks: Record<SlotAction, { color: string; variant: string }> = {
   audit: { color: "gray", variant: "default" },
+  unstage: { color: "gray", variant: "subtle" },
   enforce: { color: "fence", variant: "filled" },
   rollback: { color: "gray", variant: "default" },
 };
@@ -34,7 +35,7 @@ export function ActionButtons({
             <Button
               key={action}
               {...looks[action]}
-              leftSection={<Icon name={action} />}
+              leftSection={action !== "unstage" && <Icon name={action} />}
               loading={pending === action}
               // Not `disabled`: the reason must be reachable by keyboard and screen reader.
               data-disabled={off || undefined}
@@ -45,9 +46,11 @@ export function ActionButtons({
               onClick={(e) => (off ? e.preventDefault() : onAction(action))}
             >
               {t(`action.${action}.button`)}
-              {revision !== undefined && !blocked && action !== "rollback" && (
-                <span className={classes.revision}>{t("slot.revision", { revision })}</span>
-              )}
+              {revision !== undefined &&
+                !blocked &&
+                (action === "audit" || action === "enforce") && (
+                  <span className={classes.revision}>{t("slot.revision", { revision })}</span>
+                )}
             </Button>
           );
         })}

@@ -50,6 +50,7 @@ export function ChangeProgress({ change }: { change: SlotChangeControl }) {
       {progress.waiting.length > 0 && (
         <p className={classes.text}>{t("change.waiting", names(progress.waiting))}</p>
       )}
+      {progress.detail && <p className={classes.text}>{progress.detail}</p>}
       {progress.disconnected.length > 0 && (
         <p className={classes.text}>{t("change.disconnected", names(progress.disconnected))}</p>
       )}

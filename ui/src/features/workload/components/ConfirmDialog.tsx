@@ -5,6 +5,7 @@ import { queries } from "../../../api/queries";
 import type { Revision, Workload } from "../../../api/wire";
 import { Icon } from "../../../components/Icon";
 import { Notice } from "../../../components/Notice";
+import { slotOf } from "../api/progress";
 import type { SlotRequest } from "../hooks/useSlotChange";
 import classes from "./ConfirmDialog.module.css";
 import { DialogFacts } from "./DialogFacts";
@@ -66,7 +67,7 @@ function Body({
       <ul className={classes.consequences}>
         <li>{t(`dialog.effect.${action}`, { revision: request.revision })}</li>
         {action === "enforce" && <li>{t("dialog.established")}</li>}
-        {action !== "audit" && (
+        {slotOf(action) === "live" && (
           <li>
             {status?.confirmSeconds
               ? t("dialog.revert", { count: status.confirmSeconds })
@@ -85,7 +86,7 @@ function Body({
           {t("dialog.cancel")}
         </Button>
         <Button
-          leftSection={<Icon name={action} />}
+          leftSection={<Icon name={action === "unstage" ? "cross" : action} />}
           onClick={() => onConfirm(request)}
           data-testid="confirm-ok"
           data-autofocus

@@ -39,7 +39,7 @@ export function DialogFacts({
           </>
         )}
       </Fact>
-      {request.action !== "rollback" && revision && (
+      {(request.action === "audit" || request.action === "enforce") && revision && (
         <Fact name={t("dialog.facts.directions")}>
           {t(`dialog.isolation.${isolationOf(revision.policy)}`)}{" "}
           {t("dialog.facts.rules", { count: revision.rules.length })}

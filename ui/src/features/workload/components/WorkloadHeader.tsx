@@ -50,7 +50,10 @@ export function WorkloadHeader({
         </div>
         <div className={classes.control}>
           <ActionButtons
-            states={slotActions.map((a) => actionState(a, workload, revisions))}
+            states={(summary.requested.staged
+              ? (["unstage", ...slotActions] as const)
+              : slotActions
+            ).map((a) => actionState(a, workload, revisions))}
             pending={change.pending ? change.asked?.action : undefined}
             onAction={ask}
           />

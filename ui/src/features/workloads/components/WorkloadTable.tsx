@@ -71,6 +71,7 @@ const columnsOf = (t: TFunction): Column<WorkloadRow>[] => [
   {
     id: "revisions",
     header: t("workloads.columns.revisions"),
+    absent: hasNoRevision,
     cell: (r) => <SlotsCell row={r} />,
   },
   {
@@ -90,6 +91,7 @@ const columnsOf = (t: TFunction): Column<WorkloadRow>[] => [
   {
     id: "wouldDeny",
     header: t("workloads.columns.wouldDeny"),
+    absent: (r) => !r.summary.wouldDeny && !r.summary.effective.staged,
     numeric: true,
     sortable: true,
     cell: (r) => (
@@ -99,6 +101,7 @@ const columnsOf = (t: TFunction): Column<WorkloadRow>[] => [
   {
     id: "denied",
     header: t("workloads.columns.denied"),
+    absent: (r) => !r.summary.denied && !r.summary.effective.live,
     numeric: true,
     sortable: true,
     cell: (r) => (
@@ -134,11 +137,15 @@ function NameCell({ row }: { row: WorkloadRow }) {
   );
 }
 
+const hasNoRevision = (row: WorkloadRow): boolean =>
+  [slotView(row.summary, "live"), slotView(row.summary, "staged")].every(
+    (v) => v.requested === undefined && v.effective === undefined,
+  );
+
 function SlotsCell({ row }: { row: WorkloadRow }) {
   const live = slotView(row.summary, "live");
   const staged = slotView(row.summary, "staged");
-  const none = [live, staged].every((v) => v.requested === undefined && v.effective === undefined);
-  return none ? (
+  return hasNoRevision(row) ? (
     <span className={classes.dash}>–</span>
   ) : (
     <>

@@ -1,0 +1,498 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netlink"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// TestAdopt checks that closing leaves everything in force, and that opening
+// again finds it.
+func TestAdopt(t *testing.T) {
+	l := newLab(t)
+	l.apply(live(flow.Egress, 1, allow(dbIdent, flow.TCP, 80)))
+	p := tcp(web.v4, db.v4, 1000, 80, "")
+	l.connect(p)
+	before, err := l.d.Attached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, links := l.tables(), linkIDs(t, l)
+	cfg := l.d.cfg
+	// The programs of the first process, kept to be run while no agent is.
+	orphan, err := l.d.programs.RfFromEndpoint.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = orphan.Close() }()
+	if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if code := l.sendAs(orphan, skb{}, p.with("A").frame(t)); code != pass {
+		t.Errorf("without an agent: %s", verdictName(code))
+	}
+	if code := l.sendAs(orphan, skb{}, tcp(web.v4, db.v4, 1, 81, "S").frame(t)); code != drop {
+		t.Errorf("without an agent: %s", verdictName(code))
+	}
+	l.d = openAt(t, cfg)
+	l.openReader()
+	after, err := l.d.Attached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range after {
+		if d := after[i].ObservedSince.Sub(before[i].ObservedSince); d.Abs() > 10*time.Millisecond {
+			t.Errorf("observed since %s later", d)
+		}
+		after[i].ObservedSince = before[i].ObservedSince
+	}
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("endpoints (-before +after):\n%s", diff)
+	}
+	if diff := cmp.Diff(tables, l.tables()); diff != "" {
+		t.Errorf("tables (-before +after):\n%s", diff)
+	}
+	if ids := linkIDs(t, l); !slices.Equal(ids, links) {
+		t.Errorf("links %v were %v: detached and attached again", ids, links)
+	}
+	l.want(pass, p.reply("A"), "flow of before")
+	l.want(drop, tcp(web.v4, db.v4, 2, 81, "S"), "after")
+	var sum total
+	sum.add(l.records())
+	l.sweep(10 * time.Second)
+	sum.add(l.records())
+	if sum.packets() != 7 {
+		t.Errorf("records of %d packets, want 7", sum.packets())
+	}
+	if levels, err := l.d.Levels(); err != nil || levels.Endpoints != 1 || levels.Tables != 1 || levels.Addresses != 10 {
+		t.Errorf("levels %+v, error %v", levels, err)
+	}
+}
+
+func linkIDs(t *testing.T, l *lab) []uint32 {
+	t.Helper()
+	var ids []uint32
+	for _, h := range hooks {
+		ids = append(ids, linkInfo(t, l.d.linkPath(uint32(l.index), h)))
+	}
+	return ids
+}
+
+// TestOneAgent checks that a second process cannot take a node that is held.
+func TestOneAgent(t *testing.T) {
+	l := newLab(t)
+	if _, err := Open(l.d.cfg); err == nil || !strings.Contains(err.Error(), "held by another agent") {
+		t.Errorf("error %v", err)
+	}
+	l.want(pass, tcp(web.v4, db.v4, 1, 2, "S"), "after the refusal")
+	if err := l.d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openAt(t, l.d.cfg)
+}
+
+// TestForeignLayout checks that maps which other versions laid out are refused,
+// and left alone.
+func TestForeignLayout(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(t *testing.T, d *Datapath)
+		want   string
+	}{
+		{"layout", func(_ *testing.T, d *Datapath) { d.settings.value.Layout++ }, "have layout 2 and this version needs 1"},
+		{"shape", func(_ *testing.T, d *Datapath) { d.settings.value.Fingerprint++ }, "laid out otherwise"},
+		{"stranger", func(_ *testing.T, d *Datapath) { d.settings.value.Magic++ }, "not ringfence's"},
+		{"value size", func(t *testing.T, d *Datapath) {
+			m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: 12, MaxEntries: 64})
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(d.cfg.PinDir, kernelMapAddresses)
+			if err := errors.Join(os.Remove(path), m.Pin(path), m.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}, "map addresses has value size 12, not 8"},
+		{"missing map", func(t *testing.T, d *Datapath) {
+			if err := os.Remove(filepath.Join(d.cfg.PinDir, kernelMapFlows)); err != nil {
+				t.Fatal(err)
+			}
+		}, "pinned map flows of"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t)
+			cfg := l.d.cfg
+			c.change(t, l.d)
+			pins := l.pins()
+			if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(cfg.PinDir) })
+			_, err := Open(cfg)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one with %q", err, c.want)
+			}
+			if after := l.pins(); !slices.Equal(after, pins) {
+				t.Errorf("pins %v, were %v", after, pins)
+			}
+		})
+	}
+}
+
+// pins lists what is pinned.
+func (l *lab) pins() []string {
+	var list []string
+	_ = filepath.WalkDir(l.d.cfg.PinDir, func(path string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			list = append(list, path)
+		}
+		return err
+	})
+	return list
+}
+
+// TestSizesAreKept checks that another configuration leaves pinned maps alone.
+func TestSizesAreKept(t *testing.T) {
+	l := newLab(t)
+	cfg := l.d.cfg
+	if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.FlowEntries, cfg.Addresses, cfg.PolicyTables = 4096, 9999, 7
+	d := openAt(t, cfg)
+	if c := d.Capacity(); c.Flows != 1024 || c.Addresses != 64 || c.PolicyTables != 16 {
+		t.Errorf("capacity %+v", c)
+	}
+}
+
+// TestUnfinishedStart checks that a start which broke off is begun again.
+func TestUnfinishedStart(t *testing.T) {
+	l := newLab(t)
+	cfg := l.d.cfg
+	if err := errors.Join(l.r.Close(), l.d.Remove()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(cfg.PinDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Remove the pin directory is there: %v", err)
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: 8, MaxEntries: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(cfg.PinDir, 0o700), m.Pin(filepath.Join(cfg.PinDir, kernelMapAddresses)), m.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d := openAt(t, cfg)
+	if _, err := d.SetAddresses(everyone()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOpenRefuses checks bad configurations; nothing is left behind.
+func TestOpenRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"relative pin directory", func(c *Config) { c.PinDir = "bpf" }, "want an absolute path"},
+		{"no bpffs", func(c *Config) { c.PinDir = filepath.Join(t.TempDir(), "node") }, "is not on a bpffs: mount one at"},
+		{"ring size", func(c *Config) { c.RingBytes = 5000 }, "want a power of two"},
+		{"prefixes", func(c *Config) { c.CIDRs = 200_000 }, "want at most 100000"},
+		{"limit", func(c *Config) { c.Idle.UDP = -1 }, "UDP limit"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := labConfig()
+			c.change(&cfg)
+			d, err := Open(cfg)
+			if err == nil {
+				_ = d.Remove()
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one with %q", err, c.want)
+			}
+			if _, err := os.Stat(cfg.PinDir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("pin directory: %v", err)
+			}
+		})
+	}
+}
+
+// TestOpenFails checks that a start that fails late leaves nothing behind.
+func TestOpenFails(t *testing.T) {
+	cfg := labConfig()
+	cfg.FlowEntries = 1 << 31 // more than can be allocated
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "create map flows") {
+		t.Errorf("error %v", err)
+	}
+	if pins, _ := filepath.Glob(filepath.Join(cfg.PinDir, "*")); len(pins) > 1 {
+		t.Errorf("left behind: %v", pins)
+	}
+	_ = os.RemoveAll(cfg.PinDir)
+}
+
+func TestCheckKernel(t *testing.T) {
+	for release, want := range map[string]string{
+		"6.6.0": "", "6.18.44-fc": "", "7.0": "", "6.6-rc1": "",
+		"6.5.13": "too old", "5.15.0-91-generic": "too old", "nonsense": "cannot tell",
+	} {
+		err := checkKernel(release)
+		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: error %v, want %q", release, err, want)
+		}
+	}
+}
+
+// TestOpenPinnedPanic checks that panic reaches every node without an agent.
+func TestOpenPinnedPanic(t *testing.T) {
+	root := filepath.Join(bpffsRoot, fmt.Sprintf("root-%d", serial.Add(1)))
+	if _, err := OpenPinnedPanic(root, true); err == nil || !strings.Contains(err.Error(), "no node is pinned") {
+		t.Errorf("no nodes: error %v", err)
+	}
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(root) })
+	one := newLab(t, func(c *Config) { c.PinDir = filepath.Join(root, "one") })
+	two := newLab(t, func(c *Config) { c.PinDir = filepath.Join(root, "two") })
+	for _, l := range []*lab{one, two} {
+		l.apply(live(flow.Egress, 1))
+		l.want(drop, tcp(web.v4, db.v4, 1, 2, "S"), "before")
+	}
+	cfg := two.d.cfg
+	orphan, err := two.d.programs.RfFromEndpoint.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = orphan.Close() }()
+	if err := errors.Join(two.r.Close(), two.d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := OpenPinnedPanic(root, true)
+	if err != nil || !slices.Equal(nodes, []string{"one", "two"}) {
+		t.Fatalf("nodes %v, error %v", nodes, err)
+	}
+	one.want(pass, tcp(web.v4, db.v4, 1, 2, "S"), "under panic")
+	if code := two.sendAs(orphan, skb{}, tcp(web.v4, db.v4, 1, 2, "S").frame(t)); code != pass {
+		t.Errorf("under panic, without an agent: %s", verdictName(code))
+	}
+	two.d = openAt(t, cfg)
+	if !two.d.Panicked() || !one.d.Panicked() {
+		t.Error("panic did not outlive the restart")
+	}
+	if _, err := OpenPinnedPanic(root, false); err != nil {
+		t.Fatal(err)
+	}
+	two.want(drop, tcp(web.v4, db.v4, 1, 2, "S"), "after panic")
+}
+
+// TestBPFFS checks that mounting can be repeated, and unmounting too.
+func TestBPFFS(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	for range 2 {
+		if err := MountBPFFS(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, error %v", info.Mode(), err)
+	}
+	for range 2 {
+		if err := UnmountBPFFS(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if on, err := isBPFFS(dir); err != nil || on {
+		t.Errorf("mounted still: %t, error %v", on, err)
+	}
+	if err := UnmountBPFFS(filepath.Join(dir, "none")); err != nil {
+		t.Errorf("unmount of nothing: %v", err)
+	}
+}
+
+// TestMetrics checks that the collector's metrics are well formed and counted.
+func TestMetrics(t *testing.T) {
+	l := newLab(t)
+	reg := prometheus.NewPedanticRegistry()
+	if err := l.d.RegisterMetrics(reg); err != nil {
+		t.Fatal(err)
+	}
+	l.apply(live(flow.Egress, 1), staged(flow.Egress, 2))
+	l.want(drop, tcp(web.v4, db.v4, 1, 2, "S"), "denied")
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, pair := range m.GetLabel() {
+				name += " " + pair.GetValue()
+			}
+			got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	for name, want := range map[string]float64{
+		"ringfence_datapath_packets_total dropped":                    1,
+		"ringfence_datapath_packets_total forwarded":                  0,
+		"ringfence_datapath_denied_packets_total default-deny live":   1,
+		"ringfence_datapath_denied_packets_total default-deny staged": 1,
+		"ringfence_datapath_flows_total":                              1,
+		"ringfence_datapath_records_total":                            1,
+		"ringfence_datapath_tables":                                   2,
+		"ringfence_datapath_endpoints":                                1,
+		"ringfence_datapath_ring_bytes":                               float64(recordSize + ringHeader),
+		"ringfence_datapath_read_errors_total":                        0,
+	} {
+		if n, ok := got[name]; !ok || n != want {
+			t.Errorf("metric %s: %v (%t), want %v", name, n, ok, want)
+		}
+	}
+	if len(counterHelp) != len(counterNames)-3 {
+		t.Errorf("%d counters have help, want all %d but the outcomes", len(counterHelp), len(counterNames))
+	}
+}
+
+// TestAttachRefuses checks interfaces that cannot be watched.
+func TestAttachRefuses(t *testing.T) {
+	l := newLab(t)
+	for _, c := range []struct {
+		e    Endpoint
+		want string
+	}{
+		{Endpoint{Interface: "nosuch0", ID: 5, Identity: dbIdent}, `interface "nosuch0": there is none in network namespace`},
+		{Endpoint{Interface: "lo", ID: 5, Identity: dbIdent}, "only Ethernet can be watched"},
+		{Endpoint{Interface: "web", Identity: dbIdent}, "endpoint has no number"},
+	} {
+		if err := l.d.Attach(c.e); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: error %v, want one with %q", c.e, err, c.want)
+		}
+	}
+	if list, err := l.d.Attached(); err != nil || len(list) != 1 {
+		t.Errorf("attached %+v, error %v", list, err)
+	}
+}
+
+// TestReattach checks an endpoint's changes: identity, owner, and an interface
+// that was made anew, with the agent watching and without.
+func TestReattach(t *testing.T) {
+	own := func(c *Config) { c.NetNS = newNetNS(t); addVeth(t, c.NetNS, "web", "web-peer") }
+	l := newLab(t, own)
+	attached := func() Attached {
+		t.Helper()
+		list, err := l.d.Attached()
+		if err != nil || len(list) != 1 {
+			t.Fatalf("attached %+v, error %v", list, err)
+		}
+		return list[0]
+	}
+	e := Endpoint{Interface: "web", ID: webID, Identity: webIdent}
+	first, links := attached(), linkIDs(t, l)
+
+	e.Identity = dbIdent
+	l.attach(e)
+	if a := attached(); a.Identity != dbIdent || a.ObservedSince.Sub(first.ObservedSince).Abs() > 10*time.Millisecond {
+		t.Errorf("after a change of identity: %+v, was %+v", a, first)
+	}
+	if ids := linkIDs(t, l); !slices.Equal(ids, links) {
+		t.Errorf("links %v were %v: detached and attached again", ids, links)
+	}
+
+	time.Sleep(30 * time.Millisecond) // apart by more than two readings of the clock are
+	e.ID = dbID
+	l.attach(e)
+	if a := attached(); a.ID != dbID || !a.ObservedSince.After(first.ObservedSince.Add(20*time.Millisecond)) {
+		t.Errorf("after a change of owner: %+v, was %+v", a, first)
+	}
+
+	recreate := func() {
+		inNetNS(t, l.ns, func() error {
+			old, err := netlink.LinkByName("web")
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkDel(old); err != nil {
+				return err
+			}
+			return vethPair("web", "web-peer")
+		})
+	}
+	recreate()
+	if list, err := l.d.Attached(); err != nil || len(list) != 0 {
+		t.Errorf("attached to an interface that is gone: %+v, error %v", list, err)
+	}
+	before := l.index
+	l.attach(e)
+	if a := attached(); a.Index == before || a.ID != dbID {
+		t.Errorf("after the interface was made anew: %+v", a)
+	}
+	if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 2 {
+		t.Errorf("%d links are pinned, want 2", len(pins))
+	}
+
+	cfg := l.d.cfg
+	if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	recreate()
+	l.d = openAt(t, cfg)
+	if list, err := l.d.Attached(); err != nil || len(list) != 0 {
+		t.Errorf("adopted an interface that is gone: %+v, error %v", list, err)
+	}
+	if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 0 {
+		t.Errorf("%d dead links are pinned", len(pins))
+	}
+	l.attach(e)
+	attached()
+}
+
+// TestEndpointsFull checks the refusal of one endpoint too many.
+func TestEndpointsFull(t *testing.T) {
+	l := newLab(t, func(c *Config) { c.Endpoints = 1; c.NetNS = newNetNS(t); addVeth(t, c.NetNS, "web", "db") })
+	err := l.d.Attach(Endpoint{Interface: "db", ID: dbID, Identity: dbIdent})
+	if err == nil || !strings.Contains(err.Error(), "all 1 endpoints") {
+		t.Errorf("error %v", err)
+	}
+	if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 2 {
+		t.Errorf("%d links are pinned, want the first endpoint's 2", len(pins))
+	}
+}
+
+// TestClosed checks that a closed datapath refuses instead of crashing.
+func TestClosed(t *testing.T) {
+	l := newLab(t)
+	cfg := l.d.cfg
+	if err := errors.Join(l.r.Close(), l.d.Close(), l.d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, e1 := l.d.Apply(nil)
+	_, e2 := l.d.Tables()
+	_, e3 := l.d.SetAddresses(nil)
+	_, e4 := l.d.Levels()
+	_, e5 := l.d.NewReader()
+	_, e6 := l.d.Counters()
+	_, e7 := l.d.Attached()
+	_, e8 := l.d.Sweep(t.Context())
+	for i, err := range []error{e1, e2, e3, e4, e5, e6, e7, e8, l.d.BumpEpoch(), l.d.Panic(true), l.d.Detach(1), l.d.Attach(Endpoint{ID: 1})} {
+		if !errors.Is(err, errClosed) {
+			t.Errorf("call %d: error %v", i, err)
+		}
+	}
+	if l.d.Panicked() {
+		t.Error("panicked")
+	}
+	openAt(t, cfg)
+}

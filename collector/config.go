@@ -1,0 +1,96 @@
+package collector
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config says how to batch and how patient to be.
+type Config struct {
+	// Node is this node's name.
+	Node string
+	// StateDir holds the state file with the last heartbeat.
+	StateDir string
+
+	// BatchRecords and BatchAge bound a batch; default 20,000 and 250 ms.
+	BatchRecords int
+	BatchAge     time.Duration
+	// Insert bounds one attempt to store a batch; default 30 s.
+	Insert time.Duration
+	// MinPause and MaxPause bound the pause before another attempt; default
+	// 100 ms and 5 s.
+	MinPause, MaxPause time.Duration
+	// Sweep is how often the flow table is swept; default 1 s.
+	Sweep time.Duration
+	// Heartbeat is how often coverage is stored; default 5 s.
+	Heartbeat time.Duration
+	// Flush bounds the storing of what was read when Run is told to end;
+	// default 5 s.
+	Flush time.Duration
+	// History is how long a former inventory is remembered, for records that
+	// come late; default 1 h.
+	History time.Duration
+
+	// Logger defaults to one that discards.
+	Logger *slog.Logger
+	// Registerer gets the metrics; nil keeps them to themselves.
+	Registerer prometheus.Registerer
+}
+
+func (c *Config) durations() []duration {
+	return []duration{
+		{"batch age", &c.BatchAge, 250 * time.Millisecond},
+		{"insert", &c.Insert, 30 * time.Second},
+		{"least pause", &c.MinPause, 100 * time.Millisecond},
+		{"longest pause", &c.MaxPause, 5 * time.Second},
+		{"sweep", &c.Sweep, time.Second},
+		{"heartbeat", &c.Heartbeat, 5 * time.Second},
+		{"flush", &c.Flush, 5 * time.Second},
+		{"history", &c.History, time.Hour},
+	}
+}
+
+type duration struct {
+	name  string
+	value *time.Duration
+	def   time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	for _, d := range c.durations() {
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	if c.BatchRecords == 0 {
+		c.BatchRecords = 20_000
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate returns every problem of c.
+func (c Config) Validate() error {
+	var errs []error
+	if c.Node == "" {
+		errs = append(errs, errors.New("node name: missing"))
+	}
+	if c.StateDir == "" {
+		errs = append(errs, errors.New("state directory: missing"))
+	}
+	if c.BatchRecords < 0 {
+		errs = append(errs, fmt.Errorf("batch of %d records: want at least one", c.BatchRecords))
+	}
+	for _, d := range c.durations() {
+		if *d.value < 0 {
+			errs = append(errs, fmt.Errorf("%s %s: want a positive duration", d.name, *d.value))
+		}
+	}
+	return errors.Join(errs...)
+}

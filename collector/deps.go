@@ -1,0 +1,55 @@
+package collector
+
+import (
+	"context"
+	"time"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
+)
+
+// RecordReader is the ring buffer; bpf.Reader is one. It is used by one
+// goroutine.
+type RecordReader interface {
+	RingID() uint64
+	// Replay returns the batch that was intended and not committed, if any.
+	Replay() (bpf.Batch, bool, error)
+	// Next waits for records after those already returned. When ctx is done it
+	// returns an empty batch and ctx's error.
+	Next(ctx context.Context) (bpf.Batch, error)
+	Intend(start, end uint64) error
+	Commit(end uint64) error
+}
+
+// Datapath makes the kernel report flows, and counts what it could not report.
+type Datapath interface {
+	Sweep(context.Context) (bpf.SweepStats, error)
+	// Counters are totals by name since the maps were made.
+	Counters() (map[string]uint64, error)
+}
+
+// Inventories gives the inventory in force on this node and since when. It is
+// nil until there is one.
+type Inventories interface {
+	Inventory() (*inventory.Index, time.Time)
+}
+
+// Sink stores what was collected. Rows that are inserted again under the same
+// token are stored once.
+type Sink interface {
+	InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error
+	InsertCoverage(ctx context.Context, rows []flow.Coverage) error
+}
+
+// Deps are what a Collector works with.
+type Deps struct {
+	Reader      RecordReader
+	Datapath    Datapath
+	Inventories Inventories
+	Sink        Sink
+	// Endpoints returns how many endpoints are attached; nil means 0.
+	Endpoints func() int
+	// Now defaults to time.Now.
+	Now func() time.Time
+}
