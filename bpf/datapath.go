@@ -294,7 +294,7 @@ func (d *Datapath) Remove() error {
 	}
 	names := d.mapNames()
 	slices.Reverse(names) // settings first: what is left then counts as unfinished
-	errs := []error{os.RemoveAll(d.linkDir())}
+	errs := []error{d.removeLinks()}
 	for _, name := range names {
 		if err := os.Remove(filepath.Join(d.cfg.PinDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)

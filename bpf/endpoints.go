@@ -86,10 +86,6 @@ func (d *Datapath) attach(e Endpoint) error {
 	before, was := known[index]
 	if was && before.Id == e.ID && d.alive(index) {
 		value.ObservedSince = before.ObservedSince
-	} else if was {
-		if err := d.detach(index); err != nil {
-			return err
-		}
 	}
 	if err := d.maps.Endpoints.Put(index, value); err != nil {
 		if errors.Is(err, unix.E2BIG) {
@@ -99,6 +95,11 @@ func (d *Datapath) attach(e Endpoint) error {
 	}
 	if err := d.maps.Quotas.Put(e.ID, d.quotaOf(e.ID)); err != nil {
 		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
+	}
+	if was && before.Id != e.ID {
+		if err := d.endFlows(before.Id); err != nil {
+			return err
+		}
 	}
 	for _, h := range hooks {
 		if err := d.attachHook(index, e.Interface, h, e.Host); err != nil {
@@ -231,10 +232,7 @@ func (d *Datapath) Detach(index int) error {
 func (d *Datapath) detach(index uint32) error {
 	var errs []error
 	for _, h := range hooks {
-		// The pin holds the link: without it the kernel detaches.
-		if err := os.Remove(d.linkPath(index, h)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("unpin %s link of interface %d: %w", h.name, index, err))
-		}
+		errs = append(errs, removeLink(d.linkPath(index, h)))
 	}
 	var ep kernelRfEndpoint
 	err := d.maps.Endpoints.Lookup(index, &ep)
@@ -247,13 +245,52 @@ func (d *Datapath) detach(index uint32) error {
 	if err := d.maps.Endpoints.Delete(index); err != nil {
 		errs = append(errs, fmt.Errorf("forget endpoint of interface %d: %w", index, err))
 	}
-	quota := d.quotaOf(ep.Id)
-	quota.Gone = 1
-	if err := d.maps.Quotas.Put(ep.Id, quota); err != nil {
-		errs = append(errs, fmt.Errorf("forget flows of endpoint %d: %w", ep.Id, err))
-	}
+	errs = append(errs, d.endFlows(ep.Id))
 	d.levels.Endpoints, err = countKeys[uint32, kernelRfEndpoint](d.maps.Endpoints)
 	return errors.Join(append(errs, err)...)
+}
+
+// endFlows has the sweep end the flows of an endpoint that is no longer watched.
+func (d *Datapath) endFlows(id uint32) error {
+	quota := d.quotaOf(id)
+	quota.Gone = 1
+	if err := d.maps.Quotas.Put(id, quota); err != nil {
+		return fmt.Errorf("forget flows of endpoint %d: %w", id, err)
+	}
+	return nil
+}
+
+// removeLink detaches and unpins. Unpinning alone would do, some time later:
+// until then the hook refuses the same program.
+func removeLink(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = l.Detach()
+		_ = l.Close()
+	}
+	if err != nil && !errors.Is(err, unix.ENOLINK) {
+		return errors.Join(fmt.Errorf("detach link %s: %w", path, err), os.Remove(path))
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("unpin link: %w", err)
+	}
+	return nil
+}
+
+// removeLinks does so with every link of the node.
+func (d *Datapath) removeLinks() error {
+	pins, err := os.ReadDir(d.linkDir())
+	if err != nil {
+		return fmt.Errorf("read pinned links: %w", err)
+	}
+	var errs []error
+	for _, pin := range pins {
+		errs = append(errs, removeLink(filepath.Join(d.linkDir(), pin.Name())))
+	}
+	return errors.Join(append(errs, os.Remove(d.linkDir()))...)
 }
 
 // Attached lists the endpoints whose interfaces are watched, by index. One
@@ -339,8 +376,8 @@ func (d *Datapath) adoptLinks() error {
 		index, h, ok := parseLinkName(pin.Name())
 		ep, watched := known[index]
 		if !ok || !watched {
-			if err := os.Remove(filepath.Join(d.linkDir(), pin.Name())); err != nil {
-				return fmt.Errorf("remove stray link: %w", err)
+			if err := removeLink(filepath.Join(d.linkDir(), pin.Name())); err != nil {
+				return err
 			}
 			continue
 		}

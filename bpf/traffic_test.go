@@ -391,3 +391,31 @@ func TestTrafficOverRestarts(t *testing.T) {
 		t.Errorf("%d requests and %d attacks are too few to tell", requests, attacks)
 	}
 }
+
+// TestTrafficOfHost enforces on an interface of the host itself, where what it
+// receives goes to the endpoint.
+func TestTrafficOfHost(t *testing.T) {
+	s := newSite(t)
+	cfg := labConfig()
+	cfg.NetNS = s.web.ns
+	d := openAt(t, cfg)
+	if _, err := d.SetAddresses(everyone()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Attach(Endpoint{Interface: "eth0", ID: webID, Identity: webIdent, Host: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Apply([]Table{
+		live(flow.Egress, 1, allow(dbIdent, flow.TCP, serverPort)),
+		live(flow.Ingress, 1, allow(evilIdent, flow.TCP, serverPort)),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range []int{4, 6} {
+		s.reaches(true, s.web, "tcp", s.db.in(family))
+		s.reaches(false, s.web, "udp", s.db.in(family))
+		s.reaches(false, s.web, "tcp", s.evil.in(family))
+		s.reaches(true, s.evil, "tcp", s.web.in(family))
+		s.reaches(false, s.db, "tcp", s.web.in(family))
+	}
+}

@@ -2,6 +2,7 @@ package collector
 
 import (
 	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -27,8 +28,7 @@ type snapshot struct {
 
 // learn takes note of the inventory in force, if it is a new one.
 func (l *labeller) learn(index *inventory.Index, since time.Time, now time.Time) {
-	n := len(l.snapshots)
-	if index == nil || n > 0 && l.snapshots[n-1].index == index {
+	if n := len(l.snapshots); index == nil || n > 0 && same(l.snapshots[n-1].index, index) {
 		return
 	}
 	l.snapshots = append(l.snapshots, snapshot{since: since, index: index})
@@ -37,6 +37,11 @@ func (l *labeller) learn(index *inventory.Index, since time.Time, now time.Time)
 	for len(l.snapshots) > maxSnapshots || len(l.snapshots) > 1 && now.Sub(l.snapshots[1].since) > l.history {
 		l.snapshots = l.snapshots[1:]
 	}
+}
+
+// same reports whether two inventories say the same of who owns what.
+func same(a, b *inventory.Index) bool {
+	return a == b || reflect.DeepEqual(a.Inventory(), b.Inventory())
 }
 
 func (l *labeller) ready() bool { return len(l.snapshots) > 0 }

@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -163,17 +164,25 @@ func TestObserverThatLeft(t *testing.T) {
 
 func TestHistoryIsBounded(t *testing.T) {
 	l := labeller{node: "node-1", history: time.Hour}
-	same := world()
 	for i := range 1000 {
-		at := t0.Add(time.Duration(i) * time.Minute)
-		l.learn(world(), at, at)
-		l.learn(same, at, at)
-		l.learn(same, at, at)
+		at := t0.Add(time.Duration(i) * 30 * time.Second)
+		next := world(func(inv *inventory.Inventory) { inv.Nodes[0].Name = fmt.Sprint("node-", i) })
+		l.learn(next, at, at)
+		l.learn(next, at, at)
 		if n := len(l.snapshots); n > maxSnapshots || n > 1 && at.Sub(l.snapshots[1].since) > time.Hour {
 			t.Fatalf("%d snapshots, the oldest to be replaced at %s", n, l.snapshots[1].since)
 		}
 	}
-	if l.learn(nil, t0, t0); len(l.snapshots) != maxSnapshots {
+	n := len(l.snapshots)
+	if l.learn(nil, t0, t0); len(l.snapshots) != n {
 		t.Errorf("%d snapshots", len(l.snapshots))
+	}
+	// The same said again is nothing new.
+	l = labeller{node: "node-1", history: time.Hour}
+	for i := range 100 {
+		l.learn(world(), t0.Add(time.Duration(i)), t0)
+	}
+	if len(l.snapshots) != 1 || !l.snapshots[0].since.Equal(t0) {
+		t.Errorf("%d snapshots of one inventory", len(l.snapshots))
 	}
 }

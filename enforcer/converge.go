@@ -101,10 +101,11 @@ func (e *Enforcer) settle(p *plan) {
 			e.kernel.problems = append(e.kernel.problems, what+": "+oneLine(err))
 		}
 	}
-	problem("set addresses", e.setAddresses(p.addresses))
-	if e.inventory == nil || !reflect.DeepEqual(e.inventory.Inventory(), p.index.Inventory()) {
-		e.inventory, e.since = p.index, e.cfg.Clock.Now()
+	// First: of what follows, records may tell before this function returns.
+	if k := e.known.Load(); k == nil || !reflect.DeepEqual(k.index.Inventory(), p.index.Inventory()) {
+		e.known.Store(&known{index: p.index, since: e.cfg.Clock.Now()})
 	}
+	problem("set addresses", e.setAddresses(p.addresses))
 	problem("detach", e.detach(p))
 
 	if len(p.both) > len(p.prefixes) {

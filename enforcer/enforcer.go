@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringfence/ringfence/bpf"
@@ -24,6 +25,7 @@ type Enforcer struct {
 	confirm Confirmer
 	metrics *metrics
 
+	known   atomic.Pointer[known]
 	changed chan struct{} // something to report
 	wake    chan struct{} // something for Run to look at
 
@@ -31,11 +33,15 @@ type Enforcer struct {
 	held      held
 	plan      *plan // of held; nil until there is one
 	kernel    kernel
-	inventory *inventory.Index // whose addresses the kernel knows
-	since     time.Time        // when it took them
-	requested uint64           // generation of the newest State
-	refused   string           // why that State was not applied whole
-	stuck     string           // why a revert that is due could not be made
+	requested uint64 // generation of the newest State
+	refused   string // why that State was not applied whole
+	stuck     string // why a revert that is due could not be made
+}
+
+// known is the inventory whose addresses the kernel was given, and when.
+type known struct {
+	index *inventory.Index
+	since time.Time
 }
 
 // New returns an Enforcer of dp. It does no I/O. confirm may be nil when
@@ -253,9 +259,10 @@ func (e *Enforcer) Report() rollout.Report {
 // Inventory returns the inventory by which the kernel knows addresses, and since
 // when; nil until there is one. The same inventory is the same pointer.
 func (e *Enforcer) Inventory() (*inventory.Index, time.Time) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.inventory, e.since
+	if k := e.known.Load(); k != nil {
+		return k.index, k.since
+	}
+	return nil, time.Time{}
 }
 
 // Changed tells when there is something new to report.

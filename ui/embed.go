@@ -1,4 +1,3 @@
-// Package ui holds the browser application, built by `make build` into dist.
 package ui
 
 import (

@@ -10,8 +10,6 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -22,7 +20,6 @@ import (
 	"github.com/ringfence/ringfence/enforcer"
 	"github.com/ringfence/ringfence/internal/agentlink"
 	"github.com/ringfence/ringfence/internal/flow"
-	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/rollout"
 	"github.com/ringfence/ringfence/internal/store"
 )
@@ -53,7 +50,6 @@ type agent struct {
 	datapath *bpf.Datapath
 	enforcer *enforcer.Enforcer
 
-	known   atomic.Pointer[ownership]
 	first   sync.Once
 	applied chan struct{} // closed by the first State
 }
@@ -76,7 +72,7 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 		return err
 	}
 	if a.enforcer, err = enforcer.New(enforcer.Config{
-		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: a.failsafe(),
+		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: a.failsafe(ctx),
 		Logger: a.logger, Registerer: a.registry,
 	}, a.datapath, link); err != nil {
 		return err
@@ -117,28 +113,11 @@ func (a *agent) link() (*agentlink.Client, error) {
 	})
 }
 
-// Apply implements agentlink.Handler: the collector learns the inventory before
-// the kernel's new records need it.
+// Apply implements agentlink.Handler.
 func (a *agent) Apply(ctx context.Context, st rollout.State) (rollout.Report, error) {
-	a.known.Store(&ownership{index: inventory.NewIndex(st.Inventory), since: time.Now()})
 	r, err := a.enforcer.Apply(ctx, st)
 	a.first.Do(func() { close(a.applied) })
 	return r, err
-}
-
-// ownership is an inventory and since when it is in force on this node.
-type ownership struct {
-	index *inventory.Index
-	since time.Time
-}
-
-// Inventory implements collector.Inventories.
-func (a *agent) Inventory() (*inventory.Index, time.Time) {
-	o := a.known.Load()
-	if o == nil {
-		return nil, time.Time{}
-	}
-	return o.index, o.since
 }
 
 // collector connects the ring buffer with the store.
@@ -151,7 +130,7 @@ func (a *agent) collector() (*collector.Collector, *storeSink, error) {
 	c, err := collector.New(collector.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Logger: a.logger, Registerer: a.registry,
 	}, collector.Deps{
-		Reader: reader, Datapath: a.datapath, Inventories: a, Sink: sink, Endpoints: a.attached,
+		Reader: reader, Datapath: a.datapath, Inventories: a.enforcer, Sink: sink, Endpoints: a.attached,
 	})
 	return c, sink, err
 }
@@ -171,7 +150,7 @@ func (a *agent) Report() rollout.Report { return a.enforcer.Report() }
 func (a *agent) Changed() <-chan struct{} { return a.enforcer.Changed() }
 
 // failsafe is the agent's own way to a store on another host.
-func (a *agent) failsafe() []bpf.Failsafe {
+func (a *agent) failsafe(ctx context.Context) []bpf.Failsafe {
 	var access storeAccess
 	if err := readJSON(a.cfg.storeFile(), &access); err != nil {
 		a.logger.Warn("the store's address is unknown: its way is not failsafe", "error", err)
@@ -179,7 +158,7 @@ func (a *agent) failsafe() []bpf.Failsafe {
 	}
 	var out []bpf.Failsafe
 	for _, addr := range access.Addrs {
-		for _, to := range resolve(addr) {
+		for _, to := range resolve(ctx, addr) {
 			if !to.Addr().IsLoopback() {
 				out = append(out, bpf.Failsafe{Protocol: flow.TCP, Addr: to})
 			}
@@ -188,7 +167,7 @@ func (a *agent) failsafe() []bpf.Failsafe {
 	return out
 }
 
-func resolve(hostport string) []netip.AddrPort {
+func resolve(ctx context.Context, hostport string) []netip.AddrPort {
 	host, port, err := net.SplitHostPort(hostport)
 	if err != nil {
 		return nil
@@ -197,15 +176,13 @@ func resolve(hostport string) []netip.AddrPort {
 	if err != nil {
 		return nil
 	}
-	ips, err := net.LookupIP(host)
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return nil
 	}
 	var out []netip.AddrPort
 	for _, ip := range ips {
-		if a, ok := netip.AddrFromSlice(ip); ok {
-			out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(n)))
-		}
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
 	}
 	return out
 }

@@ -241,11 +241,12 @@ func (d *demo) say(format string, args ...any) {
 
 // show goes to the stage and stays there, with attacks from the audit on.
 func (d *demo) show(ctx context.Context, until string) error {
-	if err := d.observe(ctx); err != nil {
+	recs, err := d.observe(ctx)
+	if err != nil {
 		return err
 	}
 	if until != "observe" {
-		if err := d.audit(ctx); err != nil {
+		if err := d.audit(ctx, recs); err != nil {
 			return err
 		}
 	}
@@ -258,21 +259,21 @@ func (d *demo) show(ctx context.Context, until string) error {
 	return d.stay(ctx)
 }
 
-func (d *demo) observe(ctx context.Context) error {
+func (d *demo) observe(ctx context.Context) ([]api.Recommendation, error) {
 	recs, err := d.learnFor(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rules := 0
 	for _, r := range recs {
 		rules += len(r.Rules)
 	}
 	d.say("learned %d rules for %d workloads; no policy is set, nothing is dropped", rules, len(recs))
-	return nil
+	return recs, nil
 }
 
-func (d *demo) audit(ctx context.Context) error {
-	staged, err := d.stageAll(ctx)
+func (d *demo) audit(ctx context.Context, recs []api.Recommendation) error {
+	staged, err := d.stageAll(ctx, recs)
 	if err != nil {
 		return err
 	}

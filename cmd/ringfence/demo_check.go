@@ -117,13 +117,14 @@ func (d *demo) check(ctx context.Context, output string) error {
 // demoCheck is one run of the script.
 type demoCheck struct {
 	*demo
-	result demoResult
-	window flowWindow
+	result  demoResult
+	learned []api.Recommendation
+	window  flowWindow
 }
 
 func (c *demoCheck) script(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		c.startWindow, c.learnEdges, c.attackBefore, c.auditEverything, c.enforceUnderTraffic,
+		c.learnEdges, c.startWindow, c.attackBefore, c.auditEverything, c.enforceUnderTraffic,
 		c.killAgents, c.rollBack, c.endWindow, c.panicWithoutServer,
 	} {
 		if err := step(ctx); err != nil {
@@ -142,14 +143,11 @@ func (c *demoCheck) script(ctx context.Context) error {
 }
 
 func (c *demoCheck) learnEdges(ctx context.Context) error {
-	// A second set of idle connections, opened under observation.
-	if _, err := c.lab.OpenIdle(ctx); err != nil {
-		return err
-	}
 	recs, err := c.learnFor(ctx)
 	if err != nil {
 		return err
 	}
+	c.learned = recs // before any attack: the script accepts what it reviewed
 	r := &c.result.Edges
 	truth := map[string]lab.TrueEdge{}
 	for _, e := range c.lab.Scenario().Edges() {
@@ -226,6 +224,10 @@ func partyText(p api.Party) string {
 }
 
 func (c *demoCheck) attackBefore(ctx context.Context) error {
+	// A second set of idle connections, opened under observation.
+	if _, err := c.lab.OpenIdle(ctx); err != nil {
+		return err
+	}
 	n, err := c.attack(ctx, "before", true)
 	if err != nil {
 		return err
@@ -236,7 +238,7 @@ func (c *demoCheck) attackBefore(ctx context.Context) error {
 }
 
 func (c *demoCheck) auditEverything(ctx context.Context) error {
-	n, err := c.stageAll(ctx)
+	n, err := c.stageAll(ctx, c.learned)
 	if err != nil {
 		return err
 	}

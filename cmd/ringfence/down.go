@@ -6,8 +6,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ringfence/ringfence/bpf"
 )
 
 func newDownCommand() *cobra.Command {
@@ -22,22 +20,21 @@ flows stay in the state directory. It refuses while "up" runs.`,
 			if os.Geteuid() != 0 {
 				return errors.New("down removes BPF programs: run it as root")
 			}
-			if _, err := os.Stat(places.bpffs()); err != nil {
-				return fmt.Errorf("nothing is attached below %s", places.RuntimeDir)
+			if !isOwn(places.RuntimeDir) {
+				return fmt.Errorf("nothing is attached below %s: name the --runtime-dir that `up` was given", places.RuntimeDir)
 			}
-			unlock, err := places.takeLock()
+			unlock, err := lockDir(places.RuntimeDir, "end `ringfence up` first")
 			if err != nil {
 				return err
 			}
 			defer unlock()
-			if err := bpf.UnmountBPFFS(places.bpffs()); err != nil {
+			if err := places.removeRuntime(); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "detached: nothing is watched or enforced on this host")
-			return os.RemoveAll(places.RuntimeDir)
+			return nil
 		},
 	}
-	cmd.Flags().StringVar(&places.StateDir, "state-dir", defaultStateDir, "state directory of `up`")
 	cmd.Flags().StringVar(&places.RuntimeDir, "runtime-dir", defaultRuntimeDir, "runtime directory of `up`")
 	return cmd
 }

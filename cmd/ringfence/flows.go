@@ -16,14 +16,14 @@ import (
 
 func newFlowsCommand() *cobra.Command {
 	var (
-		client    clientFlags
-		out       output
-		since     time.Duration
-		workload  string
-		outcome   string
-		direction string
-		protocol  string
-		port, max int
+		client      clientFlags
+		out         output
+		since       time.Duration
+		workload    string
+		outcome     string
+		direction   string
+		protocol    string
+		port, limit int
 	)
 	cmd := &cobra.Command{
 		Use:   "flows",
@@ -35,7 +35,7 @@ func newFlowsCommand() *cobra.Command {
 			if err := out.validate(); err != nil {
 				return err
 			}
-			params := api.ListFlowsParams{Limit: &max}
+			params := api.ListFlowsParams{Limit: &limit}
 			if since <= 0 {
 				return fmt.Errorf("--since %s: want a positive duration such as 10m", since)
 			}
@@ -77,7 +77,7 @@ func newFlowsCommand() *cobra.Command {
 	f.StringVar(&direction, "direction", "", "ingress, egress or unknown, as the observed endpoint sees it")
 	f.StringVar(&protocol, "protocol", "", "TCP, UDP, ICMP or a number")
 	f.IntVar(&port, "port", 0, "the responder's port")
-	f.IntVar(&max, "limit", 100, "at most so many, up to 1000")
+	f.IntVar(&limit, "limit", 100, "at most so many, up to 1000")
 	return cmd
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/statefile"
 )
 
@@ -22,9 +24,10 @@ const (
 	defaultRuntimeDir = "/run/ringfence"
 	demoStateDir      = "/var/lib/ringfence-demo"
 	demoRuntimeDir    = "/run/ringfence-demo"
-	// runtimeGlob finds every runtime directory of this machine.
-	runtimeGlob = "/run/ringfence*"
 )
+
+// maxSocketPath is the kernel's limit on the path of a unix socket.
+const maxSocketPath = 107
 
 // layout names the files that the processes of one installation share.
 type layout struct {
@@ -39,7 +42,6 @@ func (l layout) serverConfig() string    { return filepath.Join(l.RuntimeDir, "s
 func (l layout) bpffs() string           { return filepath.Join(l.RuntimeDir, "bpf") }
 func (l layout) controlDB() string       { return filepath.Join(l.StateDir, "control.db") }
 func (l layout) engineDir() string       { return filepath.Join(l.StateDir, "clickhouse") }
-func (l layout) lock() string            { return filepath.Join(l.StateDir, "lock") }
 func (l layout) nodeDir(n string) string { return filepath.Join(l.StateDir, "nodes", n) }
 func (l layout) pinDir(n string) string  { return filepath.Join(l.bpffs(), n) }
 func (l layout) agentConfig(n string) string {
@@ -49,8 +51,19 @@ func (l layout) agentMetrics(n string) string {
 	return filepath.Join(l.RuntimeDir, "agents", n+".metrics.sock")
 }
 
-// create makes the directories, all for their owner only.
+// lockName is the file that marks a directory as ringfence's, and is locked by
+// the process that works with it.
+const lockName = "ringfence.lock"
+
+// create makes the directories, all for their owner only. Directories that hold
+// something else are refused: they are protected, and later removed, as a whole.
 func (l layout) create() error {
+	if err := checkOwn(l.StateDir); err != nil {
+		return fmt.Errorf("--state-dir %s: %w", l.StateDir, err)
+	}
+	if err := checkOwn(l.RuntimeDir); err != nil {
+		return fmt.Errorf("--runtime-dir %s: %w", l.RuntimeDir, err)
+	}
 	for _, dir := range []string{l.StateDir, l.RuntimeDir, filepath.Dir(l.agentSocket())} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("create %s: %w", dir, err)
@@ -59,7 +72,36 @@ func (l layout) create() error {
 			return fmt.Errorf("protect %s: %w", dir, err)
 		}
 	}
+	for _, dir := range []string{l.StateDir, l.RuntimeDir} {
+		f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return fmt.Errorf("mark %s: %w", dir, err)
+		}
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("mark %s: %w", dir, err)
+		}
+	}
 	return nil
+}
+
+// checkOwn refuses a directory that is neither empty nor ringfence's.
+func checkOwn(dir string) error {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(list) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w; name a directory of its own", err)
+	}
+	if !isOwn(dir) {
+		return errors.New("it holds other files: name a new directory or an empty one")
+	}
+	return nil
+}
+
+func isOwn(dir string) bool {
+	info, err := os.Lstat(filepath.Join(dir, lockName))
+	return err == nil && info.Mode().IsRegular()
 }
 
 // serverConfig is what up and demo hand to the server process.
@@ -121,16 +163,39 @@ func writeJSON(path string, v any) error {
 	return statefile.Write(path, doc)
 }
 
-// takeLock makes this process the only one that works with the state directory.
+// takeLock makes this process the only one that works with the directories.
 func (l layout) takeLock() (unlock func(), err error) {
-	f, err := os.OpenFile(l.lock(), os.O_RDWR|os.O_CREATE, 0o600)
+	state, err := lockDir(l.StateDir, "stop that one, or give another --state-dir")
 	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", l.StateDir, err)
+		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
-		holder, _ := io.ReadAll(io.LimitReader(f, 32)) //nolint:errcheck // only for the message
+	runtime, err := lockDir(l.RuntimeDir, "stop that one, or give another --runtime-dir")
+	if err != nil {
+		state()
+		return nil, err
+	}
+	return func() { runtime(); state() }, nil
+}
+
+// removeRuntime detaches every program that is pinned in the runtime directory,
+// and removes the directory. Its lock must be held.
+func (l layout) removeRuntime() error {
+	if err := bpf.UnmountBPFFS(l.bpffs()); err != nil {
+		return err
+	}
+	return os.RemoveAll(l.RuntimeDir)
+}
+
+// lockDir locks one directory; advice is what to do when another process has it.
+func lockDir(dir, advice string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := io.ReadAll(io.LimitReader(f, 32))
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is in use by another ringfence (process %s): stop that one, or give another --state-dir", l.StateDir, strings.TrimSpace(string(holder)))
+		return nil, fmt.Errorf("%s is in use by another ringfence (process %s): %s", dir, strings.TrimSpace(string(holder)), advice)
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -116,5 +116,5 @@ func refusal(err error) error {
 
 // signed keeps a counter within what JSON's readers can hold.
 func signed(n uint64) int64 {
-	return int64(min(n, 1<<53)) //nolint:gosec // bounded
+	return int64(min(n, 1<<53))
 }

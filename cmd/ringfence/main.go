@@ -28,7 +28,7 @@ func main() {
 // run executes one command line and returns the process's exit code: 0 when it
 // did what was asked, 1 otherwise.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRootCommand()
+	root := newRootCommand() //nolint:contextcheck // commands get theirs from ExecuteContext
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errCheckFailed):
 		return 1 // the table said it
 	}
-	fmt.Fprintln(stderr, "ringfence: "+oneLine(err))
+	fmt.Fprintln(stderr, errorPrefix+oneLine(err))
 	return 1
 }
 

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,25 +29,22 @@ but root: no server, no agent, no ClickHouse. It holds until "panic --clear".`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			start := time.Now()
 			if os.Geteuid() != 0 {
-				return fmt.Errorf("panic writes to BPF maps: run it as root")
+				return errors.New("panic writes to BPF maps: run it as root")
 			}
 			if len(roots) == 0 {
-				found, err := filepath.Glob(runtimeGlob + "/bpf")
+				found, err := pinned("/proc/self/mountinfo")
 				if err != nil {
 					return err
 				}
-				roots = found
+				if roots = found; len(roots) == 0 {
+					return errors.New("no ringfence is attached on this machine: no bpffs holds its pins; if it is mounted elsewhere, name it with --bpf-dir")
+				}
 			}
 			var nodes []string
+			var errs []error
 			for _, root := range roots {
 				n, err := bpf.OpenPinnedPanic(root, !clearIt)
-				if err != nil {
-					return err
-				}
-				nodes = append(nodes, n...)
-			}
-			if len(nodes) == 0 {
-				return fmt.Errorf("no ringfence is attached on this machine (looked under %v)", append(roots, runtimeGlob+"/bpf"))
+				nodes, errs = append(nodes, n...), append(errs, err)
 			}
 			what := "in audit: nothing is dropped until `ringfence panic --clear`"
 			if clearIt {
@@ -53,11 +53,41 @@ but root: no server, no agent, no ClickHouse. It holds until "panic --clear".`,
 			for _, n := range nodes {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", n, what)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "done in %s\n", time.Since(start).Round(10*time.Microsecond))
-			return nil
+			if len(nodes) > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "done in %s\n", time.Since(start).Round(10*time.Microsecond))
+			}
+			return errors.Join(errs...)
 		},
 	}
 	cmd.Flags().BoolVar(&clearIt, "clear", false, "end the panic")
-	cmd.Flags().StringSliceVar(&roots, "bpf-dir", nil, "directory with the pinned maps of nodes (default: all under "+runtimeGlob+"/bpf)")
+	cmd.Flags().StringSliceVar(&roots, "bpf-dir", nil, "directory with the pinned maps of nodes (default: every bpffs that holds any)")
 	return cmd
 }
+
+// pinned returns the bpffs mounts that hold a node's pins, as mountinfo lists
+// them. It asks the kernel, because a runtime directory may be anywhere.
+func pinned(mountinfo string) ([]string, error) {
+	doc, err := os.ReadFile(mountinfo)
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	var roots []string
+	for line := range strings.Lines(string(doc)) {
+		// id parent dev root MOUNTPOINT options [optional…] - TYPE source options
+		mount, filesystem, ok := strings.Cut(line, " - ")
+		fields := strings.Fields(mount)
+		if !ok || len(fields) < 5 || !strings.HasPrefix(filesystem, "bpf ") {
+			continue
+		}
+		dir := unescapeMount.Replace(fields[4])
+		if nodes, _ := filepath.Glob(filepath.Join(escapeGlob.Replace(dir), "*", "links")); len(nodes) > 0 && !slices.Contains(roots, dir) {
+			roots = append(roots, dir)
+		}
+	}
+	return roots, nil
+}
+
+var (
+	unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	escapeGlob    = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+)

@@ -31,6 +31,7 @@ type process struct {
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
+	last    *lastLine // of cmd
 	exited  chan struct{}
 	held    chan struct{} // closed and nil unless restarts are held
 	stopped bool
@@ -61,13 +62,10 @@ func (p *process) spawn(ctx context.Context, ready any) error {
 	}
 	last := &lastLine{next: p.logs}
 	cmd.Stderr = last
-	if err := cmd.Start(); err != nil {
+	exited := make(chan struct{})
+	if err := p.launch(cmd, last, exited); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
-	exited := make(chan struct{})
-	p.mu.Lock()
-	p.cmd, p.exited = cmd, exited
-	p.mu.Unlock()
 
 	isReady := make(chan error, 1)
 	go func() {
@@ -82,6 +80,7 @@ func (p *process) spawn(ctx context.Context, ready any) error {
 		}
 		_, _ = io.Copy(io.Discard, stdout)
 		_ = cmd.Wait()
+		last.flush()
 		close(exited)
 	}()
 	select {
@@ -95,11 +94,25 @@ func (p *process) spawn(ctx context.Context, ready any) error {
 	}
 }
 
+// launch starts cmd as the child, unless stop came first.
+func (p *process) launch(cmd *exec.Cmd, last *lastLine, exited chan struct{}) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return errors.New("it is being stopped")
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p.cmd, p.last, p.exited = cmd, last, exited
+	return nil
+}
+
 // watch starts the child again whenever it ends, until stop or ctx's end.
 func (p *process) watch(ctx context.Context) {
 	for {
 		p.mu.Lock()
-		exited := p.exited
+		exited, last := p.exited, p.last
 		p.mu.Unlock()
 		<-exited
 		p.mu.Lock()
@@ -108,7 +121,7 @@ func (p *process) watch(ctx context.Context) {
 		if stopped || ctx.Err() != nil {
 			return
 		}
-		p.logger.Warn("child ended", "child", p.name)
+		p.logger.Warn("child ended, starting it again", "child", p.name, "reason", last.text("killed or crashed"))
 		if held != nil {
 			select {
 			case <-held:
@@ -181,35 +194,55 @@ func (p *process) stop() {
 	}
 }
 
-// lastLine passes everything on and keeps the newest full line, which is where
-// a command of this binary says why it ends.
+// errorPrefix begins the line by which a command of this binary says why it ends.
+const errorPrefix = "ringfence: "
+
+// lastLine passes on what a child writes, line by line, and keeps back the line
+// that says why the child ends: that is for the parent to report.
 type lastLine struct {
 	next io.Writer
 	mu   sync.Mutex
-	line []byte
+	why  string
 	part []byte
 }
 
 func (l *lastLine) Write(b []byte) (int, error) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.part = append(l.part, b...)
 	for {
 		i := bytes.IndexByte(l.part, '\n')
 		if i < 0 {
-			break
+			return len(b), nil
 		}
-		l.line = append(l.line[:0], l.part[:i]...)
+		line := l.part[:i+1]
 		l.part = l.part[i+1:]
+		if why, ok := strings.CutPrefix(string(line[:i]), errorPrefix); ok {
+			l.why = why
+			continue
+		}
+		if _, err := l.next.Write(line); err != nil {
+			return len(b), err
+		}
 	}
-	l.mu.Unlock()
-	return l.next.Write(b)
 }
 
+// flush passes on a last line without an end.
+func (l *lastLine) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.part) > 0 {
+		_, _ = l.next.Write(append(l.part, '\n'))
+		l.part = nil
+	}
+}
+
+// text is why the child ended, if it said so.
 func (l *lastLine) text(otherwise string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if msg, ok := strings.CutPrefix(string(l.line), "ringfence: "); ok {
-		return msg
+	if l.why != "" {
+		return l.why
 	}
 	return otherwise
 }

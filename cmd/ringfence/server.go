@@ -87,7 +87,7 @@ func (s *server) run(ctx context.Context, ready func(serverReady) error) (err er
 	if err != nil {
 		return err
 	}
-	front, err := s.newAPI(learner)
+	front, err := s.newAPI(learner) //nolint:contextcheck // a scrape has no context to pass on
 	if err != nil {
 		return err
 	}
@@ -193,12 +193,9 @@ func (s *server) keepEngine(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case err := <-s.engine.Done():
-			if ctx.Err() != nil {
-				return nil
-			}
 			s.logger.Error("the embedded ClickHouse ended, starting it again", "error", err)
 		}
-		for s.restartEngine(ctx) != nil && ctx.Err() == nil {
+		for ctx.Err() == nil && s.restartEngine(ctx) != nil {
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):

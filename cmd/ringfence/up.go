@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -35,20 +36,24 @@ type stack struct {
 // start brings everything up and returns when every process is ready. When it
 // fails, nothing it started is left.
 func (s *stack) start(ctx context.Context) (err error) {
-	if err := s.server.create(); err != nil {
-		return err
+	for _, a := range s.agents {
+		if path := a.agentMetrics(a.Node); len(path) > maxSocketPath {
+			return fmt.Errorf("socket %s: its path is longer than the kernel's %d characters: name a shorter --runtime-dir", path, maxSocketPath)
+		}
 	}
-	unlock, err := s.server.takeLock()
-	if err != nil {
-		return err
-	}
-	s.unlock = unlock
+	before := s.look()
 	defer func() {
 		if err != nil {
 			s.stop()
-			err = errors.Join(err, s.leaveNothing())
+			err = errors.Join(err, s.restore(before))
 		}
 	}()
+	if err := s.server.create(); err != nil {
+		return err
+	}
+	if s.unlock, err = s.server.takeLock(); err != nil {
+		return err
+	}
 	if err := bpf.MountBPFFS(s.server.bpffs()); err != nil {
 		return err
 	}
@@ -57,6 +62,9 @@ func (s *stack) start(ctx context.Context) (err error) {
 	}
 	s.serverProcess = s.newProcess("server", "server", s.server.serverConfig())
 	if err := s.serverProcess.start(ctx, &s.ready); err != nil {
+		return err
+	}
+	if err := s.keepAddress(); err != nil {
 		return err
 	}
 	s.agentProcesses = make(map[string]*process, len(s.agents))
@@ -73,14 +81,50 @@ func (s *stack) start(ctx context.Context) (err error) {
 	return g.Wait()
 }
 
-// leaveNothing undoes a start that failed, unless an earlier one left programs
-// that still decide.
-func (s *stack) leaveNothing() error {
-	pins, err := filepath.Glob(filepath.Join(s.server.bpffs(), "*", "links", "*"))
-	if err != nil || len(pins) > 0 {
-		return err
+// keepAddress makes a server that is started again listen where the first one
+// did, also when any free port would have done.
+func (s *stack) keepAddress() error {
+	u, err := url.Parse(s.ready.URL)
+	if err != nil {
+		return fmt.Errorf("address of the server: %w", err)
 	}
-	return errors.Join(bpf.UnmountBPFFS(s.server.bpffs()), os.RemoveAll(s.server.RuntimeDir))
+	host, _, err := net.SplitHostPort(s.server.Listen)
+	if err != nil {
+		return fmt.Errorf("address of the server: %w", err)
+	}
+	s.server.Listen = net.JoinHostPort(host, u.Port())
+	return writeJSON(s.server.serverConfig(), s.server)
+}
+
+// found is what a start found, and a start that fails leaves again.
+type found struct{ state, runtime, programs bool }
+
+func (s *stack) look() found {
+	exists := func(dir string) bool { _, err := os.Lstat(dir); return err == nil }
+	pins, _ := filepath.Glob(filepath.Join(s.server.bpffs(), "*", "links", "*"))
+	return found{state: exists(s.server.StateDir), runtime: exists(s.server.RuntimeDir), programs: len(pins) > 0}
+}
+
+// restore undoes a start that failed. Programs of an earlier one go on deciding.
+func (s *stack) restore(before found) error {
+	if s.unlock == nil {
+		// Another one's, or refused: only what was made for nothing goes.
+		if !before.runtime {
+			_ = os.Remove(filepath.Dir(s.server.agentSocket()))
+			_ = os.Remove(filepath.Join(s.server.RuntimeDir, lockName))
+			_ = os.Remove(s.server.RuntimeDir)
+		}
+		return nil
+	}
+	if !before.programs {
+		if err := s.server.removeRuntime(); err != nil {
+			return err
+		}
+	}
+	if before.state {
+		return nil
+	}
+	return os.RemoveAll(s.server.StateDir)
 }
 
 func (s *stack) newProcess(name string, args ...string) *process {
@@ -97,7 +141,9 @@ func (s *stack) stop() {
 	if s.serverProcess != nil {
 		s.serverProcess.stop()
 	}
-	s.unlock()
+	if s.unlock != nil {
+		s.unlock()
+	}
 }
 
 // serverFlags are the flags that up and demo share.
@@ -193,7 +239,7 @@ enforced. "ringfence down" removes them.`,
 		},
 	}
 	flags.register(cmd, "127.0.0.1:7433")
-	hostname, _ := os.Hostname() //nolint:errcheck // without one, --node says it
+	hostname, _ := os.Hostname() // without one, --node says it
 	fs := cmd.Flags()
 	fs.StringVar(&invPath, "inventory", "", "YAML file of nodes and workloads: labels, addresses, interfaces")
 	fs.StringVar(&node, "node", hostname, "this host's name in the inventory")

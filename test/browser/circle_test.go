@@ -191,7 +191,7 @@ func dialIn(namespace, to string) error {
 			result <- err
 			return
 		}
-		defer ns.Close()
+		defer ns.Close() //nolint:errcheck // only looked at
 		if err := netns.Set(ns); err != nil {
 			result <- err
 			return

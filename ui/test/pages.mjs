@@ -89,7 +89,25 @@ const scenes = /** @type {[name: string, go: (page: Page, mock: Mock) => Promise
       await page.getByTestId("revision-created").waitFor();
     },
   ],
-  ["dialog-audit", (page) => page.getByTestId("btn-audit").click()],
+  [
+    "dialog-audit",
+    async (page) => {
+      // By keyboard: Escape gives the focus back, and the confirming button has it at first.
+      const button = page.getByTestId("btn-audit");
+      await button.focus();
+      await page.keyboard.press("Enter");
+      await page.getByTestId("confirm-ok").waitFor();
+      await page.keyboard.press("Escape");
+      await page.getByTestId("confirm-ok").waitFor({ state: "detached" });
+      await page.waitForFunction(
+        () => document.activeElement?.getAttribute("data-testid") === "btn-audit",
+      );
+      await page.keyboard.press("Enter");
+      await page.waitForFunction(
+        () => document.activeElement?.getAttribute("data-testid") === "confirm-ok",
+      );
+    },
+  ],
   [
     "audited",
     async (page) => {

@@ -48,8 +48,7 @@ export function SlotDenials({
         <Empty
           icon={data.judged > 0 ? "check" : "clock"}
           title={t(data.judged > 0 ? `denials.clean.${slot}` : "denials.notJudged", {
-            count: data.judged,
-            judged: formatCount(data.judged),
+            judged: t("denials.connections", { count: data.judged }),
           })}
           testId="audit-empty"
         >
@@ -70,9 +69,8 @@ export function SlotDenials({
 
 const judgedText = (t: TFunction, slot: Slot, d: Denials): string =>
   t(`denials.judged.${slot}`, {
-    count: d.denied,
     denied: formatCount(d.denied),
-    judged: formatCount(d.judged),
+    judged: t("denials.connections", { count: d.judged }),
   });
 
 function Group({

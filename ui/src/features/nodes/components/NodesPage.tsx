@@ -70,7 +70,7 @@ const columnsOf = (t: TFunction): Column<Node>[] => [
     id: "generation",
     header: t("nodes.columns.generation"),
     numeric: true,
-    cell: (n) => formatCount(n.generation),
+    cell: (n) => n.generation,
   },
   { id: "version", header: t("nodes.columns.version"), cell: (n) => n.version || "–" },
   { id: "report", header: t("nodes.columns.report"), cell: (n) => <When time={n.lastReport} /> },

@@ -69,10 +69,8 @@ function Items({ health }: { health: Health }) {
             })}
       </Item>
       <Item tone="idle">
-        {t("strip.edges", {
-          edges: formatCount(health.edges),
-          connections: formatCount(health.connections),
-        })}
+        {t("strip.edges", { count: health.edges })},{" "}
+        {t("denials.connections", { count: health.connections })}
       </Item>
       <Item tone={health.lost > 0 ? "warn" : "good"} testId="strip-lost">
         {t("strip.lost", { count: health.lost, n: formatCount(health.lost) })}

@@ -123,6 +123,12 @@ describe("the policy", () => {
   });
 });
 
+test("ids are the server's to give", () => {
+  const p = policyOf(cart, fresh(acceptAll(emptyDraft, fresh(emptyDraft).rules)));
+  expect([...p.ingress, ...p.egress].length).toBe(5);
+  expect([...p.ingress, ...p.egress].filter((r) => "id" in r)).toEqual([]);
+});
+
 describe("after saving", () => {
   test("an edit is not offered again as what it was made of", () => {
     const key = fresh(emptyDraft).rules[0]?.key ?? "";

@@ -1,14 +1,23 @@
+import { useQuery } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
-import type { Coverage } from "../../../api/wire";
-import { formatCount, formatDuration, formatPercent } from "../../../app/format";
+import { queries } from "../../../api/queries";
+import type { Coverage, WorkloadRef } from "../../../api/wire";
+import { formatCount, formatDuration, parseTime } from "../../../app/format";
 import { Icon } from "../../../components/Icon";
 import { Panel } from "../../../components/Panel";
+import { useNow } from "../../../components/useNow";
+import { warmUpShare } from "../../workloads/api/rows";
 import classes from "./CoveragePanel.module.css";
 
 /** How much of the window was seen, and what is missing before enforcing. */
-export function CoveragePanel({ coverage }: { coverage: Coverage }) {
+export function CoveragePanel({
+  coverage,
+  workload,
+}: {
+  coverage: Coverage;
+  workload: WorkloadRef;
+}) {
   const { t } = useTranslation();
-  const share = coverage.seconds > 0 ? Math.min(1, coverage.coveredSeconds / coverage.seconds) : 0;
   return (
     <Panel title={t("coverage.title")} testId="coverage">
       <p className={classes.ready} data-ready={coverage.ready} data-testid="readiness">
@@ -23,12 +32,7 @@ export function CoveragePanel({ coverage }: { coverage: Coverage }) {
         </ul>
       )}
       <p className={classes.words}>{coverage.words}</p>
-      <progress
-        className={classes.bar}
-        max={1}
-        value={share}
-        aria-label={t("coverage.share", { share: formatPercent(share) })}
-      />
+      <WarmUp workload={workload} />
       <dl className={classes.facts}>
         <dt>{t("coverage.covered")}</dt>
         <dd>
@@ -43,5 +47,33 @@ export function CoveragePanel({ coverage }: { coverage: Coverage }) {
         </dd>
       </dl>
     </Panel>
+  );
+}
+
+/** How far the workload's endpoints are through the time they must be watched. */
+function WarmUp({ workload }: { workload: WorkloadRef }) {
+  const { t } = useTranslation();
+  const now = useNow();
+  const since = useQuery(queries.workload(workload)).data?.summary.observedSince;
+  const seconds = useQuery(queries.status()).data?.warmUpSeconds;
+  const share = warmUpShare(parseTime(since)?.getTime(), seconds, now);
+  if (share === undefined || !seconds) {
+    return null;
+  }
+  return (
+    <div className={classes.warmUp}>
+      <div className={classes.warmUpText}>
+        <span id="warm-up">{t("coverage.warmUp")}</span>
+        <span>
+          {share < 1
+            ? t("coverage.coveredOf", {
+                covered: formatDuration(share * seconds),
+                window: formatDuration(seconds),
+              })
+            : t("coverage.warmUpDone")}
+        </span>
+      </div>
+      <progress className={classes.bar} max={1} value={share} aria-labelledby="warm-up" />
+    </div>
   );
 }

@@ -96,7 +96,7 @@ function Outcome({ control }: { control: ReviewControl }) {
       <Button
         fullWidth
         mt="xs"
-        variant="light"
+        variant="default"
         leftSection={<Icon name="audit" />}
         onClick={() => ask("audit", made.number)}
         data-testid="btn-audit-created"
@@ -146,9 +146,8 @@ function HistoryCheck({ control, disabled }: { control: ReviewControl; disabled:
         <div data-testid="replay-result">
           <Notice tone={check.data.denied > 0 ? "warn" : "good"}>
             {t("dialog.judged.history", {
-              count: check.data.denied,
               denied: formatCount(check.data.denied),
-              judged: formatCount(check.data.judged),
+              judged: t("denials.connections", { count: check.data.judged }),
             })}
           </Notice>
           {check.data.denials.length > 0 && (

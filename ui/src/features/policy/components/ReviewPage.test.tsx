@@ -193,7 +193,7 @@ test("a history check is of what is decided now, and goes with the next decision
   await app.user.click(await screen.findByTestId(`rule-${admin}-accept`));
   await app.user.click(screen.getByTestId("btn-replay"));
   expect((await screen.findByTestId("replay-result")).textContent).toContain(
-    "Of 900 stored connections, 3",
+    "History: 900 connections judged, 3",
   );
   await app.user.click(screen.getByTestId(`rule-${external}-accept`));
   expect(screen.queryByTestId("replay-result")).toBeNull();

@@ -52,7 +52,7 @@ export function ReviewPage() {
           </Button>
           <Button
             className={classes.bulk}
-            variant="light"
+            variant="default"
             size="sm"
             leftSection={<Icon name="check" />}
             disabled={review.bulk.length === 0}
@@ -66,7 +66,9 @@ export function ReviewPage() {
         <Rules control={control} />
       </div>
       <aside className={classes.side} aria-label={t("review.sideLabel")}>
-        {recommendation.data && <CoveragePanel coverage={recommendation.data.coverage} />}
+        {recommendation.data && (
+          <CoveragePanel coverage={recommendation.data.coverage} workload={ref} />
+        )}
         <CreatePanel workload={ref} control={control} />
       </aside>
       {recommendation.data && recommendation.data.excluded.length > 0 && (

@@ -78,7 +78,8 @@ export function RevisionDetail({
       testId="revision-detail"
     >
       <p className={classes.summary}>
-        {t("revisions.diff", { added: diff.added, removed: diff.removed })}
+        {t("revisions.added", { count: diff.added })},{" "}
+        {t("revisions.removed", { count: diff.removed })}
       </p>
       {diff.isolation.map(({ side, on }) => (
         <p key={side} className={classes.rule} data-change={on ? "added" : "removed"}>

@@ -12,10 +12,13 @@ import { RuleEditor } from "./RuleEditor";
 /** One rule: what it allows, why it is believed, and the decision about it. */
 export function RuleCard({
   rule,
+  base,
   onDecide,
   onEdit,
 }: {
   rule: DraftRule;
+  /** The revision that the review starts from. */
+  base: number | undefined;
   onDecide: (d: Decision) => void;
   onEdit: (r: Rule | undefined) => void;
 }) {
@@ -35,7 +38,7 @@ export function RuleCard({
     >
       <div className={classes.what}>
         <p className={classes.sentence}>{sentence}</p>
-        <Marks rule={rule} />
+        <Marks rule={rule} base={base} />
         {flags.length > 0 && (
           <ul className={classes.flags} aria-label={t("rule.flags")}>
             {flags.map((f) => (
@@ -86,11 +89,11 @@ export function RuleCard({
   );
 }
 
-function Marks({ rule }: { rule: DraftRule }) {
+function Marks({ rule, base }: { rule: DraftRule; base: number | undefined }) {
   const { t } = useTranslation();
   const marks = [
     rule.edited && t("rule.edited"),
-    rule.inRevision && !rule.edited && t("rule.inRevision"),
+    rule.inRevision && !rule.edited && t("rule.inRevision", { revision: base }),
     !rule.recommended && t("rule.notLearned"),
     rule.recommended?.implied && (remark(rule.recommended) ?? t("rule.implied")),
   ].filter(Boolean);

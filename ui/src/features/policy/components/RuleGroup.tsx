@@ -52,6 +52,7 @@ export function RuleGroup({ side, control }: { side: Side; control: ReviewContro
             <RuleCard
               key={rule.key}
               rule={rule}
+              base={control.base?.number}
               onDecide={(d) => change((draft) => decide(draft, rule.key, d))}
               onEdit={(r) => change((draft) => edit(draft, rule.key, r))}
             />

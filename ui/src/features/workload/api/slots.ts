@@ -22,7 +22,7 @@ export function slotView(s: WorkloadSummary, slot: Slot): SlotView {
     effective,
     pending: requested !== effective,
     confirmed:
-      slot === "live" && effective !== undefined && true
+      slot === "live" && effective !== undefined && requested === effective
         ? s.confirmed
         : undefined,
   };

@@ -117,9 +117,8 @@ function DenialWords({
     <>
       <strong className={n > 0 ? classes.bad : classes.good}>
         {t(`dialog.judged.${kind}`, {
-          count: n,
           denied: formatCount(n),
-          judged: formatCount(denials.judged),
+          judged: t("denials.connections", { count: denials.judged }),
         })}
       </strong>
       {n > 0 && <TopDenials denials={denials.denials} />}

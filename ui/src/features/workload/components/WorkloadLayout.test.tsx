@@ -124,14 +124,10 @@ describe("Enforce", () => {
 });
 
 test("a button that cannot be used is reachable, says why and does nothing", async () => {
-  const app = start(
-    cartPath,
-    cartAnswers(
-      cartWorkload((w) => {
-        w.actions.enforce = "too early: 40 seconds of the warm-up are left";
-      }),
-    ),
-  );
+  const app = staged((w) => {
+    w.actions.enforce = "too early: 40 seconds of the warm-up are left";
+    return {};
+  });
   const enforce = await screen.findByTestId<HTMLButtonElement>("btn-enforce");
   expect(enforce.disabled).toBe(false);
   expect(enforce.ariaDisabled).toBe("true");
@@ -139,7 +135,7 @@ test("a button that cannot be used is reachable, says why and does nothing", asy
   expect(reason?.textContent).toContain("too early: 40 seconds");
   await app.user.click(enforce);
   expect(screen.queryByRole("dialog")).toBeNull();
-  expect(screen.getByTestId("reason-audit").textContent).toContain("create one");
+  expect(screen.getByTestId("reason-rollback").textContent).toContain("nothing is live");
 });
 
 test("Audit takes the newest revision, and Stop audit is there while one is staged", async () => {
@@ -155,7 +151,7 @@ test("Audit takes the newest revision, and Stop audit is there while one is stag
     [`POST ${cartApi}/unstage`]: new Refused(409, "conflict", "no"),
   });
   await app.user.click(await screen.findByTestId("btn-audit"));
-  await screen.findByText("Of 10 stored connections, 0 would be denied");
+  await screen.findByText("History: 10 connections judged, 0 would be denied");
   await app.user.click(screen.getByTestId("confirm-ok"));
   await screen.findByTestId("change-error");
   expect(app.called(`POST ${cartApi}/stage`)[0]?.body).toMatchObject({ revision: 2 });

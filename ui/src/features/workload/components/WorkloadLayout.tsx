@@ -53,8 +53,7 @@ function LoadedWorkload({
   const [asked, setAsked] = useState<SlotRequest>();
 
   const ask: AskSlotChange = (action, revision) => {
-    const own = actionState(action, workload, revisions);
-    const wanted = revision ?? (own.blocked ? undefined : own.revision);
+    const wanted = revision ?? actionState(action, workload, revisions).revision;
     if (wanted !== undefined && !change.pending) {
       change.dismiss();
       setAsked({ action, revision: wanted, version: summary.version });
