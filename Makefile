@@ -86,8 +86,8 @@ demo-check: build ## Run the demo's script, print the table, write build/demo.js
 test: build test-go test-ui test-browser test-demo ## Run every test: Go, UI, browser, and the whole demo (root)
 
 .PHONY: test-go
-test-go: $(ENGINE) ## Run the Go tests (root: real BPF, namespaces and engine)
-	go test -timeout 15m $(ARGS) $$(go list ./... | grep -v /test/)
+test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
+	go test -timeout 15m $(ARGS) $$(go list ./... | grep -v /test/browser)
 
 .PHONY: test-ui
 test-ui: ui/node_modules ## Run the UI's unit tests
@@ -96,7 +96,7 @@ test-ui: ui/node_modules ## Run the UI's unit tests
 .PHONY: test-browser
 test-browser: build ui/node_modules ## Click through review, audit, enforce and roll back in a real browser
 	@$(call apt,$(APT_TEST))
-	go test -count=1 -timeout 15m -v $(ARGS) ./test/...
+	go test -count=1 -timeout 15m -v $(ARGS) ./test/browser
 
 .PHONY: test-demo
 test-demo: demo-check ## The same as demo-check
@@ -112,7 +112,7 @@ fuzz: ## Fuzz every parser for FUZZTIME (default 20s) each
 .PHONY: screenshots
 screenshots: build ui/node_modules ## Take the README's screenshots from a running demo
 	@$(call apt,$(APT_TEST))
-	RINGFENCE_SCREENSHOTS=$(CURDIR)/docs/images go test -count=1 -timeout 15m -v -run TestCircleInBrowser ./test/...
+	RINGFENCE_SCREENSHOTS=$(CURDIR)/docs/images go test -count=1 -timeout 15m -v -run TestCircleInBrowser ./test/browser
 
 ## ---- check
 

@@ -108,6 +108,16 @@ func (v *view) coverageWords(c *Coverage, nodes []string, covered time.Duration)
 	if c.Gaps > 0 {
 		gaps = "with " + number(c.Gaps, "gap")
 	}
-	return fmt.Sprintf("Watched for %s of %s on %s, %s; %s.",
-		span(covered), span(v.window.Until.Sub(v.window.Since)), strings.Join(nodes, ", "), gaps, lost)
+	// What lies before the first agent is no gap: nobody could have watched then.
+	since := v.window.Until
+	for _, name := range nodes {
+		if n, ok := v.coverage[name]; ok && n.First.Before(since) {
+			since = n.First
+		}
+	}
+	if since.Before(v.window.Since) {
+		since = v.window.Since
+	}
+	return fmt.Sprintf("Watched for %s of the last %s on %s, %s; %s.",
+		span(covered), span(v.window.Until.Sub(since)), strings.Join(nodes, ", "), gaps, lost)
 }

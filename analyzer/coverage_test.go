@@ -27,34 +27,41 @@ func TestReady(t *testing.T) {
 		missing []string
 		words   string
 	}{
-		{"all there", with(func(*flow.NodeCoverage) {}), false, []string{}, "Watched for 1h0m0s of 1h0m0s on node-1, node-2, without a gap; no record was lost."},
+		{"all there", with(func(*flow.NodeCoverage) {}), false, []string{}, "Watched for 1h0m0s of the last 1h0m0s on node-1, node-2, without a gap; no record was lost."},
 		{
 			"a young node", with(func(c *flow.NodeCoverage) { c.First, c.Covered = epoch.Add(55*time.Minute), 5*time.Minute }), false,
-			[]string{"node-2 watched for 5m0s; want at least 10m0s"}, "Watched for 5m0s of 1h0m0s on node-1, node-2, without a gap; no record was lost.",
+			[]string{"node-2 watched for 5m0s; want at least 10m0s"}, "Watched for 5m0s of the last 1h0m0s on node-1, node-2, without a gap; no record was lost.",
+		},
+		{
+			"a window older than the agents", []flow.NodeCoverage{
+				{Node: "node-1", First: epoch.Add(40 * time.Minute), Last: epoch.Add(time.Hour), Covered: 20 * time.Minute},
+				{Node: "node-2", First: epoch.Add(30 * time.Minute), Last: epoch.Add(time.Hour), Covered: 30 * time.Minute},
+			}, false,
+			[]string{}, "Watched for 20m0s of the last 30m0s on node-1, node-2, without a gap; no record was lost.",
 		},
 		{
 			"a lost record", with(func(c *flow.NodeCoverage) { c.Lost = 1 }), false,
-			[]string{"node-2 lost 1 record; choose a window that starts after"}, "Watched for 1h0m0s of 1h0m0s on node-1, node-2, without a gap; 1 record lost.",
+			[]string{"node-2 lost 1 record; choose a window that starts after"}, "Watched for 1h0m0s of the last 1h0m0s on node-1, node-2, without a gap; 1 record lost.",
 		},
 		{
 			"long gaps", with(func(c *flow.NodeCoverage) { c.Covered, c.GapCount = 50*time.Minute, 2 }), false,
-			[]string{"node-2 watched for 50m0s of 1h0m0s; want 95%"}, "Watched for 50m0s of 1h0m0s on node-1, node-2, with 2 gaps; no record was lost.",
+			[]string{"node-2 watched for 50m0s of 1h0m0s; want 95%"}, "Watched for 50m0s of the last 1h0m0s on node-1, node-2, with 2 gaps; no record was lost.",
 		},
 		{
 			"a short gap", with(func(c *flow.NodeCoverage) { c.Covered, c.GapCount = 58*time.Minute, 1 }), false,
-			[]string{}, "Watched for 58m0s of 1h0m0s on node-1, node-2, with 1 gap; no record was lost.",
+			[]string{}, "Watched for 58m0s of the last 1h0m0s on node-1, node-2, with 1 gap; no record was lost.",
 		},
 		{
 			"a dead agent", with(func(c *flow.NodeCoverage) { c.Last, c.Covered = epoch.Add(59*time.Minute), 59*time.Minute }), false,
-			[]string{"node-2 has said nothing for 1m0s; is its agent running?"}, "Watched for 59m0s of 1h0m0s on node-1, node-2, without a gap; no record was lost.",
+			[]string{"node-2 has said nothing for 1m0s; is its agent running?"}, "Watched for 59m0s of the last 1h0m0s on node-1, node-2, without a gap; no record was lost.",
 		},
 		{
 			"no agent", []flow.NodeCoverage{whole("node-1")}, false,
-			[]string{"node-2 covered nothing of the window"}, "Watched for 0s of 1h0m0s on node-1, node-2, without a gap; no record was lost.",
+			[]string{"node-2 covered nothing of the window"}, "Watched for 0s of the last 1h0m0s on node-1, node-2, without a gap; no record was lost.",
 		},
 		{
 			"an endpoint that nothing watches", with(func(*flow.NodeCoverage) {}), true,
-			[]string{"endpoint cart-2 on node-2 has no agent: give it an interface in the inventory"}, "Watched for 1h0m0s of 1h0m0s on node-1, without a gap; no record was lost.",
+			[]string{"endpoint cart-2 on node-2 has no agent: give it an interface in the inventory"}, "Watched for 1h0m0s of the last 1h0m0s on node-1, without a gap; no record was lost.",
 		},
 	}
 	for _, tc := range tests {

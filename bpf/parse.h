@@ -88,9 +88,10 @@ static __always_inline bool rf_same_address(const __u8 a[16], const __u8 b[16])
 
 /* The answerer's port of a request is type<<8|code, and an answer is given the
  * ports of its request turned round, so that both find one flow. */
-static __always_inline void rf_icmp_ports(struct rf_packet *p, __u8 request, bool answer, __be16 identifier)
+static __always_inline void rf_icmp_ports(struct rf_packet *p, __u8 request, __u8 code, bool answer,
+					  __be16 identifier)
 {
-	__be16 port = bpf_htons((__u16)request << 8);
+	__be16 port = bpf_htons((__u16)request << 8 | code);
 
 	p->sport = answer ? port : identifier;
 	p->dport = answer ? identifier : port;
@@ -108,15 +109,15 @@ static __always_inline void rf_parse_icmp(struct rf_packet *p, const __u8 *h)
 	p->dport = bpf_htons((__u16)type << 8 | code);
 	if (p->protocol == RF_ICMPV6) {
 		if (type == 128 || type == 129)
-			rf_icmp_ports(p, 128, type == 129, identifier);
+			rf_icmp_ports(p, 128, code, type == 129, identifier);
 		else if (type >= 1 && type <= 4)
 			p->flags |= RF_PKT_ICMP_ERROR;
 		return;
 	}
 	if (type == 8 || type == 0)
-		rf_icmp_ports(p, 8, type == 0, identifier);
+		rf_icmp_ports(p, 8, code, type == 0, identifier);
 	else if (type >= 13 && type <= 18) /* timestamp, information, address mask */
-		rf_icmp_ports(p, type - !(type & 1), !(type & 1), identifier);
+		rf_icmp_ports(p, type - !(type & 1), code, !(type & 1), identifier);
 	else if (type == 3 || type == 4 || type == 11 || type == 12)
 		p->flags |= RF_PKT_ICMP_ERROR; /* not redirects: those steer, they don't report */
 }

@@ -215,7 +215,8 @@ _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
 #define RF_FLOW_REPORTED     1 /* has had a record */
 #define RF_FLOW_ENDED	     2 /* has had its end record */
 #define RF_FLOW_SYNACK	     4
-#define RF_FLOW_LOCAL_ORIGIN 8 /* the node itself began it */
+#define RF_FLOW_LOCAL_ORIGIN 8	/* the node itself began it */
+#define RF_FLOW_SENT_FIRST   16 /* its first packet came from the endpoint, maybe as an answer */
 
 #define RF_ALIVE 0
 #define RF_DYING 1 /* ended; the next packet revives it as a new flow */

@@ -132,6 +132,8 @@ static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
 
 	if (v->p.protocol == IPPROTO_TCP && v->p.tcp_flags & RF_TCP_SYN && v->p.tcp_flags & RF_TCP_ACK)
 		marks |= RF_FLOW_SYNACK;
+	if (v->from)
+		marks |= RF_FLOW_SENT_FIRST;
 	return marks;
 }
 
@@ -213,7 +215,8 @@ __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
 		return 0;
 	if (f->marks & RF_FLOW_LOCAL_ORIGIN)
 		flags |= RF_ASK_LOCAL_ORIGIN;
-	if (f->direction != RF_INGRESS && !v->host && !rf_owns(v->endpoint, rf_local(v)))
+	if ((f->direction != RF_INGRESS || f->marks & RF_FLOW_SENT_FIRST) && !v->host &&
+	    !rf_owns(v->endpoint, rf_local(v)))
 		flags |= RF_ASK_SPOOFED;
 	rf_prepare(v, f->direction, flags);
 	rf_judge(&v->ask, &v->answer);

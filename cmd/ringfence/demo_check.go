@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,67 +21,6 @@ const (
 	settle        = 2 * time.Second  // after a pause: the last packets of closed connections
 	storeDeadline = 30 * time.Second // for records to reach the store
 )
-
-// demoResult is what --check writes to its output file.
-type demoResult struct {
-	Passed     bool          `json:"passed"`
-	Edges      edgeResult    `json:"edges"`
-	Attacks    attackResult  `json:"attacks"`
-	Legit      legitResult   `json:"legit"`
-	Flows      flowResult    `json:"flows"`
-	SwitchMS   float64       `json:"switch_ms"`   // slowest click to kernel
-	RollbackMS float64       `json:"rollback_ms"` // slowest rollback
-	PanicMS    float64       `json:"panic_ms"`    // the command, with server, agents and store dead
-	LinksKept  bool          `json:"links_kept"`  // pinned links survived the agents' death
-	Duration   float64       `json:"duration_s"`
-	Checks     []checkResult `json:"checks"`
-}
-
-type edgeResult struct {
-	True     int      `json:"true"`
-	Learned  int      `json:"learned"`
-	Rare     int      `json:"rare"` // of the true ones, that were learned
-	Evidence int      `json:"with_evidence"`
-	Missing  []string `json:"missing"`
-	Extra    []string `json:"extra"`
-}
-
-type attackResult struct {
-	Total                int      `json:"total"`
-	ReachedBefore        int      `json:"reached_before"`
-	ReachedInAudit       int      `json:"reached_in_audit"`
-	FlaggedInAudit       int      `json:"flagged_in_audit"`
-	ReachedEnforced      int      `json:"reached_enforced"`
-	ReachedKilled        int      `json:"reached_agent_killed"`
-	ReachedRestarted     int      `json:"reached_agent_restarted"`
-	ReachedRolledBack    int      `json:"reached_rolled_back"`
-	ReachedEnforcedAgain int      `json:"reached_enforced_again"`
-	ReachedPanicked      int      `json:"reached_panicked"`
-	Unflagged            []string `json:"unflagged"` // in audit
-	// Unexpected names the tries that ended otherwise than they should.
-	Unexpected []string `json:"unexpected"`
-}
-
-type legitResult struct {
-	Requests            uint64   `json:"requests"`
-	FailedAtAll         uint64   `json:"failed"`
-	FlaggedInAudit      int64    `json:"flagged_in_audit"`
-	RequestsAtSwitch    uint64   `json:"requests_during_switch"`
-	FailedDuringSwitch  uint64   `json:"failed_during_switch"`
-	IdleConnections     int      `json:"idle_connections"`
-	IdleFailed          int      `json:"idle_failed"`
-	RequestsAgentKilled uint64   `json:"requests_agent_killed"`
-	FailedAgentKilled   uint64   `json:"failed_agent_killed"`
-	Flagged             []string `json:"flagged"`
-	Errors              []string `json:"errors"`
-}
-
-type checkResult struct {
-	Name string `json:"name"`
-	Want string `json:"want"`
-	Got  string `json:"got"`
-	OK   bool   `json:"ok"`
-}
 
 // check runs the script, prints the table and writes the numbers.
 func (d *demo) check(ctx context.Context, output string) error {
@@ -490,17 +428,6 @@ func (c *demoCheck) counts(ctx context.Context) (lab.Counts, error) {
 		sum.Add(list[i].Counts)
 	}
 	return sum, nil
-}
-
-func (c *demoCheck) write(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a report, for everybody to read
-		return err
-	}
-	doc, err := json.MarshalIndent(c.result, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(doc, '\n'), 0o644) //nolint:gosec // a report, for everybody to read
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -38,6 +38,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	case errors.Is(err, errCheckFailed):
 		return 1 // the table said it
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		err = errors.New("interrupted; nothing that was being started is left")
 	}
 	fmt.Fprintln(stderr, errorPrefix+oneLine(err))
 	return 1

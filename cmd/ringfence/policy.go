@@ -29,6 +29,14 @@ func newPolicyCommand() *cobra.Command {
 	return cmd
 }
 
+// oneWorkload is for commands whose argument is a workload.
+func oneWorkload(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("name one workload as NAMESPACE/KIND/NAME; see %s --help", cmd.CommandPath())
+	}
+	return nil
+}
+
 func newPolicyListCommand(client *clientFlags) *cobra.Command {
 	var (
 		out                 output
@@ -95,7 +103,7 @@ func newPolicyShowCommand(client *clientFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show NAMESPACE/KIND/NAME",
 		Short: "Show one workload's revisions, or one revision's rules",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneWorkload,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.validate(); err != nil {
 				return err
@@ -214,11 +222,14 @@ func newSlotCommand(client *clientFlags, action slotAction) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   action.verb + " NAMESPACE/KIND/NAME",
 		Short: action.short,
-		Args:  cobra.ExactArgs(1),
+		Args:  oneWorkload,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w, err := flow.ParseWorkload(args[0])
 			if err != nil {
 				return err
+			}
+			if action.needsNumber && revision <= 0 {
+				return fmt.Errorf("--revision: name the number of a revision; `ringfence policy show %s` lists them", w)
 			}
 			c, err := client.connect()
 			if err != nil {
@@ -250,7 +261,6 @@ func newSlotCommand(client *clientFlags, action slotAction) *cobra.Command {
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done and do nothing")
 	if action.needsNumber {
 		cmd.Flags().Int64Var(&revision, "revision", 0, "the revision's number")
-		_ = cmd.MarkFlagRequired("revision")
 	}
 	return cmd
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -101,7 +102,19 @@ func (p *process) launch(cmd *exec.Cmd, last *lastLine, exited chan struct{}) er
 	if p.stopped {
 		return errors.New("it is being stopped")
 	}
-	if err := cmd.Start(); err != nil {
+	started := make(chan error, 1)
+	go func() {
+		// The kernel ends the child with the thread that started it, so that
+		// one is kept as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			<-exited
+		}
+	}()
+	if err := <-started; err != nil {
 		return err
 	}
 	p.cmd, p.last, p.exited = cmd, last, exited

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,6 +55,8 @@ type server struct {
 	cfg      serverConfig
 	logger   *slog.Logger
 	registry *prometheus.Registry
+
+	certificate *x509.Certificate // nil without TLS
 
 	engine  *clickhouse.Engine // nil with an external ClickHouse
 	store   *storeDoor
@@ -126,6 +130,7 @@ func (s *server) listen() (net.Listener, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("load --tls-cert and --tls-key: %w", err), l.Close())
 	}
+	s.certificate = cert.Leaf
 	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), nil
 }
 
@@ -259,7 +264,11 @@ func (s *server) credentials(ctx context.Context, l net.Listener) (serverReady, 
 		scheme = "https://"
 	}
 	url := scheme + l.Addr().String()
-	if err := (clientFile{Server: url, Token: token}).write(s.cfg.StateDir); err != nil {
+	access := clientFile{Server: scheme + reachable(l.Addr().(*net.TCPAddr)), Token: token}
+	if s.certificate != nil {
+		access.Certificate = fingerprint(s.certificate.Raw)
+	}
+	if err := access.write(s.cfg.StateDir); err != nil {
 		return serverReady{}, err
 	}
 	where := "embedded ClickHouse, " + s.cfg.engineDir()
@@ -267,6 +276,15 @@ func (s *server) credentials(ctx context.Context, l net.Listener) (serverReady, 
 		where = "ClickHouse at " + strings.Join(s.cfg.ClickHouse, ", ")
 	}
 	return serverReady{URL: url, User: control.AdminUser, Password: password, Engine: where}, nil
+}
+
+// reachable is how commands on this machine reach a listener, which may listen
+// on every address.
+func reachable(a *net.TCPAddr) string {
+	if a.IP.IsUnspecified() {
+		return net.JoinHostPort("localhost", strconv.Itoa(a.Port))
+	}
+	return a.String()
 }
 
 func (s *server) newAPI(l *learner) (*api.Server, error) {
@@ -277,6 +295,12 @@ func (s *server) newAPI(l *learner) (*api.Server, error) {
 	var hosts []string
 	if host != "" {
 		hosts = []string{host}
+	}
+	if s.certificate != nil { // what the certificate names is what people type
+		hosts = append(hosts, s.certificate.DNSNames...)
+		for _, ip := range s.certificate.IPAddresses {
+			hosts = append(hosts, ip.String())
+		}
 	}
 	return api.New(api.Config{
 		Version: version, EmbeddedStore: s.engine != nil, TLS: s.cfg.TLSCert != "", Hosts: hosts,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -108,11 +109,13 @@ func (s *stack) look() found {
 // restore undoes a start that failed. Programs of an earlier one go on deciding.
 func (s *stack) restore(before found) error {
 	if s.unlock == nil {
-		// Another one's, or refused: only what was made for nothing goes.
-		if !before.runtime {
-			_ = os.Remove(filepath.Dir(s.server.agentSocket()))
-			_ = os.Remove(filepath.Join(s.server.RuntimeDir, lockName))
-			_ = os.Remove(s.server.RuntimeDir)
+		// Refused: only the directories that were made for nothing go.
+		_ = os.Remove(filepath.Dir(s.server.agentSocket()))
+		for dir, existed := range map[string]bool{s.server.StateDir: before.state, s.server.RuntimeDir: before.runtime} {
+			if !existed {
+				_ = os.Remove(filepath.Join(dir, lockName))
+				_ = os.Remove(dir)
+			}
 		}
 		return nil
 	}
@@ -173,9 +176,12 @@ func (f *serverFlags) config() (serverConfig, error) {
 	if f.passwordFile != "" && len(f.clickhouse) == 0 {
 		return serverConfig{}, errors.New("--clickhouse-password-file is for --clickhouse")
 	}
+	if _, _, err := net.SplitHostPort(f.listen); err != nil {
+		return serverConfig{}, fmt.Errorf("--listen %q: want host:port, such as 127.0.0.1:7433", f.listen)
+	}
 	l, err := net.Listen("tcp", f.listen) //nolint:noctx // it is closed at once
 	if err != nil {
-		return serverConfig{}, fmt.Errorf("--listen %s: %w; choose another address", f.listen, err)
+		return serverConfig{}, fmt.Errorf("--listen %s: %w; choose another address", f.listen, cause(err))
 	}
 	addr := l.Addr().(*net.TCPAddr)
 	if err := l.Close(); err != nil {
@@ -186,7 +192,12 @@ func (f *serverFlags) config() (serverConfig, error) {
 	}
 	for _, a := range f.clickhouse {
 		if _, _, err := net.SplitHostPort(a); err != nil {
-			return serverConfig{}, fmt.Errorf("--clickhouse %q: %w; want host:port", a, err)
+			return serverConfig{}, fmt.Errorf("--clickhouse %q: want host:port, such as 127.0.0.1:9000", a)
+		}
+	}
+	if f.tlsCert != "" {
+		if _, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey); err != nil {
+			return serverConfig{}, fmt.Errorf("--tls-cert %s, --tls-key %s: %w; want a PEM certificate and its key", f.tlsCert, f.tlsKey, err)
 		}
 	}
 	return serverConfig{
@@ -211,6 +222,14 @@ policy. Ending it leaves the programs in the kernel: what was enforced stays
 enforced. "ringfence down" removes them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if invPath == "" {
+				return errors.New("--inventory: name the YAML file of nodes and workloads")
+			}
+			for name, d := range map[string]time.Duration{"--warm-up": warmUp, "--confirm": confirm, "--guard": guard} {
+				if d <= 0 {
+					return fmt.Errorf("%s %s: want a positive duration such as 10s", name, d)
+				}
+			}
 			cfg, err := flags.config()
 			if err != nil {
 				return err
@@ -248,8 +267,15 @@ enforced. "ringfence down" removes them.`,
 	fs.DurationVar(&warmUp, "warm-up", time.Hour, "observe an endpoint for so long before it may be enforced; the idle limit of an established connection is safe")
 	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
 	fs.DurationVar(&guard, "guard", 10*time.Minute, "for so long after enforcing, denying what used to be allowed rolls back")
-	_ = cmd.MarkFlagRequired("inventory")
 	return cmd
+}
+
+// cause drops the operation and address that a network error repeats.
+func cause(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
 }
 
 // checkNodeInventory refuses a bad inventory, and one that does not give node

@@ -24,6 +24,9 @@ var statuses = map[ErrorCode]int{
 	ErrorCodeInternal:     http.StatusInternalServerError,
 }
 
+// statusClientGone is what web servers log for a request whose client left.
+const statusClientGone = 499
+
 // refusal is an error of this package that a person can act on.
 type refusal struct {
 	status int // 0: that of the code
@@ -65,6 +68,9 @@ func describe(err error) (int, Error) {
 			return status, body
 		}
 		return http.StatusInternalServerError, body
+	case errors.Is(err, context.Canceled):
+		// The client went away; nobody reads this, and it is no fault of ours.
+		return statusClientGone, Error{Code: ErrorCodeUnavailable, Message: "the request was given up"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable, Error{Code: ErrorCodeUnavailable, Message: "it took too long: try again, with a shorter window"}
 	}

@@ -83,10 +83,9 @@ func (s *Server) recoverPanics(c *gin.Context) {
 	c.Next()
 }
 
-// contentPolicy lets the user interface load its own files only. Its component
-// library sets styles at run time, which is why those may be inline.
-const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
-	"font-src 'self' data:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+// contentPolicy lets the user interface load its own files only, nothing inline.
+const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
+	"font-src 'self'; connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 func (s *Server) headers(c *gin.Context) {
 	h := c.Writer.Header()

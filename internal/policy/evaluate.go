@@ -29,6 +29,10 @@ type PeerFacts struct {
 	Labels   map[string]string
 	// Reserved is set when no workload owns Addr: host, world, remote-node, …
 	Reserved flow.Identity
+	// Outside says that the flow came to the endpoint from outside its node,
+	// whatever Addr claims. What reaches an endpoint that is the node itself,
+	// through an interface of its own, always does.
+	Outside bool
 }
 
 // Judgement is what a policy says of a flow.
@@ -115,10 +119,12 @@ func EvaluateMidstream(p *Policy, peer PeerFacts, protocol flow.Protocol, localP
 }
 
 // Failsafe reports whether f is a flow that no policy can deny: what the
-// workload's own node sends to it, health probes above all. DHCP and neighbour
-// discovery are no flows; the datapath lets their packets pass before any policy.
+// workload's own node sends to it, health probes above all. Somebody else with
+// the node's address is not the node. DHCP and neighbour discovery are no flows:
+// the datapath lets their packets pass before any policy. The agent's own way
+// to the server is known to its node alone.
 func Failsafe(f Facts) bool {
-	return f.Direction == flow.Ingress && f.Peer.Reserved == flow.IdentityHost
+	return f.Direction == flow.Ingress && f.Peer.Reserved == flow.IdentityHost && !f.Peer.Outside
 }
 
 // direction returns the rules that govern d and whether d is isolated.

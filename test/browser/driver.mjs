@@ -37,7 +37,6 @@ page.on("console", (m) => {
 });
 
 const path = (w) => `${url}/workloads/${w}`;
-const badges = () => page.getByTestId("stage-badge").allInnerTexts();
 
 /** Two animation frames: what was asked for is on the screen. */
 const painted = () =>
@@ -53,9 +52,10 @@ const steps = {
     return {};
   },
 
-  async open({ path }) {
+  /** Opens a page and waits for the element that shows it has its content. */
+  async open({ path, shows }) {
     await page.goto(url + path);
-    await page.getByTestId("status-strip").waitFor();
+    await page.getByTestId(shows ?? "status-strip").first().waitFor();
     return {};
   },
 
@@ -72,27 +72,23 @@ const steps = {
     return { rules: n };
   },
 
-  /** Presses Audit, Enforce or Roll back, reads the dialog, and confirms. */
-  async press({ action }) {
+  /** Presses Audit, Enforce or Roll back, reads the dialog, confirms, and awaits the stage. */
+  async press({ action, stage }) {
     await page.getByTestId(`btn-${action}`).click();
     const dialog = page.getByTestId("confirm");
     await page.getByTestId("confirm-ok").waitFor();
     const text = await dialog.innerText();
     await page.getByTestId("confirm-ok").click();
-    await page.getByTestId(action === "audit" ? "step-effective" : "step-confirmed").waitFor();
-    return { dialog: text, badges: await badges() };
+    const last = action === "audit" ? "step-effective" : "step-confirmed";
+    await page.locator(`[data-testid=${last}][data-done]`).waitFor();
+    await page.locator(`[data-testid=stage-badge][data-direction=ingress][data-stage=${stage}]`).waitFor();
+    return { dialog: text };
   },
 
-  /** The rows of the audit view, when there is one that names text. */
+  /** The rows of the audit view, once it shows one that names text, without a reload. */
   async audit({ workload, text }) {
     await page.goto(`${path(workload)}/audit`);
-    const row = page.getByTestId("audit-row").filter({ hasText: text });
-    const deadline = Date.now() + 30_000;
-    while ((await row.count()) === 0) {
-      if (Date.now() > deadline) throw new Error(`no denial that names ${text}: ${await page.innerText("main")}`);
-      await page.waitForTimeout(500);
-      await page.reload();
-    }
+    await page.getByTestId("audit-row").filter({ hasText: text }).first().waitFor({ timeout: 30_000 });
     return { rows: await page.getByTestId("audit-row").allInnerTexts() };
   },
 
@@ -100,6 +96,7 @@ const steps = {
     if (!shots) return {};
     await page.emulateMedia({ colorScheme: scheme ?? "light", reducedMotion: "reduce" });
     await page.setViewportSize({ width: width ?? 1440, height: 900 });
+    await page.evaluate(() => window.scrollTo(0, 0));
     await painted();
     await page.screenshot({ path: `${shots}/${name}.png` });
     await page.setViewportSize({ width: 1440, height: 900 });
