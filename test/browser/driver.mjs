@@ -38,9 +38,11 @@ page.on("console", (m) => {
 
 const path = (w) => `${url}/workloads/${w}`;
 
-/** Two animation frames: what was asked for is on the screen. */
-const painted = () =>
-  page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+/** Two animation frames, and no animation under way: what was asked for is on the screen. */
+const painted = async () => {
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  await page.waitForFunction(() => document.getAnimations().every((a) => a.playState !== "running"));
+};
 
 const steps = {
   async login() {
