@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +26,10 @@ const (
 
 // check runs the script, prints the table and writes the numbers.
 func (d *demo) check(ctx context.Context, output string) error {
+	// An earlier run's numbers must not be taken for this one's.
+	if err := os.Remove(output); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	c := &demoCheck{demo: d}
 	if err := c.script(ctx); err != nil {
 		return err
@@ -85,6 +91,7 @@ func (c *demoCheck) learnEdges(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.result.Attacks.Unexpected, c.result.Legit.Errors = []string{}, []string{}
 	c.learned = recs // before any attack: the script accepts what it reviewed
 	r := &c.result.Edges
 	truth := map[string]lab.TrueEdge{}
@@ -217,7 +224,7 @@ func (c *demoCheck) flagged(ctx context.Context, attacks []lab.AttackResult) (fl
 			denied[edgeText(partyText(n.Source), partyText(n.Destination), n.Protocol, n.Port)] += n.Connections
 		}
 	}
-	c.result.Attacks.Unflagged, c.result.Legit.Flagged = nil, nil // of an earlier look
+	c.result.Attacks.Unflagged, c.result.Legit.Flagged = []string{}, []string{} // of this look
 	attacked := map[string]bool{}
 	for i := range attacks {
 		a := &attacks[i]
