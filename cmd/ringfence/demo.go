@@ -195,17 +195,15 @@ func (d *demo) run(ctx context.Context, body func(context.Context) error) (err e
 
 // clean removes what an earlier demo left that was killed.
 func (d *demo) clean(ctx context.Context) error {
-	if _, err := os.Stat(d.places.RuntimeDir); err == nil {
-		// The lock tells a demo that runs from one that left this behind.
-		if err := d.places.create(); err != nil {
-			return err
-		}
-		unlock, err := d.places.takeLock()
-		if err != nil {
-			return err
-		}
-		defer unlock()
+	if err := d.places.create(); err != nil {
+		return err
 	}
+	// The lock tells a demo that runs from one that left this behind.
+	unlock, err := d.places.takeLock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if _, err := lab.Cleanup(ctx, filepath.Join(d.places.RuntimeDir, "lab"), d.logger); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -34,6 +35,9 @@ func newFlowsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.validate(); err != nil {
 				return err
+			}
+			if out.format == "name" {
+				return errors.New("-o name: flows have no names; want table, json or yaml")
 			}
 			params := api.ListFlowsParams{Limit: &limit}
 			if since <= 0 {
@@ -87,6 +91,10 @@ func listFlows(ctx context.Context, c *api.ClientWithResponses, params api.ListF
 		return err
 	}
 	flows := *res.JSON200
+	if len(flows) == 0 && out.format == "table" {
+		fmt.Fprintln(os.Stderr, "no flow matches; a longer --since may find some")
+		return nil
+	}
 	rows := make([][]string, 0, len(flows))
 	for i := range flows {
 		f := &flows[i]

@@ -43,7 +43,7 @@ func (l layout) bpffs() string           { return filepath.Join(l.RuntimeDir, "b
 func (l layout) controlDB() string       { return filepath.Join(l.StateDir, "control.db") }
 func (l layout) engineDir() string       { return filepath.Join(l.StateDir, "clickhouse") }
 func (l layout) nodeDir(n string) string { return filepath.Join(l.StateDir, "nodes", n) }
-func (l layout) pinDir(n string) string  { return filepath.Join(l.bpffs(), n) }
+func (l layout) pinDir(n string) string  { return filepath.Join(l.bpffs(), pinName.Replace(n)) }
 func (l layout) agentConfig(n string) string {
 	return filepath.Join(l.RuntimeDir, "agents", n+".json")
 }
@@ -54,6 +54,12 @@ func (l layout) agentMetrics(n string) string {
 // lockName is the file that marks a directory as ringfence's, and is locked by
 // the process that works with it.
 const lockName = "ringfence.lock"
+
+// A bpffs has no dots in its names; host names often have.
+var (
+	pinName   = strings.NewReplacer("%", "%25", ".", "%2E")
+	unpinName = strings.NewReplacer("%25", "%", "%2E", ".")
+)
 
 // create makes the directories, all for their owner only. Directories that hold
 // something else are refused: they are protected, and later removed, as a whole.

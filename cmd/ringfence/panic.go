@@ -51,7 +51,7 @@ but root: no server, no agent, no ClickHouse. It holds until "panic --clear".`,
 				what = "enforcing again what was enforced before"
 			}
 			for _, n := range nodes {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", n, what)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", unpinName.Replace(n), what)
 			}
 			if len(nodes) > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "done in %s\n", time.Since(start).Round(10*time.Microsecond))

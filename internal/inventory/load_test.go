@@ -123,6 +123,7 @@ func TestParseRefuses(t *testing.T) {
 		{"no endpoints", "    endpoints:\n      - {name: db-1, node: node-2, interface: eth0, host: true, addresses: [10.0.0.2]}\n", "", []string{"workload default/Group/db has none: list at least one"}},
 		{"no addresses", "addresses: [10.1.0.2]", "addresses: []", []string{"endpoint frontend-2 of boutique/Host/frontend has none"}},
 		{"name with a slash", "name: db\n", "name: d/b\n", []string{`"d/b" has a slash`}},
+		{"name of a directory", "name: db\n", "name: ..\n", []string{`".." is a directory's name`}},
 		{"name missing", "    name: db\n", "", []string{"workloads[1].name: missing"}},
 		{"name too long", "name: db\n", "name: " + strings.Repeat("x", 254) + "\n", []string{"254 characters"}},
 	} {

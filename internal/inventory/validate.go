@@ -168,6 +168,8 @@ func (c *checker) checkName(path, name string) bool {
 		c.add(path, "missing")
 	case len(name) > 253:
 		c.add(path, "%d characters: want at most 253", len(name))
+	case name == "." || name == "..":
+		c.add(path, "%q is a directory's name: choose another", name)
 	case strings.ContainsFunc(name, func(r rune) bool { return r == '/' || unicode.IsSpace(r) || !unicode.IsPrint(r) }):
 		c.add(path, "%q has a slash, a space or a control character: choose a name without", name)
 	default:

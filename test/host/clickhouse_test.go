@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ringfence/ringfence/internal/clickhouse"
 	"github.com/ringfence/ringfence/internal/clickhouse/clickhousetest"
 )
 
@@ -19,9 +21,21 @@ const clickhousePort = 9000
 // returns the flags that name it.
 func (s *site) clickhouse(t *testing.T) (flags []string, passwordFile string) {
 	t.Helper()
-	addr, user, password := clickhousetest.Start(t)
+	engine, err := clickhouse.New(clickhousetest.Config(t, t.TempDir())) // its own: nobody else's gaps in coverage
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := engine.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	access := engine.Credentials()
 	s.far.serve(t, clickhousePort, func(c net.Conn) {
-		to, err := net.Dial("tcp", addr)
+		to, err := net.Dial("tcp", access.Addr)
 		if err != nil {
 			t.Error(err)
 			return
@@ -30,12 +44,12 @@ func (s *site) clickhouse(t *testing.T) (flags []string, passwordFile string) {
 		_, _ = io.Copy(c, to)
 	})
 	passwordFile = filepath.Join(filepath.Dir(s.stateDir), "password")
-	if err := os.WriteFile(passwordFile, []byte(password+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(passwordFile, []byte(access.Password+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return []string{
 		"--clickhouse", netip.AddrPortFrom(s.farIs[0], clickhousePort).String(),
-		"--clickhouse-user", user, "--clickhouse-password-file", passwordFile,
+		"--clickhouse-user", access.User, "--clickhouse-password-file", passwordFile,
 	}, passwordFile
 }
 

@@ -45,4 +45,8 @@ func TestUpGovernsTheHostItself(t *testing.T) {
 	check("after Ctrl-C", false)
 	s.says(t, []string{"down", "--runtime-dir", s.runtimeDir})
 	check("after down", true)
+
+	// As after a reboot: nothing is in the kernel, and the state says enforce.
+	s.start(t)
+	check("enforced from the state", false)
 }

@@ -19,8 +19,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/ringfence/ringfence/internal/clickhouse/clickhousetest"
 )
 
 // TestUpRefuses gives up everything it must refuse, one at a time.
@@ -30,7 +28,6 @@ func TestUpRefuses(t *testing.T) {
 	good := s.behind()
 	dir := filepath.Dir(s.stateDir)
 	flags, passwordFile := s.clickhouse(t)
-	_, user, _ := clickhousetest.Start(t)
 	copied := readable(t, s)
 	busy := func(t *testing.T) {
 		s.node.serve(t, 7433, func(net.Conn) {})
@@ -59,7 +56,7 @@ func TestUpRefuses(t *testing.T) {
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	certificate(t, cert, key)
 	clickhouse := func(addr, password string) []string {
-		return []string{"--clickhouse", addr, "--clickhouse-user", user, "--clickhouse-password-file", password}
+		return []string{"--clickhouse", addr, "--clickhouse-user", flags[3], "--clickhouse-password-file", password}
 	}
 	tests := []struct {
 		name    string
