@@ -279,7 +279,12 @@ func (d *demo) audit(ctx context.Context, recs []api.Recommendation) error {
 	if err != nil {
 		return err
 	}
-	d.say("auditing %d policies; %d of %d attacks got through, and each is reported as one to be denied", staged, reached(results), len(results))
+	report, err := d.flagged(ctx, results)
+	if err != nil {
+		return err
+	}
+	d.say("auditing %d policies; %d of %d attacks got through, %d are reported as would-deny, and %d legitimate connections",
+		staged, reached(results), len(results), report.attacks, report.legit)
 	return nil
 }
 

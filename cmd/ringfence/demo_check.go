@@ -152,22 +152,6 @@ func learnedEdges(recs []api.Recommendation) map[string]bool {
 	return out
 }
 
-func edgeText(client, server, protocol string, port int) string {
-	return fmt.Sprintf("%s -> %s %s/%d", client, server, protocol, port)
-}
-
-func partyText(p api.Party) string {
-	switch {
-	case p.Workload != nil:
-		return workloadText(*p.Workload)
-	case p.Address != nil:
-		return *p.Address
-	case p.Reserved != nil:
-		return *p.Reserved
-	}
-	return "?"
-}
-
 func (c *demoCheck) attackBefore(ctx context.Context) error {
 	// A second set of idle connections, opened under observation.
 	if _, err := c.lab.OpenIdle(ctx); err != nil {
@@ -196,53 +180,10 @@ func (c *demoCheck) auditEverything(ctx context.Context) error {
 	if err := sleep(ctx, aroundSwitch); err != nil { // legitimate traffic, judged and let through
 		return err
 	}
-	return poll(ctx, storeDeadline, func() (bool, error) {
-		flagged, legit, err := c.flagged(ctx, results)
-		c.result.Attacks.FlaggedInAudit, c.result.Legit.FlaggedInAudit = flagged, legit
-		return flagged == len(results), err
-	})
-}
-
-// flagged counts the attacks that some workload's staged revision would have
-// denied, and the connections besides that it would have.
-func (c *demoCheck) flagged(ctx context.Context, attacks []lab.AttackResult) (flagged int, legit int64, err error) {
-	list, err := c.workloads(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	denied := map[string]int64{}
-	for i := range list {
-		if list[i].Requested.Staged == nil {
-			continue
-		}
-		w := list[i].Workload
-		res, err := c.client.ListDenialsWithResponse(ctx, w.Namespace, w.Kind, w.Name, &api.ListDenialsParams{Slot: api.Staged})
-		if err := expect(res, err); err != nil {
-			return 0, 0, err
-		}
-		for _, n := range res.JSON200.Denials {
-			denied[edgeText(partyText(n.Source), partyText(n.Destination), n.Protocol, n.Port)] += n.Connections
-		}
-	}
-	c.result.Attacks.Unflagged, c.result.Legit.Flagged = []string{}, []string{} // of this look
-	attacked := map[string]bool{}
-	for i := range attacks {
-		a := &attacks[i]
-		name := edgeText(a.From, a.To, a.Protocol.String(), int(a.Port))
-		attacked[name] = true
-		if denied[name] > 0 {
-			flagged++
-		} else {
-			c.result.Attacks.Unflagged = append(c.result.Attacks.Unflagged, name)
-		}
-	}
-	for name, n := range denied {
-		if !attacked[name] {
-			legit += n
-			c.result.Legit.Flagged = append(c.result.Legit.Flagged, name)
-		}
-	}
-	return flagged, legit, nil
+	report, err := c.flagged(ctx, results)
+	c.result.Attacks.FlaggedInAudit, c.result.Attacks.Unflagged = report.attacks, report.unflagged
+	c.result.Legit.FlaggedInAudit, c.result.Legit.Flagged = report.legit, report.others
+	return err
 }
 
 // enforceUnderTraffic clicks Enforce for every workload, with half a minute of
@@ -438,33 +379,6 @@ func (c *demoCheck) counts(ctx context.Context) (lab.Counts, error) {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
-// poll asks until it is done or the time is up; what is then missing, the
-// numbers say.
-func poll(ctx context.Context, limit time.Duration, done func() (bool, error)) error {
-	deadline := time.Now().Add(limit)
-	for {
-		ok, err := done()
-		if err == nil && ok {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return err
-		}
-		if err := sleep(ctx, 250*time.Millisecond); err != nil {
-			return err
-		}
-	}
-}
 
 // openStore reads ClickHouse directly: the API adds flows up, and the check
 // counts them.

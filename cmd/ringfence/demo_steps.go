@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/term"
 
 	"github.com/ringfence/ringfence/internal/api"
+	"github.com/ringfence/ringfence/internal/lab"
 )
 
 // What the demo does, it does through the HTTP API, as a person's clicks do.
@@ -179,4 +181,107 @@ func (d *demo) changeAll(ctx context.Context, action slotAction, pick func(*api.
 		took = append(took, t)
 	}
 	return took, nil
+}
+
+// auditReport is what the staged revisions would have denied.
+type auditReport struct {
+	attacks   int      // that some workload's staged revision would have denied
+	unflagged []string // attacks that none would have
+	legit     int64    // connections besides
+	others    []string // whose edges these are
+}
+
+// flagged asks what is reported as would-deny until every attack is, or the
+// store has had its time.
+func (d *demo) flagged(ctx context.Context, attacks []lab.AttackResult) (r auditReport, err error) {
+	err = poll(ctx, storeDeadline, func() (bool, error) {
+		var err error
+		r, err = d.flaggedNow(ctx, attacks)
+		return r.attacks == len(attacks), err
+	})
+	return r, err
+}
+
+func (d *demo) flaggedNow(ctx context.Context, attacks []lab.AttackResult) (auditReport, error) {
+	r := auditReport{unflagged: []string{}, others: []string{}}
+	list, err := d.workloads(ctx)
+	if err != nil {
+		return r, err
+	}
+	denied := map[string]int64{}
+	for i := range list {
+		if list[i].Requested.Staged == nil {
+			continue
+		}
+		w := list[i].Workload
+		res, err := d.client.ListDenialsWithResponse(ctx, w.Namespace, w.Kind, w.Name, &api.ListDenialsParams{Slot: api.Staged})
+		if err := expect(res, err); err != nil {
+			return r, err
+		}
+		for _, n := range res.JSON200.Denials {
+			denied[edgeText(partyText(n.Source), partyText(n.Destination), n.Protocol, n.Port)] += n.Connections
+		}
+	}
+	attacked := map[string]bool{}
+	for i := range attacks {
+		a := &attacks[i]
+		name := edgeText(a.From, a.To, a.Protocol.String(), int(a.Port))
+		attacked[name] = true
+		if denied[name] > 0 {
+			r.attacks++
+		} else {
+			r.unflagged = append(r.unflagged, name)
+		}
+	}
+	for name, n := range denied {
+		if !attacked[name] {
+			r.legit += n
+			r.others = append(r.others, name)
+		}
+	}
+	slices.Sort(r.others)
+	return r, nil
+}
+
+func edgeText(client, server, protocol string, port int) string {
+	return fmt.Sprintf("%s -> %s %s/%d", client, server, protocol, port)
+}
+
+func partyText(p api.Party) string {
+	switch {
+	case p.Workload != nil:
+		return workloadText(*p.Workload)
+	case p.Address != nil:
+		return *p.Address
+	case p.Reserved != nil:
+		return *p.Reserved
+	}
+	return "?"
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// poll asks until it is done or the time is up; what is then missing, the
+// numbers say.
+func poll(ctx context.Context, limit time.Duration, done func() (bool, error)) error {
+	deadline := time.Now().Add(limit)
+	for {
+		ok, err := done()
+		if err == nil && ok {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
