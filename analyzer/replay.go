@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
@@ -90,13 +91,26 @@ func (a *Analyzer) Replay(ctx context.Context, p policy.Policy, window Window) (
 	return r, nil
 }
 
+// isHost reports whether w is made of hosts. What reaches a host through its own
+// interface comes from outside, even with an address of the host itself.
+func (v *view) isHost(w flow.Workload) bool {
+	known := v.workloads[w]
+	return known != nil && len(known.Endpoints) > 0 &&
+		!slices.ContainsFunc(known.Endpoints, func(e inventory.Endpoint) bool { return !e.Host })
+}
+
 // judge evaluates one edge. An edge between workloads holds no addresses, so a
 // policy that names some is asked for each address of the peer: the edge is
 // denied when any of them is.
 func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly bool) {
 	party := s.peer()
+	facts := func(a netip.Addr) policy.Facts {
+		f := v.facts(s, a)
+		f.Peer.Outside = v.isHost(p.Workload)
+		return f
+	}
 	if !party.IsWorkload() || !namesAddresses(p.Rules(s.direction)) {
-		return policy.Evaluate(p, v.facts(s, party.Address)), false
+		return policy.Evaluate(p, facts(party.Address)), false
 	}
 	var addrs []netip.Addr
 	if w := v.workloads[party.Workload]; w != nil {
@@ -105,11 +119,11 @@ func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly 
 		}
 	}
 	if len(addrs) == 0 {
-		return policy.Evaluate(p, v.facts(s, netip.Addr{})), false
+		return policy.Evaluate(p, facts(netip.Addr{})), false
 	}
 	allowed, denied := 0, 0
 	for _, a := range addrs {
-		one := policy.Evaluate(p, v.facts(s, a))
+		one := policy.Evaluate(p, facts(a))
 		if one.Denied() {
 			denied++
 			j = one

@@ -119,3 +119,36 @@ func TestReplayErrors(t *testing.T) {
 		t.Errorf("invalid policy: %v", err)
 	}
 }
+
+// A pod's node may always reach it; what reaches a host through its own
+// interface with the host's address is somebody else.
+func TestReplayTrustsTheNodeOfPodsOnly(t *testing.T) {
+	for name, tc := range map[string]struct {
+		from   string
+		host   bool
+		denied uint64
+	}{
+		"a pod's node, v4":      {"host/10.0.0.1", false, 0},
+		"a pod's node, v6":      {"host/fd00::1", false, 0},
+		"a host's address, v4":  {"host/10.0.0.1", true, 1},
+		"a host's address, v6":  {"host/fd00::1", true, 1},
+		"a stranger to a pod":   {"world/192.0.2.1", false, 1},
+		"a stranger to a host ": {"world/192.0.2.1", true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{tb: t}
+			for _, line := range []string{
+				"window 30m", "covered node-1 30m", "workload shop/cart app=cart cart-1@node-1", "flow " + tc.from + " > shop/cart TCP 80",
+			} {
+				if err := w.line(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.inv.Workloads[0].Endpoints[0].Host = tc.host
+			got := replay(t, w, policy.Policy{Workload: ref("shop/cart"), IsolateIngress: true})
+			if got.JudgedEdges != 1 || uint64(got.DeniedEdges) != tc.denied {
+				t.Errorf("judged %d edges and denied %d; want 1 and %d", got.JudgedEdges, got.DeniedEdges, tc.denied)
+			}
+		})
+	}
+}

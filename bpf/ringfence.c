@@ -114,11 +114,11 @@ static __always_inline bool rf_is_discovery(struct rf_visit *v)
 	__u8 type = v->p.icmp_type;
 	bool neighbour = type >= 133 && type <= 137;
 
-	if (v->p.protocol != RF_ICMPV6 || v->p.flags & RF_PKT_LATER_FRAGMENT)
+	if (v->p.protocol != RF_ICMPV6 || v->p.ethertype != ETH_P_IPV6 || v->p.flags & RF_PKT_LATER_FRAGMENT)
 		return false;
 	if (!neighbour && !(type >= 130 && type <= 132) && type != 143)
 		return false;
-	if (neighbour && v->p.hop_limit != 255)
+	if (v->p.hop_limit != (neighbour ? 255 : 1))
 		return false;
 	if (!rf_is_link_scope(v->p.dst) && !bpf_map_lookup_elem(&addresses, v->p.dst))
 		return false;
@@ -168,6 +168,17 @@ static __always_inline bool rf_is_new_syn(const struct rf_packet *p)
 {
 	return p->protocol == IPPROTO_TCP && !(p->flags & RF_PKT_LATER_FRAGMENT) &&
 	       (p->tcp_flags & (RF_TCP_SYN | RF_TCP_ACK)) == RF_TCP_SYN;
+}
+
+/* Whether packets tell by themselves which side began: TCP's with a SYN and
+ * all of ICMP do. */
+static __always_inline bool rf_shows_direction(const struct rf_packet *p)
+{
+	if (p->flags & RF_PKT_LATER_FRAGMENT)
+		return false;
+	if (p->protocol == IPPROTO_TCP)
+		return p->tcp_flags & RF_TCP_SYN;
+	return p->protocol == IPPROTO_ICMP || p->protocol == RF_ICMPV6;
 }
 
 enum rf_syn {
@@ -260,7 +271,7 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 	}
 	}
 	rf_count(RF_COUNT_UNREPORTED_PACKETS);
-	if (v->direction != RF_DIRECTION_UNKNOWN && !rf_is_new_syn(&v->p)) {
+	if (v->direction != RF_DIRECTION_UNKNOWN && !rf_shows_direction(&v->p)) {
 		/* Without state this may as well be an answer. */
 		v->direction = RF_DIRECTION_UNKNOWN;
 		rf_judge_first(v);

@@ -109,7 +109,9 @@ func (d *Denial) facts(x *inventory.Index) (policy.Facts, bool) {
 	default:
 		return f, false
 	}
-	f.Peer = policy.PeerFacts{Addr: peer.Address, Workload: peer.Workload}
+	// What the endpoint's own node sends is never denied: a denied packet with
+	// the node's address came from elsewhere.
+	f.Peer = policy.PeerFacts{Addr: peer.Address, Workload: peer.Workload, Outside: true}
 	if peer.IsWorkload() {
 		w := x.Workload(peer.Workload)
 		if w == nil {

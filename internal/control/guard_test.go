@@ -47,14 +47,20 @@ func TestRegression(t *testing.T) {
 		e    Enforcement
 		want string // "" for none
 	}{
-		"first enforcement denies an attack":      {Enforcement{Live: p80, Denied: []Denial{denied(nil)}}, ""},
-		"the kernel disagrees with the policy":    {Enforcement{Live: p443, Denied: []Denial{denied(nil)}}, "its policy allows"},
-		"as before the first, then back":          {Enforcement{Live: p80, Previous: &open80, Denied: []Denial{denied(nil)}}, ""},
-		"allowed before, unannounced":             {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}}, "allowed before"},
-		"allowed before, announced by the audit":  {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}, Audited: []Denial{denied(nil)}}, ""},
-		"denied before too":                       {Enforcement{Live: p80, Previous: &p80, Denied: []Denial{denied(nil)}}, ""},
-		"announced on another port":               {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}, Audited: []Denial{denied(func(d *Denial) { d.Port = 22 })}}, "allowed before"},
-		"UDP where TCP is allowed":                {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Protocol = flow.UDP })}}, ""},
+		"first enforcement denies an attack":     {Enforcement{Live: p80, Denied: []Denial{denied(nil)}}, ""},
+		"the kernel disagrees with the policy":   {Enforcement{Live: p443, Denied: []Denial{denied(nil)}}, "its policy allows"},
+		"as before the first, then back":         {Enforcement{Live: p80, Previous: &open80, Denied: []Denial{denied(nil)}}, ""},
+		"allowed before, unannounced":            {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}}, "allowed before"},
+		"allowed before, announced by the audit": {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}, Audited: []Denial{denied(nil)}}, ""},
+		"denied before too":                      {Enforcement{Live: p80, Previous: &p80, Denied: []Denial{denied(nil)}}, ""},
+		"announced on another port":              {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}, Audited: []Denial{denied(func(d *Denial) { d.Port = 22 })}}, "allowed before"},
+		"UDP where TCP is allowed":               {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Protocol = flow.UDP })}}, ""},
+		"another with the node's address, v4": {Enforcement{Live: p80, Denied: []Denial{denied(func(d *Denial) {
+			d.Source = flow.Party{Reserved: "host", Address: netip.MustParseAddr("10.0.0.1")}
+		})}}, ""},
+		"another with the node's address, v6": {Enforcement{Live: p80, Denied: []Denial{denied(func(d *Denial) {
+			d.Source = flow.Party{Reserved: "host", Address: netip.MustParseAddr("fd00::1")}
+		})}}, ""},
 		"spoofed":                                 {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Reason = flow.ReasonSpoofed })}}, ""},
 		"a workload that left":                    {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Source.Workload.Name = "gone" })}}, ""},
 		"of unknown direction":                    {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Direction = flow.DirectionUnknown })}}, ""},

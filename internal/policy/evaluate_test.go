@@ -228,6 +228,11 @@ func TestEvaluateRules(t *testing.T) {
 	}
 }
 
+func outside(p policy.PeerFacts) policy.PeerFacts {
+	p.Outside = true
+	return p
+}
+
 func TestEvaluateBeforeRules(t *testing.T) {
 	closed := &policy.Policy{Workload: cart, IsolateIngress: true, IsolateEgress: true}
 	host4, host6 := address("10.0.0.1", flow.IdentityHost), address("fd00::1", flow.IdentityHost)
@@ -244,6 +249,8 @@ func TestEvaluateBeforeRules(t *testing.T) {
 	}{
 		{"own node in, v4", closed, policy.Facts{Direction: flow.Ingress, Peer: host4, Protocol: flow.TCP, Port: 8080}, allow(flow.ReasonFailsafe)},
 		{"own node in, v6", closed, policy.Facts{Direction: flow.Ingress, Peer: host6, Protocol: flow.TCP, Port: 8080}, allow(flow.ReasonFailsafe)},
+		{"own node's address from outside, v4", closed, policy.Facts{Direction: flow.Ingress, Peer: outside(host4), Protocol: flow.TCP, Port: 8080}, deny},
+		{"own node's address from outside, v6", closed, policy.Facts{Direction: flow.Ingress, Peer: outside(host6), Protocol: flow.TCP, Port: 8080}, deny},
 		{"own node out, v4", closed, policy.Facts{Direction: flow.Egress, Peer: host4, Protocol: flow.TCP, Port: 8080}, deny},
 		{"own node out, v6", closed, policy.Facts{Direction: flow.Egress, Peer: host6, Protocol: flow.TCP, Port: 8080}, deny},
 		{"other node in, v4", closed, policy.Facts{Direction: flow.Ingress, Peer: node4, Protocol: flow.TCP, Port: 8080}, deny},
@@ -301,6 +308,7 @@ func TestEvaluateMidstream(t *testing.T) {
 		{"both left open", &policy.Policy{}, peer4, 1, 2, flow.VerdictAllow, flow.ReasonMidstream, "", -1},
 		{"both ways by rules", &both, peer6, 80, 443, flow.VerdictAllow, flow.ReasonMidstream, out, 0},
 		{"from the own node", &both, address("10.0.0.1", flow.IdentityHost), 1, 2, flow.VerdictAllow, flow.ReasonFailsafe, "", -1},
+		{"from outside with the own node's address", &both, outside(address("10.0.0.1", flow.IdentityHost)), 1, 2, flow.VerdictDeny, flow.ReasonMidstream, "", -1},
 		{"empty slot", nil, peer4, 1, 2, flow.VerdictUnknown, flow.ReasonNoPolicy, "", -1},
 	}
 	for _, tc := range tests {

@@ -124,8 +124,9 @@ func (f *frame) answers() bool {
 		return f.kind == 0 || f.kind == 14 || f.kind == 16 || f.kind == 18
 	case flow.ICMPv6:
 		return f.kind == 129
+	default:
+		return false
 	}
-	return false
 }
 
 func (f *frame) opens() bool {

@@ -50,7 +50,7 @@ func newNode(t *testing.T, cfg bpf.Config) *node {
 	t.Helper()
 	n := &node{site: newSite(t), world: world()}
 	cfg.PinDir = filepath.Join(mounted, fmt.Sprintf("node-%d", serial.Add(1)))
-	cfg.NetNS = n.site.node
+	cfg.NetNS = n.ns
 	cfg.FlowEntries, cfg.RingBytes = 1<<17, 1<<20
 	var err error
 	if n.dp, err = bpf.Open(cfg); err != nil {

@@ -59,7 +59,7 @@ func run(m *testing.M) int {
 //	pod eth0 ── rfw1 ─ bridge ─ up0 ── up0p  far
 //	                   node    rfh1 ── rfh1p far
 type site struct {
-	node string // network namespace
+	ns string // the node's network namespace
 	// Where frames go in, and where those come out that the programs let by.
 	fromPod, toPod, toPodFromNode, fromHost, toHost path
 }
@@ -132,7 +132,7 @@ func newSite(t *testing.T) *site {
 	podEnd, nodeEnd, farEnd := open(pod, "eth0"), open(node, podInterface), open(far, "up0p")
 	hostEnd, hostPeer := open(node, hostInterface), open(far, "rfh1p")
 	s := &site{
-		node:          node,
+		ns:            node,
 		fromPod:       path{in: podEnd, out: farEnd},
 		toPod:         path{in: farEnd, out: podEnd},
 		toPodFromNode: path{in: nodeEnd, out: podEnd},

@@ -110,7 +110,7 @@ func (p path) settle() error {
 
 func (p path) sendFence() (number uint64, err error) {
 	p.in.told++
-	number = p.in.told<<8 | uint64(p.in.index) //nolint:gosec // a small positive number
+	number = p.in.told<<8 | uint64(p.in.index)
 	b := binary.BigEndian.AppendUint16(append([]byte{}, macs...), fence)
 	b = binary.BigEndian.AppendUint64(append(b, make([]byte, 46)...), number)
 	if err := p.in.transmit(b); err != nil {
@@ -123,8 +123,8 @@ func (p path) sendFence() (number uint64, err error) {
 func (p path) passed(number uint64, limit time.Duration) bool {
 	deadline := time.Now().Add(limit)
 	for time.Now().Before(deadline) {
-		ready := []unix.PollFd{{Fd: int32(p.out.fence), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
-		_, _ = unix.Poll(ready, int(limit.Milliseconds()))                    // what it says is read below
+		ready := []unix.PollFd{{Fd: int32(p.out.fence), Events: unix.POLLIN}}
+		_, _ = unix.Poll(ready, int(limit.Milliseconds())) // what it says is read below
 		for {
 			got, ok := markOf(p.out.fence)
 			if !ok {
