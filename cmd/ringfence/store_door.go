@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringfence/ringfence/internal/api"
-	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/store"
 )
@@ -51,41 +50,24 @@ func (d *storeDoor) Coverage(ctx context.Context, since, until time.Time) ([]flo
 }
 
 // Flows implements api.Flows.
-func (d *storeDoor) Flows(ctx context.Context, q api.FlowQuery) ([]flow.Labelled, error) {
-	f := flow.FlowFilter{
-		Since: q.Since, Until: q.Until, Outcome: q.Outcome, Direction: q.Direction,
-		Protocol: q.Protocol, Port: q.Port, Limit: q.Limit,
-	}
-	if !q.Workload.IsZero() {
-		f.Workload = &q.Workload
-	}
+func (d *storeDoor) Flows(ctx context.Context, f flow.FlowFilter) ([]flow.Labelled, error) {
 	return d.now.Load().Flows(ctx, f)
 }
 
 // Denials implements api.Flows.
-func (d *storeDoor) Denials(ctx context.Context, q control.DenialQuery) (api.DenialReport, error) {
-	f := flow.DenialFilter{Workload: &q.Workload, Slot: q.Slot, Revision: q.Revision, Since: q.Since}
-	if f.Since.IsZero() {
-		f.Since = time.Now().Add(-retained)
+func (d *storeDoor) Denials(ctx context.Context, f flow.DenialFilter) (api.DenialReport, error) {
+	r := api.DenialReport{}
+	var err error
+	if r.Denials, err = d.now.Load().Denials(ctx, f); err != nil {
+		return r, err
 	}
-	denials, err := d.now.Load().Denials(ctx, f)
-	if err != nil {
-		return api.DenialReport{}, err
+	if r.Judged, err = d.now.Load().Judged(ctx, f); err != nil {
+		return r, err
 	}
-	judged, err := d.now.Load().Judged(ctx, f)
-	if err != nil {
-		return api.DenialReport{}, err
+	for i := range r.Denials {
+		r.Denied += r.Denials[i].Connections
 	}
-	r := api.DenialReport{Denials: make([]control.Denial, 0, len(denials))}
-	for i := range denials {
-		n := &denials[i]
-		r.Denied += n.Connections
-		r.Denials = append(r.Denials, control.Denial{
-			Direction: n.Direction, Source: n.Source, Destination: n.Destination, Protocol: n.Protocol, Port: n.Port,
-			Reason: n.Reason, Connections: n.Connections, Packets: n.Packets, FirstSeen: n.FirstSeen, LastSeen: n.LastSeen,
-		})
-	}
-	r.Judged = max(judged, r.Denied) // both are estimates above some thousands
+	r.Judged = max(r.Judged, r.Denied) // both are estimates above some hundreds
 	return r, nil
 }
 
@@ -143,7 +125,6 @@ func (d *storeDoor) Learning(ctx context.Context) (api.Learning, error) {
 type denialSource struct{ *storeDoor }
 
 // Denials implements control.DenialSource.
-func (d denialSource) Denials(ctx context.Context, q control.DenialQuery) ([]control.Denial, error) {
-	r, err := d.storeDoor.Denials(ctx, q)
-	return r.Denials, err
+func (d denialSource) Denials(ctx context.Context, f flow.DenialFilter) ([]flow.Denial, error) {
+	return d.now.Load().Denials(ctx, f)
 }

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
@@ -139,7 +138,7 @@ func TestFlowsAndDenials(t *testing.T) {
 	h.node()
 	var flows []Flow
 	h.get("/api/v1/flows?workload=shop/Host/cart&outcome=audited&direction=ingress&protocol=tcp&port=80&limit=7").want(200).into(&flows)
-	if q, _ := h.flows.last(); q.Workload != cart || q.Outcome != flow.OutcomeAudited || q.Direction != flow.Ingress || !q.HasDirection ||
+	if q, _ := h.flows.last(); deref(q.Workload) != cart || q.Outcome != flow.OutcomeAudited || q.Direction == nil || *q.Direction != flow.Ingress ||
 		q.Protocol != flow.TCP || q.Port != 80 || q.Limit != 7 || q.Until.Sub(q.Since) != defaultWindow {
 		t.Errorf("query %+v", q)
 	}
@@ -147,7 +146,7 @@ func TestFlowsAndDenials(t *testing.T) {
 		t.Errorf("%+v", flows)
 	}
 	h.get("/api/v1/flows").want(200)
-	if q, _ := h.flows.last(); q.Limit != 100 || q.HasDirection {
+	if q, _ := h.flows.last(); q.Limit != 100 || q.Direction != nil {
 		t.Errorf("defaults: %+v", q)
 	}
 	var none Denials
@@ -158,7 +157,7 @@ func TestFlowsAndDenials(t *testing.T) {
 	h.post(cartPath+"/revisions", newRevision("0")).want(201)
 	h.post(cartPath+"/stage", slotChange(1, 0)).want(200)
 	h.flows.set(func(f *fakeFlows) {
-		f.denials = DenialReport{Judged: 10, Denied: 4, Denials: []control.Denial{{
+		f.denials = DenialReport{Judged: 10, Denied: 4, Denials: []flow.Denial{{
 			Direction: flow.Ingress, Source: flow.Party{Reserved: "world", Address: netip.MustParseAddr("198.51.100.66")},
 			Destination: flow.Party{Workload: cart}, Protocol: flow.TCP, Port: 22, Reason: flow.ReasonDefault, Connections: 4,
 		}}}

@@ -213,7 +213,7 @@ func revisionOf(r control.Revision) Revision {
 	return out
 }
 
-func denialOf(d *control.Denial) Denial {
+func denialOf(d *flow.Denial) Denial {
 	return Denial{
 		Direction: DirectionOf(d.Direction), Source: PartyOf(d.Source), Destination: PartyOf(d.Destination),
 		Protocol: d.Protocol.String(), Port: int(d.Port), Reason: d.Reason.String(),

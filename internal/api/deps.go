@@ -78,31 +78,19 @@ type Analyzer interface {
 // what is decided and enforced is served nevertheless.
 type Flows interface {
 	Ping(ctx context.Context) error
-	Flows(ctx context.Context, q FlowQuery) ([]flow.Labelled, error)
+	Flows(ctx context.Context, f flow.FlowFilter) ([]flow.Labelled, error)
 	// Denials returns what a revision denied or would have denied.
-	Denials(ctx context.Context, q control.DenialQuery) (DenialReport, error)
+	Denials(ctx context.Context, f flow.DenialFilter) (DenialReport, error)
 	// Stats returns totals for each workload asked for, of which some may miss.
 	Stats(ctx context.Context, q []StatsQuery) (map[flow.Workload]Stats, error)
 	Learning(ctx context.Context) (Learning, error)
-}
-
-// FlowQuery selects flow records. Zero values select all.
-type FlowQuery struct {
-	Since, Until time.Time
-	Workload     flow.Workload // at either end
-	Outcome      flow.Outcome
-	Direction    flow.Direction // with HasDirection
-	HasDirection bool
-	Protocol     flow.Protocol
-	Port         uint16 // the responder's
-	Limit        int
 }
 
 // DenialReport is what one revision denied, of how much it judged.
 type DenialReport struct {
 	Judged  uint64 // connections
 	Denied  uint64
-	Denials []control.Denial
+	Denials []flow.Denial
 }
 
 // StatsQuery names a workload and the revisions in its slots, 0 for none.

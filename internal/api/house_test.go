@@ -54,8 +54,8 @@ type fakeFlows struct {
 	mu      sync.Mutex
 	err     error
 	denials DenialReport
-	asked   control.DenialQuery
-	query   FlowQuery
+	asked   flow.DenialFilter
+	query   flow.FlowFilter
 	stats   Stats
 }
 
@@ -66,7 +66,7 @@ func (f *fakeFlows) set(change func(*fakeFlows)) {
 }
 
 // last returns the newest queries.
-func (f *fakeFlows) last() (FlowQuery, control.DenialQuery) {
+func (f *fakeFlows) last() (flow.FlowFilter, flow.DenialFilter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.query, f.asked
@@ -78,7 +78,7 @@ func (f *fakeFlows) Ping(context.Context) error {
 	return f.err
 }
 
-func (f *fakeFlows) Flows(_ context.Context, q FlowQuery) ([]flow.Labelled, error) {
+func (f *fakeFlows) Flows(_ context.Context, q flow.FlowFilter) ([]flow.Labelled, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.query = q
@@ -93,7 +93,7 @@ func (f *fakeFlows) Flows(_ context.Context, q FlowQuery) ([]flow.Labelled, erro
 	}}, f.err
 }
 
-func (f *fakeFlows) Denials(_ context.Context, q control.DenialQuery) (DenialReport, error) {
+func (f *fakeFlows) Denials(_ context.Context, q flow.DenialFilter) (DenialReport, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.asked = q

@@ -116,7 +116,8 @@ func (s *Server) ListDenials(ctx context.Context, r ListDenialsRequestObject) (L
 	if err != nil {
 		return nil, err
 	}
-	q := control.DenialQuery{Workload: w.Workload.Ref(), Slot: flow.SlotLive, Revision: w.Requested.Live, Since: since}
+	ref := w.Workload.Ref()
+	q := flow.DenialFilter{Workload: &ref, Slot: flow.SlotLive, Revision: w.Requested.Live, Since: since}
 	if r.Params.Slot == Staged {
 		q.Slot, q.Revision = flow.SlotStaged, w.Requested.Staged
 	}
@@ -175,11 +176,13 @@ func (s *Server) ListFlows(ctx context.Context, r ListFlowsRequestObject) (ListF
 	if err != nil {
 		return nil, err
 	}
-	q := FlowQuery{Since: since, Until: until, Limit: deref(r.Params.Limit), Port: uint16(deref(r.Params.Port))} //nolint:gosec // the contract bounds it
+	q := flow.FlowFilter{Since: since, Until: until, Limit: deref(r.Params.Limit), Port: uint16(deref(r.Params.Port))} //nolint:gosec // the contract bounds it
 	if r.Params.Workload != nil {
-		if q.Workload, err = readRef(*r.Params.Workload); err != nil {
+		w, err := readRef(*r.Params.Workload)
+		if err != nil {
 			return nil, err
 		}
+		q.Workload = &w
 	}
 	if r.Params.Protocol != nil {
 		if q.Protocol, err = flow.ParseProtocol(*r.Params.Protocol); err != nil {
@@ -187,10 +190,11 @@ func (s *Server) ListFlows(ctx context.Context, r ListFlowsRequestObject) (ListF
 		}
 	}
 	if r.Params.Direction != nil {
-		q.HasDirection = true
-		if q.Direction, err = flow.ParseDirection(string(*r.Params.Direction)); err != nil {
+		d, err := flow.ParseDirection(string(*r.Params.Direction))
+		if err != nil {
 			return nil, invalid("direction", oneLine(err.Error()))
 		}
+		q.Direction = &d
 	}
 	if r.Params.Outcome != nil {
 		if q.Outcome, err = flow.ParseOutcome(string(*r.Params.Outcome)); err != nil {

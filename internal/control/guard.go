@@ -10,31 +10,9 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-// Denial is flows that one slot's revision denied, added up.
-type Denial struct {
-	Direction   flow.Direction // as the governed workload sees it
-	Source      flow.Party     // the initiator
-	Destination flow.Party
-	Protocol    flow.Protocol
-	Port        uint16 // the responder's; for ICMP type<<8|code
-	Reason      flow.Reason
-	Connections uint64
-	Packets     uint64
-	FirstSeen   time.Time
-	LastSeen    time.Time
-}
-
-// DenialQuery selects what one revision denied, or would have denied, since a time.
-type DenialQuery struct {
-	Workload flow.Workload
-	Slot     flow.Slot
-	Revision uint32
-	Since    time.Time
-}
-
 // DenialSource knows what was denied.
 type DenialSource interface {
-	Denials(ctx context.Context, q DenialQuery) ([]Denial, error)
+	Denials(ctx context.Context, f flow.DenialFilter) ([]flow.Denial, error)
 }
 
 // Enforcement is a live revision to be watched.
@@ -43,40 +21,40 @@ type Enforcement struct {
 	// Previous is what was live before; nil when nothing was.
 	Previous *policy.Policy
 	// Denied is what Live has denied since it is live.
-	Denied []Denial
+	Denied []flow.Denial
 	// Audited is what it would have denied while it was staged: those who
 	// enforced it could see that, and meant it.
-	Audited []Denial
+	Audited []flow.Denial
 }
 
 // Regression returns the first denial that should not be, and why: one that the
 // live revision's own policy allows, so that the kernel disagrees with it, or one
 // that the previous live policy allowed by a rule and the audit did not announce.
 // Before a first enforcement everything was allowed, which says nothing.
-func Regression(e Enforcement, x *inventory.Index) (Denial, string, bool) {
+func Regression(e Enforcement, x *inventory.Index) (flow.Denial, string, bool) {
 	announced := map[edge]bool{}
 	for _, d := range e.Audited {
-		announced[d.edge()] = true
+		announced[edgeOf(&d)] = true
 	}
 	for _, d := range e.Denied {
 		if d.Reason != flow.ReasonDefault {
 			continue // no rule can allow what is spoofed or malformed
 		}
-		facts, ok := d.facts(x)
+		facts, ok := factsOf(&d, x)
 		if !ok {
 			continue
 		}
 		if j := policy.Evaluate(&e.Live, facts); j.Allowed() {
-			return d, "it denied " + d.String() + ", which its policy allows", true
+			return d, "it denied " + describe(&d) + ", which its policy allows", true
 		}
-		if e.Previous == nil || announced[d.edge()] || !e.Previous.Isolates(d.Direction) {
+		if e.Previous == nil || announced[edgeOf(&d)] || !e.Previous.Isolates(d.Direction) {
 			continue
 		}
 		if j := policy.Evaluate(e.Previous, facts); j.Reason == flow.ReasonRule {
-			return d, "it denied " + d.String() + ", which was allowed before and which the audit did not show", true
+			return d, "it denied " + describe(&d) + ", which was allowed before and which the audit did not show", true
 		}
 	}
-	return Denial{}, "", false
+	return flow.Denial{}, "", false
 }
 
 // edge is what tells denials apart.
@@ -87,18 +65,18 @@ type edge struct {
 	port                uint16
 }
 
-func (d *Denial) edge() edge {
+func edgeOf(d *flow.Denial) edge {
 	e := edge{d.Direction, d.Source, d.Destination, d.Protocol, d.Port}
 	e.source.Endpoint, e.destination.Endpoint = "", ""
 	return e
 }
 
-func (d *Denial) String() string {
+func describe(d *flow.Denial) string {
 	return fmt.Sprintf("%s from %s to %s", policy.Port{Protocol: d.Protocol, Port: d.Port}, d.Source, d.Destination)
 }
 
 // facts returns what the policy is asked about; false when that is not known.
-func (d *Denial) facts(x *inventory.Index) (policy.Facts, bool) {
+func factsOf(d *flow.Denial, x *inventory.Index) (policy.Facts, bool) {
 	f := policy.Facts{Direction: d.Direction, Protocol: d.Protocol, Port: d.Port}
 	var peer flow.Party
 	switch d.Direction {
@@ -178,14 +156,14 @@ func (s *Store) guardWorkload(ctx context.Context, src DenialSource, w *Workload
 		}
 		e.Previous = &previous.Policy
 	}
-	if e.Denied, err = src.Denials(ctx, DenialQuery{Workload: ref, Slot: flow.SlotLive, Revision: live, Since: last.At}); err != nil {
+	if e.Denied, err = src.Denials(ctx, flow.DenialFilter{Workload: &ref, Slot: flow.SlotLive, Revision: live, Since: last.At}); err != nil {
 		return err
 	}
 	if len(e.Denied) == 0 {
 		return nil
 	}
 	if e.Previous != nil {
-		e.Audited, err = src.Denials(ctx, DenialQuery{Workload: ref, Slot: flow.SlotStaged, Revision: live, Since: last.AuditedAt})
+		e.Audited, err = src.Denials(ctx, flow.DenialFilter{Workload: &ref, Slot: flow.SlotStaged, Revision: live, Since: last.AuditedAt})
 		if err != nil {
 			return err
 		}

@@ -13,8 +13,8 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-func denied(change func(*Denial)) Denial {
-	d := Denial{
+func denied(change func(*flow.Denial)) flow.Denial {
+	d := flow.Denial{
 		Direction: flow.Ingress, Source: flow.Party{Workload: front}, Destination: flow.Party{Workload: cart},
 		Protocol: flow.TCP, Port: 443, Reason: flow.ReasonDefault, Connections: 1,
 	}
@@ -34,8 +34,8 @@ func TestRegression(t *testing.T) {
 		}
 		return p
 	}
-	out := func(addr string) Denial {
-		return denied(func(d *Denial) {
+	out := func(addr string) flow.Denial {
+		return denied(func(d *flow.Denial) {
 			d.Direction, d.Source = flow.Egress, flow.Party{Workload: cart}
 			d.Destination = flow.Party{Reserved: "world", Address: netip.MustParseAddr(addr)}
 		})
@@ -47,35 +47,35 @@ func TestRegression(t *testing.T) {
 		e    Enforcement
 		want string // "" for none
 	}{
-		"first enforcement denies an attack":     {Enforcement{Live: p80, Denied: []Denial{denied(nil)}}, ""},
-		"the kernel disagrees with the policy":   {Enforcement{Live: p443, Denied: []Denial{denied(nil)}}, "its policy allows"},
-		"as before the first, then back":         {Enforcement{Live: p80, Previous: &open80, Denied: []Denial{denied(nil)}}, ""},
-		"allowed before, unannounced":            {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}}, "allowed before"},
-		"allowed before, announced by the audit": {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}, Audited: []Denial{denied(nil)}}, ""},
-		"denied before too":                      {Enforcement{Live: p80, Previous: &p80, Denied: []Denial{denied(nil)}}, ""},
-		"announced on another port":              {Enforcement{Live: p80, Previous: &p443, Denied: []Denial{denied(nil)}, Audited: []Denial{denied(func(d *Denial) { d.Port = 22 })}}, "allowed before"},
-		"UDP where TCP is allowed":               {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Protocol = flow.UDP })}}, ""},
-		"another with the node's address, v4": {Enforcement{Live: p80, Denied: []Denial{denied(func(d *Denial) {
+		"first enforcement denies an attack":     {Enforcement{Live: p80, Denied: []flow.Denial{denied(nil)}}, ""},
+		"the kernel disagrees with the policy":   {Enforcement{Live: p443, Denied: []flow.Denial{denied(nil)}}, "its policy allows"},
+		"as before the first, then back":         {Enforcement{Live: p80, Previous: &open80, Denied: []flow.Denial{denied(nil)}}, ""},
+		"allowed before, unannounced":            {Enforcement{Live: p80, Previous: &p443, Denied: []flow.Denial{denied(nil)}}, "allowed before"},
+		"allowed before, announced by the audit": {Enforcement{Live: p80, Previous: &p443, Denied: []flow.Denial{denied(nil)}, Audited: []flow.Denial{denied(nil)}}, ""},
+		"denied before too":                      {Enforcement{Live: p80, Previous: &p80, Denied: []flow.Denial{denied(nil)}}, ""},
+		"announced on another port":              {Enforcement{Live: p80, Previous: &p443, Denied: []flow.Denial{denied(nil)}, Audited: []flow.Denial{denied(func(d *flow.Denial) { d.Port = 22 })}}, "allowed before"},
+		"UDP where TCP is allowed":               {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Protocol = flow.UDP })}}, ""},
+		"another with the node's address, v4": {Enforcement{Live: p80, Denied: []flow.Denial{denied(func(d *flow.Denial) {
 			d.Source = flow.Party{Reserved: "host", Address: netip.MustParseAddr("10.0.0.1")}
 		})}}, ""},
-		"another with the node's address, v6": {Enforcement{Live: p80, Denied: []Denial{denied(func(d *Denial) {
+		"another with the node's address, v6": {Enforcement{Live: p80, Denied: []flow.Denial{denied(func(d *flow.Denial) {
 			d.Source = flow.Party{Reserved: "host", Address: netip.MustParseAddr("fd00::1")}
 		})}}, ""},
-		"spoofed":                                 {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Reason = flow.ReasonSpoofed })}}, ""},
-		"a workload that left":                    {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Source.Workload.Name = "gone" })}}, ""},
-		"of unknown direction":                    {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Direction = flow.DirectionUnknown })}}, ""},
-		"v4 address its policy allows":            {Enforcement{Live: v4, Denied: []Denial{out("203.0.113.9")}}, "its policy allows"},
-		"v4 address its policy does not allow":    {Enforcement{Live: v4, Denied: []Denial{out("198.51.100.9")}}, ""},
-		"v6 address its policy allows":            {Enforcement{Live: v6, Denied: []Denial{out("2001:db8::9")}}, "its policy allows"},
-		"v6 address its policy does not allow":    {Enforcement{Live: v6, Denied: []Denial{out("2001:dead::9")}}, ""},
-		"v6 address allowed before, then no more": {Enforcement{Live: v4, Previous: &v6, Denied: []Denial{out("2001:db8::9")}}, "allowed before"},
-		"the second of two":                       {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Port = 22 }), denied(nil)}}, "TCP 443"},
-		"another direction was isolated before":   {Enforcement{Live: p80, Previous: &v4, Denied: []Denial{denied(nil)}}, ""},
+		"spoofed":                                 {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Reason = flow.ReasonSpoofed })}}, ""},
+		"a workload that left":                    {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Source.Workload.Name = "gone" })}}, ""},
+		"of unknown direction":                    {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Direction = flow.DirectionUnknown })}}, ""},
+		"v4 address its policy allows":            {Enforcement{Live: v4, Denied: []flow.Denial{out("203.0.113.9")}}, "its policy allows"},
+		"v4 address its policy does not allow":    {Enforcement{Live: v4, Denied: []flow.Denial{out("198.51.100.9")}}, ""},
+		"v6 address its policy allows":            {Enforcement{Live: v6, Denied: []flow.Denial{out("2001:db8::9")}}, "its policy allows"},
+		"v6 address its policy does not allow":    {Enforcement{Live: v6, Denied: []flow.Denial{out("2001:dead::9")}}, ""},
+		"v6 address allowed before, then no more": {Enforcement{Live: v4, Previous: &v6, Denied: []flow.Denial{out("2001:db8::9")}}, "allowed before"},
+		"the second of two":                       {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Port = 22 }), denied(nil)}}, "TCP 443"},
+		"another direction was isolated before":   {Enforcement{Live: p80, Previous: &v4, Denied: []flow.Denial{denied(nil)}}, ""},
 		"nothing denied":                          {Enforcement{Live: p443}, ""},
-		"a reserved peer that the policy lets in": {Enforcement{Live: policy.Policy{Workload: cart, IsolateIngress: true, Ingress: []policy.Rule{{Peers: []policy.Peer{{Reserved: "remote-node"}}}}}, Denied: []Denial{denied(func(d *Denial) {
+		"a reserved peer that the policy lets in": {Enforcement{Live: policy.Policy{Workload: cart, IsolateIngress: true, Ingress: []policy.Rule{{Peers: []policy.Peer{{Reserved: "remote-node"}}}}}, Denied: []flow.Denial{denied(func(d *flow.Denial) {
 			d.Source = flow.Party{Reserved: "remote-node", Address: netip.MustParseAddr("10.0.0.2")}
 		})}}, "its policy allows"},
-		"a reserved peer that it does not know of": {Enforcement{Live: p443, Denied: []Denial{denied(func(d *Denial) { d.Source = flow.Party{Reserved: "martian"} })}}, ""},
+		"a reserved peer that it does not know of": {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Source = flow.Party{Reserved: "martian"} })}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, reason, ok := Regression(tc.e, x)
@@ -86,10 +86,10 @@ func TestRegression(t *testing.T) {
 	}
 }
 
-type denials map[flow.Slot][]Denial
+type denials map[flow.Slot][]flow.Denial
 
-func (d denials) Denials(_ context.Context, q DenialQuery) ([]Denial, error) {
-	if q.Workload != cart || q.Since.IsZero() {
+func (d denials) Denials(_ context.Context, q flow.DenialFilter) ([]flow.Denial, error) {
+	if *q.Workload != cart || q.Since.IsZero() {
 		return nil, errors.New("unexpected query")
 	}
 	return d[q.Slot], nil

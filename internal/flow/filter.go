@@ -35,7 +35,7 @@ type FlowFilter struct { //nolint:revive // it stands beside EdgeFilter and Deni
 	Since, Until time.Time
 	Workload     *Workload // on either side, or the observer
 	Outcome      Outcome
-	Direction    Direction
+	Direction    *Direction // a pointer, since one can ask for the unknown ones
 	Protocol     Protocol
 	Port         uint16 // the responder's
 	Limit        int    // the newest come first

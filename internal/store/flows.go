@@ -29,7 +29,7 @@ SELECT
 FROM flows
 WHERE time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
   AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-  AND ({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8})
+  AND ({any_direction:Bool} OR toUInt8(direction) = {direction:UInt8})
   AND ({outcome:UInt8} = 0 OR toUInt8(outcome) = {outcome:UInt8})
   AND ({protocol:UInt8} = 0 OR protocol = {protocol:UInt8})
   AND ({port:UInt16} = 0 OR destination_port = {port:UInt16})
@@ -45,9 +45,14 @@ func (s *Store) Flows(ctx context.Context, f FlowFilter) ([]flow.Labelled, error
 	if f.Limit > maxFlowLimit {
 		return nil, fmt.Errorf("flows: limit %d is above the highest, %d", f.Limit, maxFlowLimit)
 	}
+	var direction flow.Direction
+	if f.Direction != nil {
+		direction = *f.Direction
+	}
 	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
 	args = append(args,
-		clickhouse.Named("direction", uint8(f.Direction)),
+		clickhouse.Named("any_direction", f.Direction == nil),
+		clickhouse.Named("direction", uint8(direction)),
 		clickhouse.Named("outcome", uint8(f.Outcome)),
 		clickhouse.Named("protocol", uint8(f.Protocol)),
 		clickhouse.Named("port", f.Port),
