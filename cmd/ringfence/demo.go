@@ -361,6 +361,13 @@ func reached(results []lab.AttackResult) (n int) {
 	return n
 }
 
+func median(list []time.Duration) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
+	return slices.Sorted(slices.Values(list))[len(list)/2]
+}
+
 func slowest(list []time.Duration) time.Duration {
 	if len(list) == 0 {
 		return 0

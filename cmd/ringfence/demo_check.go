@@ -200,8 +200,8 @@ func (c *demoCheck) enforceUnderTraffic(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.result.SwitchMS = milliseconds(slowest(switched))
-	c.say("enforcing %d policies, slowest click to kernel %s", len(switched), slowest(switched).Round(10*time.Microsecond))
+	c.result.SwitchMS, c.result.SwitchMaxMS = milliseconds(median(switched)), milliseconds(slowest(switched))
+	c.say("enforcing %d policies, click to kernel %.1f ms, slowest %.1f ms", len(switched), c.result.SwitchMS, c.result.SwitchMaxMS)
 	if err := sleep(ctx, aroundSwitch); err != nil {
 		return err
 	}
