@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"time"
+
+	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // Config says where a node's datapath lives and how large it is. Sizes count
@@ -23,14 +25,21 @@ type Config struct {
 	Endpoints       uint32 // default 4096
 	Addresses       uint32 // exact addresses; default 65536
 	CIDRs           uint32 // prefixes; default 65536, at most 100000
-	PolicyTables    uint32 // (identity, slot, direction) tables; default 8192
-	PolicyEntries   uint32 // entries of one table; default 65536
+	Workloads       uint32 // with endpoints or policies on the node; default 4096
+	PolicyTables    uint32 // tables of different content; default 32768, at most 2097151
+	PolicyEntries   uint32 // entries of all tables together; default 262144
 	FailsafeEntries uint32 // default 64
 
 	Idle IdleLimits
 	// SweepInterval is how long a flow's counters may wait for a record;
 	// default 5 s.
 	SweepInterval time.Duration
+
+	// Pending is the answer where an identity is not known yet: to every flow of
+	// such an endpoint, failsafe apart, and to flows with such a peer that no
+	// rule matches in a direction that is isolated. VerdictAllow, the default,
+	// or VerdictDeny.
+	Pending flow.Verdict
 
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
@@ -54,8 +63,9 @@ func (c Config) WithDefaults() Config {
 	fill(&c.Endpoints, 4096)
 	fill(&c.Addresses, 65536)
 	fill(&c.CIDRs, 65536)
-	fill(&c.PolicyTables, 8192)
-	fill(&c.PolicyEntries, 65536)
+	fill(&c.Workloads, 4096)
+	fill(&c.PolicyTables, 32768)
+	fill(&c.PolicyEntries, 262144)
 	fill(&c.FailsafeEntries, 64)
 	fill(&c.Idle.SYN, 20*time.Second)
 	fill(&c.Idle.Established, time.Hour)
@@ -64,6 +74,7 @@ func (c Config) WithDefaults() Config {
 	fill(&c.Idle.ICMP, 5*time.Second)
 	fill(&c.Idle.Other, time.Minute)
 	fill(&c.SweepInterval, 5*time.Second)
+	fill(&c.Pending, flow.VerdictAllow)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -91,6 +102,12 @@ func (c Config) Validate() error {
 	}
 	if c.CIDRs > maxCIDRs {
 		errs = append(errs, fmt.Errorf("CIDR entries %d: want at most %d", c.CIDRs, maxCIDRs))
+	}
+	if c.PolicyTables > tableMask {
+		errs = append(errs, fmt.Errorf("policy tables %d: want at most %d", c.PolicyTables, tableMask))
+	}
+	if err := checkPending(c.Pending); err != nil {
+		errs = append(errs, err)
 	}
 	for _, d := range []struct {
 		name string

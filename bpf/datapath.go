@@ -29,6 +29,7 @@ type Datapath struct {
 	settings mapping[kernelRfSettings]
 	reading  bool
 	levels   Levels
+	policies policies
 }
 
 var errClosed = errors.New("datapath is closed")
@@ -66,6 +67,9 @@ func (d *Datapath) open() error {
 	}
 	size(spec, d.cfg)
 	if err := d.openMaps(spec); err != nil {
+		return err
+	}
+	if err := d.policies.open(&d.maps); err != nil {
 		return err
 	}
 	if err := d.loadPrograms(spec); err != nil {
@@ -142,7 +146,7 @@ func (d *Datapath) openMaps(spec *ebpf.CollectionSpec) error {
 func (d *Datapath) mapNames() []string {
 	return []string{
 		kernelMapEndpoints, kernelMapQuotas, kernelMapAddresses, kernelMapCidrs, kernelMapFailsafe,
-		kernelMapPolicies, kernelMapFlows, kernelMapFragments, kernelMapCounters, kernelMapEvents,
+		kernelMapWorkloads, kernelMapTables, kernelMapRules, kernelMapFlows, kernelMapFragments, kernelMapCounters, kernelMapEvents,
 		kernelMapRingIntent, kernelMapSettings,
 	}
 }
@@ -220,13 +224,14 @@ func (d *Datapath) assign(maps map[string]*ebpf.Map) {
 	d.maps = kernelMaps{
 		Addresses: maps[kernelMapAddresses], Cidrs: maps[kernelMapCidrs], Counters: maps[kernelMapCounters],
 		Endpoints: maps[kernelMapEndpoints], Events: maps[kernelMapEvents], Failsafe: maps[kernelMapFailsafe],
-		Flows: maps[kernelMapFlows], Fragments: maps[kernelMapFragments], Policies: maps[kernelMapPolicies],
-		Quotas: maps[kernelMapQuotas], RingIntent: maps[kernelMapRingIntent], Settings: maps[kernelMapSettings],
+		Flows: maps[kernelMapFlows], Fragments: maps[kernelMapFragments], Quotas: maps[kernelMapQuotas],
+		RingIntent: maps[kernelMapRingIntent], Rules: maps[kernelMapRules], Settings: maps[kernelMapSettings],
+		Tables: maps[kernelMapTables], Workloads: maps[kernelMapWorkloads],
 	}
 }
 
 func (d *Datapath) mapSettings() (err error) {
-	if d.settings, err = mapValue[kernelRfSettings](d.maps.Settings); err != nil {
+	if d.settings, err = mapValues[kernelRfSettings](d.maps.Settings); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
 	return nil
@@ -239,14 +244,17 @@ func (d *Datapath) setLimits() error {
 		Addresses:       entries(d.maps.Addresses),
 		CIDRs:           entries(d.maps.Cidrs),
 		Failsafe:        entries(d.maps.Failsafe),
-		PolicyTables:    entries(d.maps.Policies),
-		PolicyEntries:   int(d.cfg.PolicyEntries),
+		Workloads:       entries(d.maps.Workloads) - 1,
+		PolicyTables:    entries(d.maps.Tables) - 1,
+		PolicyEntries:   entries(d.maps.Rules),
 		Flows:           entries(d.maps.Flows),
 		FlowsOfEndpoint: int(d.cfg.EndpointFlows),
 	}
-	if d.limits.Flows != int(d.cfg.FlowEntries) || entries(d.maps.Events) != int(d.cfg.RingBytes) {
+	if d.limits.Flows != int(d.cfg.FlowEntries) || entries(d.maps.Events) != int(d.cfg.RingBytes) ||
+		d.limits.PolicyEntries != int(d.cfg.PolicyEntries) {
 		d.cfg.Logger.Warn("pinned maps keep the size they were made with",
-			"flow_entries", d.limits.Flows, "ring_bytes", entries(d.maps.Events))
+			"flow_entries", d.limits.Flows, "ring_bytes", entries(d.maps.Events),
+			"policy_entries", d.limits.PolicyEntries)
 	}
 	return nil
 }
@@ -259,8 +267,9 @@ func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
 	replace := map[string]*ebpf.Map{
 		kernelMapAddresses: d.maps.Addresses, kernelMapCidrs: d.maps.Cidrs, kernelMapCounters: d.maps.Counters,
 		kernelMapEndpoints: d.maps.Endpoints, kernelMapEvents: d.maps.Events, kernelMapFailsafe: d.maps.Failsafe,
-		kernelMapFlows: d.maps.Flows, kernelMapFragments: d.maps.Fragments, kernelMapPolicies: d.maps.Policies,
-		kernelMapQuotas: d.maps.Quotas, kernelMapSettings: d.maps.Settings,
+		kernelMapFlows: d.maps.Flows, kernelMapFragments: d.maps.Fragments, kernelMapQuotas: d.maps.Quotas,
+		kernelMapRules: d.maps.Rules, kernelMapSettings: d.maps.Settings, kernelMapTables: d.maps.Tables,
+		kernelMapWorkloads: d.maps.Workloads,
 	}
 	delete(spec.Maps, kernelMapRingIntent) // no program reads it
 	if err := spec.LoadAndAssign(&d.programs, &ebpf.CollectionOptions{MapReplacements: replace}); err != nil {
@@ -278,7 +287,7 @@ func (d *Datapath) Close() error {
 		return nil
 	}
 	d.closed = true
-	errs := []error{d.settings.close(), d.programs.Close(), d.maps.Close()}
+	errs := []error{d.settings.close(), d.policies.close(), d.programs.Close(), d.maps.Close()}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())
 	}

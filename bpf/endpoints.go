@@ -79,7 +79,11 @@ func (d *Datapath) attach(e Endpoint) error {
 	if err != nil {
 		return err
 	}
-	value := kernelRfEndpoint{Id: e.ID, Identity: uint32(e.Identity), ObservedSince: now}
+	workload, err := d.policies.workload(e.Identity)
+	if err != nil {
+		return fmt.Errorf("attach to %s: %w", e.Interface, err)
+	}
+	value := kernelRfEndpoint{Id: e.ID, Identity: uint32(e.Identity), Workload: workload, ObservedSince: now}
 	if e.Host {
 		value.Flags = endpointHost
 	}

@@ -13,9 +13,6 @@
 #include "policy.h"
 #include "types.h"
 
-#define RF_READ(x)     (*(volatile typeof(x) *)&(x))
-#define RF_WRITE(x, v) (*(volatile typeof(x) *)&(x) = (v))
-
 #define RF_FIN_BOTH	  3
 #define RF_FIN_LAST(side) (1 << (2 + (side)))
 

@@ -50,8 +50,8 @@ const (
 	kernelRfCounterRF_COUNT_RECORDS             kernelRfCounter = 20
 	kernelRfCounterRF_COUNT_RING_FULL           kernelRfCounter = 21
 	kernelRfCounterRF_COUNT_LIVE_DENY           kernelRfCounter = 22
-	kernelRfCounterRF_COUNT_STAGED_DENY         kernelRfCounter = 31
-	kernelRfCounterRF_COUNTERS                  kernelRfCounter = 40
+	kernelRfCounterRF_COUNT_STAGED_DENY         kernelRfCounter = 33
+	kernelRfCounterRF_COUNTERS                  kernelRfCounter = 44
 )
 
 type kernelRfEndpoint struct {
@@ -59,24 +59,8 @@ type kernelRfEndpoint struct {
 	Id            uint32
 	Identity      uint32
 	Flags         uint32
-	Pad           uint32
+	Workload      uint32
 	ObservedSince uint64
-}
-
-type kernelRfEntry struct {
-	_        structs.HostLayout
-	Rule     uint32
-	Revision uint32
-	Lengths  uint32
-	Flags    uint32
-}
-
-type kernelRfEntryKey struct {
-	_        structs.HostLayout
-	Peer     uint32
-	Protocol uint8
-	PortBits uint8
-	Port     uint16
 }
 
 type kernelRfFailsafe struct {
@@ -169,6 +153,15 @@ type kernelRfRecord struct {
 	Pad            [2]uint8
 }
 
+type kernelRfRuleKey struct {
+	_        structs.HostLayout
+	Table    uint32
+	Peer     uint32
+	Protocol uint8
+	PortBits uint8
+	Port     uint16
+}
+
 type kernelRfSettings struct {
 	_             structs.HostLayout
 	Magic         uint32
@@ -180,7 +173,7 @@ type kernelRfSettings struct {
 	SweepInterval uint64
 	Idle          [8]uint64
 	EndpointFlows uint32
-	Pad           uint32
+	Pending       uint32
 }
 
 type kernelRfSweepArgs struct {
@@ -193,12 +186,20 @@ type kernelRfSweepArgs struct {
 	RingFull uint64
 }
 
-type kernelRfTableKey struct {
-	_         structs.HostLayout
-	Identity  uint32
-	Slot      uint8
-	Direction uint8
-	Pad       uint16
+type kernelRfTable struct {
+	_        structs.HostLayout
+	Revision uint32
+	Lengths  uint32
+	Flags    uint32
+	Rules    uint32
+}
+
+type kernelRfWorkload struct {
+	_        structs.HostLayout
+	Identity uint32
+	Pad      uint32
+	Ingress  uint64
+	Egress   uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -213,10 +214,12 @@ const (
 	kernelMapFailsafe        = "failsafe"
 	kernelMapFlows           = "flows"
 	kernelMapFragments       = "fragments"
-	kernelMapPolicies        = "policies"
 	kernelMapQuotas          = "quotas"
 	kernelMapRingIntent      = "ring_intent"
+	kernelMapRules           = "rules"
 	kernelMapSettings        = "settings"
+	kernelMapTables          = "tables"
+	kernelMapWorkloads       = "workloads"
 	kernelProgRfFromEndpoint = "rf_from_endpoint"
 	kernelProgRfSweep        = "rf_sweep"
 	kernelProgRfToEndpoint   = "rf_to_endpoint"
@@ -281,10 +284,12 @@ type kernelMapSpecs struct {
 	Failsafe   *ebpf.MapSpec `ebpf:"failsafe"`
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
-	Policies   *ebpf.MapSpec `ebpf:"policies"`
 	Quotas     *ebpf.MapSpec `ebpf:"quotas"`
 	RingIntent *ebpf.MapSpec `ebpf:"ring_intent"`
+	Rules      *ebpf.MapSpec `ebpf:"rules"`
 	Settings   *ebpf.MapSpec `ebpf:"settings"`
+	Tables     *ebpf.MapSpec `ebpf:"tables"`
+	Workloads  *ebpf.MapSpec `ebpf:"workloads"`
 }
 
 // kernelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -321,10 +326,12 @@ type kernelMaps struct {
 	Failsafe   *ebpf.Map `ebpf:"failsafe"`
 	Flows      *ebpf.Map `ebpf:"flows"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
-	Policies   *ebpf.Map `ebpf:"policies"`
 	Quotas     *ebpf.Map `ebpf:"quotas"`
 	RingIntent *ebpf.Map `ebpf:"ring_intent"`
+	Rules      *ebpf.Map `ebpf:"rules"`
 	Settings   *ebpf.Map `ebpf:"settings"`
+	Tables     *ebpf.Map `ebpf:"tables"`
+	Workloads  *ebpf.Map `ebpf:"workloads"`
 }
 
 func (m *kernelMaps) Close() error {
@@ -337,10 +344,12 @@ func (m *kernelMaps) Close() error {
 		m.Failsafe,
 		m.Flows,
 		m.Fragments,
-		m.Policies,
 		m.Quotas,
 		m.RingIntent,
+		m.Rules,
 		m.Settings,
+		m.Tables,
+		m.Workloads,
 	)
 }
 

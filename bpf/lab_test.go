@@ -248,6 +248,13 @@ func staged(dir flow.Direction, revision uint32, entries ...Entry) Table {
 	return t
 }
 
+// guardrail makes the web workload's table of what is denied first.
+func guardrail(dir flow.Direction, entries ...Entry) Table {
+	t := live(dir, 0, entries...)
+	t.Slot = SlotGuardrail
+	return t
+}
+
 func allow(peer flow.Identity, p flow.Protocol, port uint16) Entry {
 	return Entry{Peer: peer, Protocol: p, Port: port, PortBits: 16}
 }

@@ -42,7 +42,7 @@ func fingerprint(types *btf.Spec) (uint64, error) {
 // private structures live on the programs' stack, or for one call.
 var private = map[string]bool{
 	"rf_visit": true, "rf_packet": true, "rf_ask": true, "rf_answer": true,
-	"rf_sweep": true, "rf_sweep_args": true, "rf_table": true,
+	"rf_sweep": true, "rf_sweep_args": true,
 }
 
 func digestStruct(h hash.Hash, s *btf.Struct) error {
@@ -65,7 +65,9 @@ func size(spec *ebpf.CollectionSpec, cfg Config) {
 		kernelMapAddresses: cfg.Addresses,
 		kernelMapCidrs:     cfg.CIDRs,
 		kernelMapFailsafe:  cfg.FailsafeEntries,
-		kernelMapPolicies:  cfg.PolicyTables,
+		kernelMapWorkloads: cfg.Workloads + 1, // the first one is nobody's
+		kernelMapTables:    cfg.PolicyTables + 1,
+		kernelMapRules:     cfg.PolicyEntries,
 		kernelMapFlows:     cfg.FlowEntries,
 		kernelMapEvents:    cfg.RingBytes,
 	} {

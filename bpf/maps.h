@@ -8,6 +8,9 @@
 
 #include "types.h"
 
+#define RF_READ(x)     (*(volatile typeof(x) *)&(x))
+#define RF_WRITE(x, v) (*(volatile typeof(x) *)&(x) = (v))
+
 /* Sizes here are placeholders of the smallest kind: userspace sets them from
  * its configuration when it creates a map. All maps are pinned. */
 
@@ -65,23 +68,39 @@ struct {
 	__type(value, __u32);
 } failsafe SEC(".maps");
 
-/* Sizes, not types: clang only forward-declares what an inner map alone uses. */
-struct rf_table {
+/* Number -> the tables in force for a workload; 0 is nobody's. Written by
+ * userspace through a mapping, one store a direction: an array's elements stay
+ * where they are, where a hash would hand a replaced one to another key while
+ * a program still reads it. Full: attach or apply is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct rf_workload);
+} workloads SEC(".maps");
+
+/* Number -> what holds for a whole table; 0 is none. Written by userspace
+ * through a mapping, before a workload names the number and a grace period
+ * after the last one did. Full: apply is refused before anything is touched. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct rf_table);
+} tables SEC(".maps");
+
+/* (table, peer, protocol, port prefix) -> index of the rule it stems from, for
+ * reading back. Being there is what counts. Written by userspace while no
+ * workload names the table, like tables; preallocated and shared by all of
+ * them. Full: apply is refused before anything is touched. */
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
-	__uint(key_size, sizeof(struct rf_entry_key));
-	__uint(value_size, sizeof(struct rf_entry));
-};
-
-/* (identity, slot, direction) -> table of entries. Userspace builds an inner
- * table whole and then swaps the pointer: revision and content change at once.
- * Missing: the slot is empty and nothing is judged. Full: refused. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
-	__uint(max_entries, 1);
-	__type(key, struct rf_table_key);
-	__array(values, struct rf_table);
-} policies SEC(".maps");
+	__type(key, struct rf_rule_key);
+	__type(value, __u32);
+} rules SEC(".maps");
 
 /* Canonical tuple and endpoint -> flow, shared by both hooks and all CPUs.
  * Written by the programs; deleted by rf_sweep only. Never an LRU: under

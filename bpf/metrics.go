@@ -45,8 +45,13 @@ var levelHelp = map[string]string{
 	"ring_bytes": "Bytes of the ring buffer that are not yet stored.",
 	"addresses":  "Entries of the address table.",
 	"cidrs":      "Entries of the prefix table.",
-	"tables":     "Policy tables in force.",
+	"failsafe":   "Destinations that endpoints may always reach.",
+	"workloads":  "Workloads with an endpoint or a policy.",
+	"tables":     "Policy tables in force, equal ones counted once.",
+	"entries":    "Entries of the policy tables in force.",
 	"endpoints":  "Endpoints being watched.",
+
+	"retired_entries": "Entries of policy tables that are in force no longer and wait to be deleted.",
 }
 
 const metricPrefix = "ringfence_datapath_"
@@ -131,8 +136,13 @@ func (m *metrics) collectLevels(ch chan<- prometheus.Metric, l Levels) {
 		"ring_bytes": float64(l.RingBytes),
 		"addresses":  float64(l.Addresses),
 		"cidrs":      float64(l.CIDRs),
+		"failsafe":   float64(l.Failsafe),
+		"workloads":  float64(l.Workloads),
 		"tables":     float64(l.Tables),
+		"entries":    float64(l.Entries),
 		"endpoints":  float64(l.Endpoints),
+
+		"retired_entries": float64(l.RetiredEntries),
 	} {
 		ch <- prometheus.MustNewConstMetric(m.levels[name], prometheus.GaugeValue, value)
 	}

@@ -20,7 +20,7 @@
  * the responder's follows from the direction. */
 struct rf_ask {
 	__u8 remote[16];
-	__u32 identity; /* the endpoint's */
+	__u32 workload; /* the endpoint's; 0: its identity is not known yet */
 	__u32 peer;	/* the exact address's, found by rf_judge */
 	__u32 cidr;	/* the longest prefix's, looked up when a table wants it */
 	__u32 cidr_known;
@@ -60,17 +60,43 @@ static __always_inline bool rf_owns(__u32 endpoint, const __u8 addr[16])
 	return owner && owner->endpoint == endpoint;
 }
 
-/* Whether an entry of key's peer admits the protocol and port. */
-static __noinline bool rf_match_peer(void *table, const struct rf_entry *meta, struct rf_entry_key *key,
-				     __u8 protocol, __u16 port)
+/* The numbers of one direction's tables, of one moment. */
+static __always_inline __u64 rf_word(__u32 workload, __u32 direction)
 {
-	__u32 lengths = meta->lengths;
+	struct rf_workload *w = bpf_map_lookup_elem(&workloads, &workload);
+
+	if (!w || !workload)
+		return 0;
+	return direction == RF_EGRESS ? RF_READ(w->egress) : RF_READ(w->ingress);
+}
+
+static __always_inline struct rf_table *rf_table_of(__u64 word, __u32 slot)
+{
+	__u32 number = RF_TABLE_OF(word, slot);
+
+	return number ? bpf_map_lookup_elem(&tables, &number) : NULL;
+}
+
+/* The answer where an identity is not known yet. */
+static __always_inline __u32 rf_pending_verdict(void)
+{
+	__u32 zero = 0;
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+
+	return s && RF_READ(s->pending) == RF_VERDICT_DENY ? RF_VERDICT_DENY : RF_VERDICT_ALLOW;
+}
+
+/* Whether the table has a rule of key's peer with the protocol and port. */
+static __noinline bool rf_match_peer(const struct rf_table *table, struct rf_rule_key *key, __u8 protocol,
+				     __u16 port)
+{
+	__u32 lengths = table->lengths;
 	int bits;
 
 	key->protocol = 0;
 	key->port_bits = 0;
 	key->port = 0;
-	if (meta->flags & RF_TABLE_ANY_PROTO && bpf_map_lookup_elem(table, key))
+	if (table->flags & RF_TABLE_ANY_PROTO && bpf_map_lookup_elem(&rules, key))
 		return true;
 	key->protocol = protocol;
 	for (bits = 16; bits >= 0; bits--) {
@@ -78,7 +104,7 @@ static __noinline bool rf_match_peer(void *table, const struct rf_entry *meta, s
 			continue;
 		key->port_bits = bits;
 		key->port = bpf_htons(port & (0xffff0000u >> bits));
-		if (bpf_map_lookup_elem(table, key))
+		if (bpf_map_lookup_elem(&rules, key))
 			return true;
 	}
 	return false;
@@ -98,55 +124,70 @@ static __always_inline __u32 rf_cidr_identity(struct rf_ask *ask)
 	return ask->cidr;
 }
 
-/* What one slot says of the flow, taken as one of this direction. */
-__noinline __u64 rf_judge_slot(struct rf_ask *ask, __u32 slot, __u32 direction)
+/* Whether a rule of the table matches the flow. A peer that is not known yet is
+ * found by its address or as anybody, never as somebody. */
+static __noinline bool rf_match(struct rf_ask *ask, const struct rf_table *table, __u32 number,
+				__u32 direction)
 {
-	struct rf_table_key key = {};
-	struct rf_entry_key entry = {.peer = RF_PEER_META};
+	struct rf_rule_key key = {.table = number, .peer = ask->peer};
+	__u16 port = bpf_ntohs(direction == RF_EGRESS ? ask->remote_port : ask->local_port);
+
+	if (key.peer != RF_IDENTITY_UNKNOWN && rf_match_peer(table, &key, ask->protocol, port))
+		return true;
+	key.peer = table->flags & RF_TABLE_CIDRS ? rf_cidr_identity(ask) : 0;
+	if (key.peer && rf_match_peer(table, &key, ask->protocol, port))
+		return true;
+	key.peer = RF_PEER_ANY;
+	return table->flags & RF_TABLE_ANY_PEER && rf_match_peer(table, &key, ask->protocol, port);
+}
+
+/* What one slot says of the flow, taken as one of this direction. */
+__noinline __u64 rf_judge_slot(struct rf_ask *ask, __u64 word, __u32 slot, __u32 direction)
+{
+	struct rf_table *table = rf_table_of(word, slot);
+	struct rf_table *guardrails;
 	__u32 reason, revision;
-	struct rf_entry *meta;
-	__u16 port;
-	void *table;
 
 	if (!ask)
 		return 0;
 	reason = ask->flags & RF_ASK_SPOOFED ? RF_REASON_SPOOFED : RF_REASON_NO_POLICY;
-	key.identity = ask->identity;
-	key.slot = slot;
-	key.direction = direction;
-	table = bpf_map_lookup_elem(&policies, &key);
 	if (!table)
 		return RF_SLOT_ANSWER(0, reason, RF_VERDICT_UNKNOWN);
-	meta = bpf_map_lookup_elem(table, &entry);
-	if (!meta)
-		return RF_SLOT_ANSWER(0, reason, RF_VERDICT_UNKNOWN);
-	revision = meta->revision;
-	if (meta->flags & RF_TABLE_OPEN)
+	revision = table->revision;
+	if (table->flags & RF_TABLE_OPEN)
 		return RF_SLOT_ANSWER(revision, reason, RF_VERDICT_ALLOW);
 	if (ask->flags & RF_ASK_SPOOFED)
 		return RF_SLOT_ANSWER(revision, reason, RF_VERDICT_DENY);
 	if (ask->flags & (direction == RF_EGRESS ? RF_ASK_SAFE_EGRESS : RF_ASK_SAFE_INGRESS))
 		return RF_SLOT_ANSWER(revision, RF_REASON_FAILSAFE, RF_VERDICT_ALLOW);
-
-	port = bpf_ntohs(direction == RF_EGRESS ? ask->remote_port : ask->local_port);
-	entry.peer = ask->peer;
-	if (rf_match_peer(table, meta, &entry, ask->protocol, port))
+	guardrails = rf_table_of(word, RF_GUARDRAILS);
+	if (guardrails && rf_match(ask, guardrails, RF_TABLE_OF(word, RF_GUARDRAILS), direction))
+		return RF_SLOT_ANSWER(revision, RF_REASON_GUARDRAIL, RF_VERDICT_DENY);
+	if (rf_match(ask, table, RF_TABLE_OF(word, slot), direction))
 		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
-	entry.peer = meta->flags & RF_TABLE_CIDRS ? rf_cidr_identity(ask) : 0;
-	if (entry.peer && rf_match_peer(table, meta, &entry, ask->protocol, port))
-		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
-	entry.peer = RF_PEER_ANY;
-	if (meta->flags & RF_TABLE_ANY_PEER && rf_match_peer(table, meta, &entry, ask->protocol, port))
-		return RF_SLOT_ANSWER(revision, RF_REASON_RULE, RF_VERDICT_ALLOW);
+	if (ask->peer == RF_IDENTITY_UNKNOWN)
+		return RF_SLOT_ANSWER(revision, RF_REASON_PENDING, rf_pending_verdict());
 	return RF_SLOT_ANSWER(revision, RF_REASON_DEFAULT, RF_VERDICT_DENY);
+}
+
+/* What both slots say while nobody knows whose policy to ask. */
+static __always_inline __u64 rf_judge_pending(struct rf_ask *ask)
+{
+	__u32 verdict = rf_pending_verdict();
+
+	if (verdict == RF_VERDICT_DENY &&
+	    ((ask->flags & RF_ASK_SAFE_EGRESS && ask->direction != RF_INGRESS) ||
+	     (ask->flags & RF_ASK_SAFE_INGRESS && ask->direction != RF_EGRESS)))
+		return RF_SLOT_ANSWER(0, RF_REASON_FAILSAFE, RF_VERDICT_ALLOW);
+	return RF_SLOT_ANSWER(0, RF_REASON_PENDING, verdict);
 }
 
 /* Both directions of one slot taken together: nobody knows which one the flow
  * has, so either's permission is enough. A forged source has none. */
-static __always_inline __u64 rf_judge_either(struct rf_ask *ask, __u32 slot)
+static __always_inline __u64 rf_judge_either(struct rf_ask *ask, __u64 in, __u64 out, __u32 slot)
 {
-	__u64 egress = rf_judge_slot(ask, slot, RF_EGRESS);
-	__u64 ingress = rf_judge_slot(ask, slot, RF_INGRESS);
+	__u64 egress = rf_judge_slot(ask, out, slot, RF_EGRESS);
+	__u64 ingress = rf_judge_slot(ask, in, slot, RF_INGRESS);
 	__u32 e = RF_ANSWER_VERDICT(egress), i = RF_ANSWER_VERDICT(ingress);
 	__u64 said = e == RF_VERDICT_UNKNOWN ? ingress : egress;
 
@@ -182,10 +223,13 @@ static __always_inline void rf_find_failsafe(struct rf_ask *ask)
 /* Judges a flow in both slots. */
 __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 {
+	__u64 in, out;
 	__u32 slot;
 
 	if (!ask || !answer)
 		return 0;
+	in = rf_word(ask->workload, RF_INGRESS);
+	out = rf_word(ask->workload, RF_EGRESS);
 	ask->peer = rf_peer_identity(ask->remote);
 	ask->cidr_known = 0;
 	rf_find_failsafe(ask);
@@ -193,10 +237,13 @@ __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 	for (slot = 0; slot < RF_SLOTS; slot++) {
 		__u64 said;
 
-		if (ask->direction == RF_DIRECTION_UNKNOWN || ask->flags & RF_ASK_SPOOFED)
-			said = rf_judge_either(ask, slot);
+		if (!ask->workload)
+			said = rf_judge_pending(ask);
+		else if (ask->direction == RF_DIRECTION_UNKNOWN || ask->flags & RF_ASK_SPOOFED)
+			said = rf_judge_either(ask, in, out, slot);
 		else
-			said = rf_judge_slot(ask, slot, ask->direction);
+			said =
+			    rf_judge_slot(ask, ask->direction == RF_EGRESS ? out : in, slot, ask->direction);
 		answer->revision[slot] = RF_ANSWER_REVISION(said);
 		answer->judged |= (RF_ANSWER_REASON(said) << 8 | RF_ANSWER_VERDICT(said)) << (slot * 16);
 	}
@@ -205,21 +252,14 @@ __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 
 /* Whether one slot isolates a direction of a workload, for packets that cannot
  * be judged by rules. */
-__noinline int rf_isolates(__u32 identity, __u32 slot, __u32 direction)
+__noinline int rf_isolates(__u32 workload, __u32 slot, __u32 direction)
 {
-	struct rf_table_key key = {};
-	struct rf_entry_key meta_key = {.peer = RF_PEER_META};
-	struct rf_entry *meta;
-	void *table;
+	struct rf_table *table;
 
-	key.identity = identity;
-	key.slot = slot;
-	key.direction = direction;
-	table = bpf_map_lookup_elem(&policies, &key);
-	if (!table)
-		return 0;
-	meta = bpf_map_lookup_elem(table, &meta_key);
-	return meta && !(meta->flags & RF_TABLE_OPEN);
+	if (!workload)
+		return rf_pending_verdict() == RF_VERDICT_DENY;
+	table = rf_table_of(rf_word(workload, direction), slot);
+	return table && !(table->flags & RF_TABLE_OPEN);
 }
 
 #endif

@@ -29,7 +29,7 @@ func decodeRecord(b []byte) (rawRecord, error) {
 		return rawRecord{}, fmt.Errorf("record of outcome %d", r.Outcome)
 	case r.LiveVerdict > uint8(flow.VerdictDeny) || r.StagedVerdict > uint8(flow.VerdictDeny):
 		return rawRecord{}, fmt.Errorf("record of verdicts %d and %d", r.LiveVerdict, r.StagedVerdict)
-	case r.LiveReason > uint8(flow.ReasonMalformed) || r.StagedReason > uint8(flow.ReasonMalformed):
+	case r.LiveReason > uint8(flow.ReasonPending) || r.StagedReason > uint8(flow.ReasonPending):
 		return rawRecord{}, fmt.Errorf("record of reasons %d and %d", r.LiveReason, r.StagedReason)
 	}
 	return r, nil

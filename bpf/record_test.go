@@ -79,9 +79,9 @@ func TestDecodeRecordRefuses(t *testing.T) {
 		{"unknown direction", func(b []byte) []byte { b[protocolAt+2] = 3; return b }},
 		{"unknown outcome", func(b []byte) []byte { b[protocolAt+3] = 4; return b }},
 		{"unknown live verdict", func(b []byte) []byte { b[protocolAt+4] = 3; return b }},
-		{"unknown live reason", func(b []byte) []byte { b[protocolAt+5] = 9; return b }},
+		{"unknown live reason", func(b []byte) []byte { b[protocolAt+5] = 11; return b }},
 		{"unknown staged verdict", func(b []byte) []byte { b[protocolAt+6] = 3; return b }},
-		{"unknown staged reason", func(b []byte) []byte { b[protocolAt+7] = 9; return b }},
+		{"unknown staged reason", func(b []byte) []byte { b[protocolAt+7] = 11; return b }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if r, err := decodeRecord(c.change(append([]byte(nil), annotated...))); err == nil {
@@ -103,7 +103,7 @@ func FuzzDecodeRecord(f *testing.F) {
 			return
 		}
 		r := raw.record(clock{})
-		if !r.Source.IsValid() || r.Source.Is4In6() || r.Outcome > flow.OutcomeDropped || r.Live.Reason > flow.ReasonMalformed {
+		if !r.Source.IsValid() || r.Source.Is4In6() || r.Outcome > flow.OutcomeDropped || r.Live.Reason > flow.ReasonPending {
 			t.Fatalf("record out of range: %+v", r)
 		}
 	})

@@ -98,7 +98,7 @@ func (d *Datapath) NewReader() (*Reader, error) {
 		return nil, err
 	}
 	r := &Reader{d: d, id: d.settings.value.RingId, ring: ring, pos: ring.consumed(), epoll: -1, wake: -1}
-	if r.intent, err = mapValue[kernelRfIntent](d.maps.RingIntent); err != nil {
+	if r.intent, err = mapValues[kernelRfIntent](d.maps.RingIntent); err != nil {
 		return nil, errors.Join(fmt.Errorf("ring intent: %w", err), r.release())
 	}
 	if err := r.openWaiting(d.maps.Events.FD()); err != nil {

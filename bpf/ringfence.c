@@ -32,9 +32,9 @@ static __always_inline int rf_unjudged(struct rf_visit *v, enum rf_counter count
 	__u64 judged = 0;
 
 	rf_count(counter);
-	if (rf_isolates(v->ask.identity, RF_SLOT_LIVE, direction))
+	if (rf_isolates(v->ask.workload, RF_SLOT_LIVE, direction))
 		judged |= RF_VERDICT_DENY | RF_REASON_MALFORMED << 8;
-	if (rf_isolates(v->ask.identity, RF_SLOT_STAGED, direction))
+	if (rf_isolates(v->ask.workload, RF_SLOT_STAGED, direction))
 		judged |= RF_VERDICT_DENY << 16 | RF_REASON_MALFORMED << 24;
 	rf_count_verdict(judged, rf_outcome(judged, v->panic));
 	return rf_outcome(judged, v->panic) == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
@@ -322,7 +322,7 @@ static __always_inline bool rf_arrive(struct __sk_buff *skb, struct rf_visit *v,
 	v->panic = RF_READ(s->panic);
 	v->endpoint_flows = RF_READ(s->endpoint_flows);
 	v->endpoint = ep->id;
-	v->ask.identity = ep->identity;
+	v->ask.workload = ep->workload;
 	v->observed_since = ep->observed_since;
 	v->host = ep->flags & RF_ENDPOINT_HOST ? 1 : 0;
 	v->from = from;

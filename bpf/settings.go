@@ -14,6 +14,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // Constants of bpf/types.h that no type carries.
@@ -30,31 +32,36 @@ const (
 	stateMidstream   = 7
 )
 
-// mapping is an array map's only value, shared with the kernel.
+// mapping is an array map's values, shared with the kernel.
 type mapping[T any] struct {
-	page  []byte
-	value *T
+	pages  []byte
+	values []T
+	value  *T // the first one
 }
 
-func mapValue[T any](m *ebpf.Map) (mapping[T], error) {
-	size := unsafe.Sizeof(*new(T))
-	if uintptr(m.ValueSize()) != size {
+// mapValues maps all values of m. Their size is a multiple of 8, as their
+// distance in the kernel is.
+func mapValues[T any](m *ebpf.Map) (mapping[T], error) {
+	size := int(unsafe.Sizeof(*new(T)))
+	if int(m.ValueSize()) != size || size%8 != 0 {
 		return mapping[T]{}, fmt.Errorf("value of %d bytes: want %d", m.ValueSize(), size)
 	}
-	page, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	n, page := int(m.MaxEntries()), os.Getpagesize()
+	pages, err := unix.Mmap(m.FD(), 0, (n*size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return mapping[T]{}, fmt.Errorf("map value into memory: %w", err)
+		return mapping[T]{}, fmt.Errorf("map values into memory: %w", err)
 	}
-	return mapping[T]{page: page, value: (*T)(unsafe.Pointer(unsafe.SliceData(page)))}, nil //nolint:gosec // of the size checked above
+	values := unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(pages))), n) //nolint:gosec // of the size mapped above
+	return mapping[T]{pages: pages, values: values, value: &values[0]}, nil
 }
 
 func (m *mapping[T]) close() error {
-	if m.page == nil {
+	if m.pages == nil {
 		return nil
 	}
-	page := m.page
-	m.page, m.value = nil, nil
-	return unix.Munmap(page)
+	pages := m.pages
+	*m = mapping[T]{}
+	return unix.Munmap(pages)
 }
 
 // initSettings marks a ring and the maps beside it as this layout's.
@@ -99,6 +106,7 @@ func storeLimits(s *kernelRfSettings, cfg Config) {
 	}
 	atomic.StoreUint64(&s.SweepInterval, nanoseconds(cfg.SweepInterval))
 	atomic.StoreUint32(&s.EndpointFlows, cfg.EndpointFlows)
+	atomic.StoreUint32(&s.Pending, uint32(cfg.Pending))
 }
 
 func nanoseconds(d time.Duration) uint64 { return uint64(d) } //nolint:gosec // Validate refuses negative ones
@@ -127,6 +135,30 @@ func (d *Datapath) BumpEpoch() error {
 		return errClosed
 	}
 	bumpEpoch(d.settings.value)
+	return nil
+}
+
+// SetPending changes the answer where an identity is not known yet, see
+// Config.Pending.
+func (d *Datapath) SetPending(answer flow.Verdict) error {
+	if err := checkPending(answer); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	if atomic.SwapUint32(&d.settings.value.Pending, uint32(answer)) != uint32(answer) {
+		bumpEpoch(d.settings.value)
+	}
+	return nil
+}
+
+func checkPending(answer flow.Verdict) error {
+	if answer != flow.VerdictAllow && answer != flow.VerdictDeny {
+		return fmt.Errorf("answer %q to pending identities: want %q or %q", answer, flow.VerdictAllow, flow.VerdictDeny)
+	}
 	return nil
 }
 

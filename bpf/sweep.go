@@ -11,13 +11,40 @@ import (
 )
 
 // Sweep reports flows whose counters waited long enough, ends those that are
-// idle and deletes those that ended. Call it every second.
+// idle and deletes those that ended. It also deletes policy tables that are in
+// force no longer. Call it every second.
 func (d *Datapath) Sweep(ctx context.Context) (SweepStats, error) {
 	now, err := coarse()
 	if err != nil {
 		return SweepStats{}, err
 	}
-	return d.sweepAt(ctx, now)
+	stats, err := d.sweepAt(ctx, now)
+	if err != nil {
+		return stats, err
+	}
+	return stats, d.reclaim()
+}
+
+// reclaim deletes the policy tables that are in force no longer. It waits for
+// the programs that may look at them without holding anything up.
+func (d *Datapath) reclaim() error {
+	d.mu.Lock()
+	tables, _ := d.policies.retired()
+	d.policies.clock++
+	now := d.policies.clock
+	d.mu.Unlock()
+	if tables == 0 {
+		return nil
+	}
+	if err := d.policies.grace.wait(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	return d.policies.reclaim(now, nil)
 }
 
 func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) {
@@ -140,6 +167,13 @@ func (d *Datapath) Levels() (Levels, error) {
 		return Levels{}, errClosed
 	}
 	l := d.levels
+	used, err := d.policies.usedWorkloads()
+	if err != nil {
+		return Levels{}, err
+	}
+	l.Workloads = len(used)
+	tables, rules := d.policies.retired()
+	l.Tables, l.Entries, l.RetiredEntries = len(d.policies.tables)-tables, d.policies.ruleCount-rules, rules
 	ring, err := mapRing(d.maps.Events)
 	if err != nil {
 		return Levels{}, err
@@ -155,10 +189,10 @@ func (d *Datapath) readLevels() error {
 	endpoints, err1 := countKeys[uint32, kernelRfEndpoint](d.maps.Endpoints)
 	addresses, err2 := countKeys[kernelRfAddress, kernelRfOwner](d.maps.Addresses)
 	cidrs, err3 := countKeys[kernelRfCidr, uint32](d.maps.Cidrs)
-	tables, err4 := countKeys[kernelRfTableKey, uint32](d.maps.Policies)
+	failsafe, err4 := countKeys[kernelRfFailsafe, uint32](d.maps.Failsafe)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return fmt.Errorf("read fill levels: %w", err)
 	}
-	d.levels = Levels{Endpoints: endpoints, Addresses: addresses, CIDRs: cidrs, Tables: tables}
+	d.levels = Levels{Endpoints: endpoints, Addresses: addresses, CIDRs: cidrs, Failsafe: failsafe}
 	return nil
 }

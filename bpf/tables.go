@@ -1,10 +1,8 @@
 package bpf
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -90,7 +88,7 @@ func (d *Datapath) SetFailsafe(list []Failsafe) (Changes, error) {
 		return Changes{}, errClosed
 	}
 	changes, err := replaceMap(d.maps.Failsafe, "failsafe destinations", want)
-	return changes, d.replaced(changes, err, nil, len(want))
+	return changes, d.replaced(changes, err, &d.levels.Failsafe, len(want))
 }
 
 // replaced notes what an update did, whether or not it came to its end.
@@ -98,7 +96,7 @@ func (d *Datapath) replaced(changes Changes, err error, level *int, n int) error
 	if changes.Any() {
 		bumpEpoch(d.settings.value)
 	}
-	if err == nil && level != nil {
+	if err == nil {
 		*level = n
 	}
 	return err
@@ -222,13 +220,4 @@ func readBatches[K comparable, V any](m *ebpf.Map, size int, content map[K]V) er
 func countKeys[K comparable, V any](m *ebpf.Map) (int, error) {
 	content, err := readMap[K, V](m)
 	return len(content), err
-}
-
-// sortedKeys returns the keys of m in order.
-func sortedKeys[V any](m map[TableKey]V) []TableKey {
-	return slices.SortedFunc(maps.Keys(m), compareTableKeys)
-}
-
-func compareTableKeys(a, b TableKey) int {
-	return cmp.Or(cmp.Compare(a.Identity, b.Identity), cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.Direction, b.Direction))
 }

@@ -11,7 +11,9 @@ import (
 type Endpoint struct {
 	Interface string
 	ID        uint32 // from the inventory, never 0
-	Identity  flow.Identity
+	// Identity is IdentityUnknown while nobody knows it: Config.Pending is then
+	// the answer to the endpoint's flows.
+	Identity flow.Identity
 	// Host says that Interface is the node's own: what it receives goes to the
 	// endpoint. Otherwise it is the node's side of a veth, and what it receives
 	// comes from the endpoint.
@@ -28,7 +30,8 @@ type Attached struct {
 }
 
 // AddressOwner says whose address Addr is. Endpoint is 0 for an address of a
-// node (identity host or remote-node).
+// node (identity host or remote-node). The identity of an address that somebody
+// has, and nobody knows yet who, is IdentityUnknown.
 type AddressOwner struct {
 	Addr     netip.Addr
 	Identity flow.Identity
@@ -65,12 +68,12 @@ const PeerAny flow.Identity = 0xfffffffe
 // TableKey names one direction of one slot of one workload.
 type TableKey struct {
 	Identity  flow.Identity
-	Slot      flow.Slot
+	Slot      flow.Slot      // or SlotGuardrail
 	Direction flow.Direction // Ingress or Egress
 }
 
-// Table is the compiled allowlist of one direction. A key without a table is
-// an empty slot: nothing is judged there.
+// Table is the compiled allowlist of one direction, or what its guardrails
+// deny. A key without a table is an empty slot: nothing is judged there.
 type Table struct {
 	TableKey
 	Revision uint32
@@ -85,7 +88,7 @@ type Table struct {
 	Delete bool
 }
 
-// Entry allows one peer on a port, or on an aligned range of ports.
+// Entry matches one peer on a port, or on an aligned range of ports.
 //
 // PortBits is the length of Port's prefix that must match: 16 for one port, 0
 // for every port of the protocol (or, with protocol 0, for everything). For
@@ -104,8 +107,9 @@ type Limits struct {
 	Addresses       int
 	CIDRs           int
 	Failsafe        int
-	PolicyTables    int
-	PolicyEntries   int // of one table
+	Workloads       int
+	PolicyTables    int // of different content
+	PolicyEntries   int // of all tables together
 	Flows           int
 	FlowsOfEndpoint int
 }
@@ -126,8 +130,14 @@ type Levels struct {
 	RingSize  uint64
 	Addresses int
 	CIDRs     int
-	Tables    int
-	Endpoints int
+	Failsafe  int
+	Workloads int // with an endpoint or a policy
+	Tables    int // policy tables in force, equal ones counted once
+	Entries   int // of those tables
+	// RetiredEntries are of tables that are in force no longer and wait until
+	// no program looks at them; they take up room still.
+	RetiredEntries int
+	Endpoints      int
 }
 
 // Batch is a run of ring-buffer records, [Start, End) in ring positions. Its

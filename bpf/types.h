@@ -15,8 +15,9 @@
 #define RF_MAGIC  0x52464e43 /* "RFNC" */
 #define RF_LAYOUT 1
 
-#define RF_IDENTITY_HOST  1
-#define RF_IDENTITY_WORLD 2
+#define RF_IDENTITY_UNKNOWN 0 /* not known yet */
+#define RF_IDENTITY_HOST    1
+#define RF_IDENTITY_WORLD   2
 
 enum rf_direction {
 	RF_DIRECTION_UNKNOWN,
@@ -53,6 +54,8 @@ enum rf_reason {
 	RF_REASON_SPOOFED,
 	RF_REASON_MIDSTREAM,
 	RF_REASON_MALFORMED,
+	RF_REASON_GUARDRAIL,
+	RF_REASON_PENDING,
 	RF_REASONS,
 };
 
@@ -118,7 +121,7 @@ struct rf_settings {
 	__u64 sweep_interval;  /* ns a flow's counters may wait for a record */
 	__u64 idle[RF_STATES]; /* ns */
 	__u32 endpoint_flows;  /* quota; 0: none */
-	__u32 pad;
+	__u32 pending;	       /* enum rf_verdict: the answer where an identity is not known yet */
 };
 _Static_assert(sizeof(struct rf_settings) == 112, "rf_settings");
 
@@ -128,7 +131,7 @@ struct rf_endpoint {
 	__u32 id;
 	__u32 identity;
 	__u32 flags;
-	__u32 pad;
+	__u32 workload;	      /* index of struct rf_workload; 0: identity not known yet */
 	__u64 observed_since; /* CLOCK_MONOTONIC, ns */
 };
 _Static_assert(sizeof(struct rf_endpoint) == 24, "rf_endpoint");
@@ -165,38 +168,47 @@ struct rf_failsafe {
 };
 _Static_assert(sizeof(struct rf_failsafe) == 20, "rf_failsafe");
 
-struct rf_table_key {
+/* The third place of a workload's word, after the slots: the table of what is
+ * denied before any rule is asked. */
+#define RF_GUARDRAILS RF_SLOTS
+
+#define RF_TABLE_BITS	     21
+#define RF_TABLE_OF(w, slot) ((__u32)((w) >> ((slot) * RF_TABLE_BITS)) & ((1u << RF_TABLE_BITS) - 1))
+
+/* Which tables govern a workload. Each direction's word holds the numbers of
+ * all of its tables, so that one store switches them together. */
+struct rf_workload {
 	__u32 identity;
-	__u8 slot;
-	__u8 direction;
-	__u16 pad;
+	__u32 pad;
+	__u64 ingress; /* live | staged << RF_TABLE_BITS | guardrails << 2 * RF_TABLE_BITS; 0: none */
+	__u64 egress;
 };
-_Static_assert(sizeof(struct rf_table_key) == 8, "rf_table_key");
+_Static_assert(sizeof(struct rf_workload) == 24, "rf_workload");
 
-#define RF_PEER_ANY  0xfffffffe
-#define RF_PEER_META 0xffffffff /* the key of the table's own entry, rest 0 */
+#define RF_TABLE_OPEN	   1 /* not isolated: allows everything */
+#define RF_TABLE_CIDRS	   2 /* rules name CIDR identities */
+#define RF_TABLE_ANY_PEER  4 /* rules name RF_PEER_ANY */
+#define RF_TABLE_ANY_PROTO 8 /* rules of protocol 0 */
 
-struct rf_entry_key {
+/* What holds for a whole table. Never changes while a word names it. */
+struct rf_table {
+	__u32 revision;
+	__u32 lengths; /* bit n: rules with port_bits n */
+	__u32 flags;
+	__u32 rules;
+};
+_Static_assert(sizeof(struct rf_table) == 16, "rf_table");
+
+#define RF_PEER_ANY 0xfffffffe
+
+struct rf_rule_key {
+	__u32 table;
 	__u32 peer;
 	__u8 protocol; /* 0: every one */
 	__u8 port_bits;
 	__be16 port;
 };
-_Static_assert(sizeof(struct rf_entry_key) == 8, "rf_entry_key");
-
-#define RF_TABLE_OPEN	   1 /* not isolated: allows everything */
-#define RF_TABLE_CIDRS	   2 /* entries name CIDR identities */
-#define RF_TABLE_ANY_PEER  4 /* entries name RF_PEER_ANY */
-#define RF_TABLE_ANY_PROTO 8 /* entries of protocol 0 */
-
-/* A rule's entry, or, under RF_PEER_META, what holds for the whole table. */
-struct rf_entry {
-	__u32 rule;
-	__u32 revision;
-	__u32 lengths; /* bit n: entries with port_bits n */
-	__u32 flags;
-};
-_Static_assert(sizeof(struct rf_entry) == 16, "rf_entry");
+_Static_assert(sizeof(struct rf_rule_key) == 12, "rf_rule_key");
 
 /* Both directions of a connection have the same key: "lo" is the smaller
  * (address, port). ICMP keeps the echo identifier as the requester's port and

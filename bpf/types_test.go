@@ -23,7 +23,7 @@ func TestGoTypesEqualBTF(t *testing.T) {
 	}
 	for _, v := range []any{
 		kernelRfSettings{}, kernelRfEndpoint{}, kernelRfQuota{}, kernelRfAddress{}, kernelRfOwner{}, kernelRfCidr{},
-		kernelRfFailsafe{}, kernelRfTableKey{}, kernelRfEntryKey{}, kernelRfEntry{}, kernelRfFlowKey{}, kernelRfFlow{},
+		kernelRfFailsafe{}, kernelRfWorkload{}, kernelRfTable{}, kernelRfRuleKey{}, kernelRfFlowKey{}, kernelRfFlow{},
 		kernelRfRecord{}, kernelRfIntent{}, kernelRfSweepArgs{},
 	} {
 		typ := reflect.TypeOf(v)
@@ -113,9 +113,9 @@ func TestConstantsEqualHeader(t *testing.T) {
 	}
 	for name, value := range map[string]uint32{
 		"MAGIC": settingsMagic, "LAYOUT": settingsLayout, "ENDPOINT_HOST": endpointHost,
-		"PEER_ANY": uint32(PeerAny), "PEER_META": peerMeta,
+		"PEER_ANY": uint32(PeerAny), "TABLE_BITS": tableBits,
 		"TABLE_OPEN": tableOpen, "TABLE_CIDRS": tableCIDRs, "TABLE_ANY_PEER": tableAnyPeer, "TABLE_ANY_PROTO": tableAnyProto,
-		"IDENTITY_HOST": uint32(flow.IdentityHost), "IDENTITY_WORLD": uint32(flow.IdentityWorld),
+		"IDENTITY_UNKNOWN": uint32(flow.IdentityUnknown), "IDENTITY_HOST": uint32(flow.IdentityHost), "IDENTITY_WORLD": uint32(flow.IdentityWorld),
 	} {
 		define := regexp.MustCompile(`(?m)^#define RF_` + name + `\s+(\w+)`).FindSubmatch(header)
 		if define == nil {
@@ -146,7 +146,7 @@ func TestFingerprint(t *testing.T) {
 	if err != nil || before == 0 {
 		t.Fatalf("fingerprint %x, error %v", before, err)
 	}
-	for _, name := range []string{"rf_flow", "rf_record", "rf_entry_key", "rf_settings", "rf_fragment"} {
+	for _, name := range []string{"rf_flow", "rf_record", "rf_rule_key", "rf_table", "rf_workload", "rf_settings", "rf_fragment"} {
 		var s *btf.Struct
 		if err := spec.Types.TypeByName(name, &s); err != nil {
 			t.Fatal(err)

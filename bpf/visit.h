@@ -63,7 +63,7 @@ static __always_inline bool rf_may_be_answer(struct rf_visit *v)
 
 	if (!s || v->now >= v->observed_since + s->idle[state])
 		return false;
-	return !rf_isolates(v->ask.identity, RF_SLOT_LIVE, v->from ? RF_EGRESS : RF_INGRESS);
+	return !rf_isolates(v->ask.workload, RF_SLOT_LIVE, v->from ? RF_EGRESS : RF_INGRESS);
 }
 
 /* Works out who began the flow that this packet is the first one of. */

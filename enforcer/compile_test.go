@@ -374,14 +374,18 @@ func TestRefusals(t *testing.T) {
 			m.limits.PolicyEntries = 15
 			st.Slots[0].Staged = revision(8, wide)
 		}, "policy shop/Host/cart revision 8 needs 16 entries for egress, the table holds 15"},
+		{"too many entries of all tables", func(st *rollout.State, m *model) {
+			m.limits.PolicyEntries = 31
+			st.Slots[0].Live, st.Slots[0].Staged = revision(8, wide), revision(9, wide)
+		}, "policy shop/Host/cart revision 9 does not fit: this node's policies need 32 entries until they have switched, there is room for 31"},
 		{"too many prefixes", func(st *rollout.State, m *model) {
 			m.limits.CIDRs = 39
 			st.Slots[0].Staged = revision(8, prefixes)
 		}, "policy shop/Host/cart revision 8 does not fit: this node's policies need 40 prefixes, the table holds 39"},
 		{"too many tables", func(st *rollout.State, m *model) {
-			m.limits.PolicyTables = 3
+			m.limits.PolicyTables = 1 // both directions are open alike
 			st.Slots[0].Staged = revision(8, open)
-		}, "policy shop/Host/cart revision 8 does not fit: this node's policies need 4 tables, there is room for 3"},
+		}, "policy shop/Host/cart revision 8 does not fit: this node's policies need 2 tables until they have switched, there is room for 1"},
 		{"changed after approval", func(st *rollout.State, _ *model) {
 			st.Slots[0].Staged = revision(8, wide)
 			st.Slots[0].Staged.Policy.IsolateEgress = false
@@ -406,6 +410,7 @@ func TestRefusals(t *testing.T) {
 			st.Inventory.Workloads[1].Endpoints[0].Addresses[0] = st.Inventory.Nodes[0].Addresses[0]
 		}, "address 10.0.0.1 is in the inventory twice"},
 		{"too many addresses", func(_ *rollout.State, m *model) { m.limits.Addresses = 5 }, "inventory has 14 addresses, the table holds 5"},
+		{"too many workloads", func(_ *rollout.State, m *model) { m.limits.Workloads = 2 }, "node node-1 has 3 workloads, the table holds 2"},
 		{"too many endpoints", func(_ *rollout.State, m *model) { m.limits.Endpoints = 2 }, "node node-1 has 3 endpoints, the table holds 2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -38,8 +38,8 @@ func (e *Enforcer) switchTo(p *plan, former *plan) (time.Time, error) {
 		return time.Time{}, err
 	}
 	// A live slot of a workload that is still here empties in the step in which
-	// others fill. What else is surplus can wait, and the kernel waits long for
-	// each: staged slots drop nothing, and a workload that left is detached first.
+	// others fill. What else is surplus can wait: staged slots drop nothing, and
+	// a workload that left is detached first.
 	here := map[flow.Identity]bool{}
 	for ref := range p.endpoints {
 		here[p.index.Workload(ref).Identity] = true

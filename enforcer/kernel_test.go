@@ -37,7 +37,7 @@ func newModel(clock Clock) *model {
 	return &model{
 		clock: clock,
 		limits: bpf.Limits{
-			Endpoints: 64, Addresses: 1024, CIDRs: 1024, Failsafe: 8, PolicyTables: 256, PolicyEntries: 65536,
+			Endpoints: 64, Workloads: 64, Addresses: 1024, CIDRs: 1024, Failsafe: 8, PolicyTables: 256, PolicyEntries: 65536,
 		},
 		tables: map[bpf.TableKey]bpf.Table{}, addresses: map[netip.Addr]bpf.AddressOwner{},
 		absent: map[string]bool{}, fail: map[string]error{}, calls: map[string]int{},
@@ -131,16 +131,23 @@ func (m *model) Apply(tables []bpf.Table) (time.Time, error) {
 		switch {
 		case t.Delete:
 			delete(next, t.TableKey)
-		case len(t.Entries) > m.limits.PolicyEntries:
-			return time.Time{}, errors.New("table full")
 		case t.Open && len(t.Entries) > 0:
 			return time.Time{}, errors.New("an open table with entries")
 		default:
 			next[t.TableKey] = t
 		}
 	}
-	if len(next) > m.limits.PolicyTables {
-		return time.Time{}, errors.New("too many tables")
+	held, entries := map[digest]bool{}, 0
+	for _, list := range []map[bpf.TableKey]bpf.Table{m.tables, next} {
+		for _, t := range list {
+			if d := digestOf(t); !held[d] {
+				held[d] = true
+				entries += len(t.Entries)
+			}
+		}
+	}
+	if len(held) > m.limits.PolicyTables || entries > m.limits.PolicyEntries {
+		return time.Time{}, fmt.Errorf("%d tables of %d entries: too many", len(held), entries)
 	}
 	m.tables = next
 	m.changed()

@@ -130,18 +130,58 @@ func (pl planner) compile(p *plan) error {
 	p.prefixes = allocate(mentioned(p.slots), pl.known)
 	p.both = p.prefixes.union(pl.known)
 	if len(p.both) > pl.limits.CIDRs {
-		return pl.overflow(p, func(s slots) int { return len(mentioned(map[flow.Workload]slots{{}: s})) },
+		return pl.overflow(p, func(ref flow.Workload) int { return len(mentioned(map[flow.Workload]slots{ref: p.slots[ref]})) },
 			"%s prefixes, the table holds %s: use fewer and shorter ones", len(p.both), pl.limits.CIDRs)
 	}
 	tables, err := p.compileOver(p.both, pl.limits, pl.former)
 	if err != nil {
 		return err
 	}
-	if len(tables) > pl.limits.PolicyTables {
-		return pl.overflow(p, slots.count, "%s tables, there is room for %s: enforce fewer workloads on it", len(tables), pl.limits.PolicyTables)
-	}
 	p.tables = tables
+	need := pl.room(tables)
+	if need.tables > pl.limits.PolicyTables {
+		return pl.overflow(p, func(ref flow.Workload) int { return p.slots[ref].count() },
+			"%s tables until they have switched, there is room for %s: enforce fewer workloads on it", need.tables, pl.limits.PolicyTables)
+	}
+	if need.entries > pl.limits.PolicyEntries {
+		return pl.overflow(p, p.entries,
+			"%s entries until they have switched, there is room for %s: allow fewer peers or ports", need.entries, pl.limits.PolicyEntries)
+	}
 	return nil
+}
+
+// room is what tables of different content take up.
+type room struct{ tables, entries int }
+
+// room returns what the kernel has to hold during the switch to tables: what is
+// in force goes when what comes is there. The way back needs no more.
+func (pl planner) room(tables map[bpf.TableKey]table) (n room) {
+	seen := map[digest]bool{}
+	add := func(tables map[bpf.TableKey]table) {
+		for _, t := range tables {
+			if !seen[t.digest] {
+				seen[t.digest] = true
+				n.tables++
+				n.entries += len(t.Entries)
+			}
+		}
+	}
+	add(tables)
+	if pl.former != nil {
+		add(pl.former.tables)
+	}
+	return n
+}
+
+// entries counts those of one workload.
+func (p *plan) entries(ref flow.Workload) (n int) {
+	id := p.index.Workload(ref).Identity
+	for key, t := range p.tables {
+		if key.Identity == id {
+			n += len(t.Entries)
+		}
+	}
+	return n
 }
 
 // compileOver compiles the slots over a set of prefixes. What former compiled
@@ -172,12 +212,12 @@ func (p *plan) compileOver(over prefixes, limits bpf.Limits, former *plan) (map[
 }
 
 // overflow refuses, of the workloads that change, the one that counts most.
-func (pl planner) overflow(p *plan, count func(slots) int, format string, need, have int) error {
+func (pl planner) overflow(p *plan, count func(flow.Workload) int, format string, need, have int) error {
 	why := "this node's policies need " + fmt.Sprintf(format, thousands(need), thousands(have))
 	var ref flow.Workload
 	most := -1
 	for _, r := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
-		if n := count(p.slots[r]); n > most && !sameSlots(p.slots[r], pl.formerSlots(r)) {
+		if n := count(r); n > most && !sameSlots(p.slots[r], pl.formerSlots(r)) {
 			ref, most = r, n
 		}
 	}
@@ -195,6 +235,9 @@ func (p *plan) checkInventory(node string, limits bpf.Limits) error {
 	}
 	if len(p.addresses) > limits.Addresses {
 		return fmt.Errorf("inventory has %s addresses, the table holds %s: raise the agent's address limit", thousands(len(p.addresses)), thousands(limits.Addresses))
+	}
+	if len(p.endpoints) > limits.Workloads {
+		return fmt.Errorf("node %s has %s workloads, the table holds %s: raise the agent's workload limit", node, thousands(len(p.endpoints)), thousands(limits.Workloads))
 	}
 	local := 0
 	for _, e := range p.endpoints {

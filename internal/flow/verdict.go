@@ -104,9 +104,11 @@ const (
 	ReasonSpoofed                 // the source address is not the endpoint's
 	ReasonMidstream               // picked up in the middle, and neither direction is allowed (or one is)
 	ReasonMalformed               // a header that cannot be parsed
+	ReasonGuardrail               // a guardrail denies it, whatever the rules say
+	ReasonPending                 // the identity of the endpoint or its peer is not known yet
 )
 
-var reasonNames = [...]string{"none", "no-policy", "rule", "default-deny", "failsafe", "related", "spoofed", "midstream", "malformed"}
+var reasonNames = [...]string{"none", "no-policy", "rule", "default-deny", "failsafe", "related", "spoofed", "midstream", "malformed", "guardrail", "pending"}
 
 func (r Reason) String() string { return name(reasonNames[:], uint8(r), "reason") }
 
