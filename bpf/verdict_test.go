@@ -12,6 +12,7 @@ type packetRule struct {
 	name    string
 	tables  []Table
 	cidrs   func(family int) []CIDRIdentity
+	pending party // whose identity is not known yet, and who is denied for that
 	allowed func(family int) packet
 	denied  func(family int) packet
 	reason  flow.Reason // of the denial
@@ -261,6 +262,75 @@ var packetRules = []packetRule{
 		denied:  func(family int) packet { p := tcp(web.in(family), db.in(family), 1, 81, "S"); p.vlans = 2; return p },
 		reason:  flow.ReasonDefault,
 	},
+	{
+		name:    "guardrail before the rule, egress",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP}), guardrail(flow.Egress, allow(dbIdent, flow.TCP, 22))},
+		allowed: between(web, db, syn(40000, 80)),
+		denied:  between(web, db, syn(40000, 22)),
+		reason:  flow.ReasonGuardrail,
+	},
+	{
+		name:    "guardrail before the rule, ingress",
+		tables:  []Table{live(flow.Ingress, 1, Entry{Peer: PeerAny}), guardrail(flow.Ingress, Entry{Peer: evilIdent})},
+		allowed: between(db, web, ping),
+		denied:  between(evil, web, ping),
+		reason:  flow.ReasonGuardrail,
+	},
+	{
+		name: "guardrail for anybody and a range",
+		tables: []Table{
+			live(flow.Egress, 1, Entry{Peer: PeerAny}),
+			guardrail(flow.Egress, Entry{Peer: PeerAny, Protocol: flow.TCP, Port: 8064, PortBits: 10}),
+		},
+		allowed: between(web, world, syn(40000, 8128)),
+		denied:  between(web, world, syn(40000, 8127)),
+		reason:  flow.ReasonGuardrail,
+	},
+	{
+		name: "guardrail of a prefix",
+		tables: []Table{
+			live(flow.Egress, 1, Entry{Peer: PeerAny}),
+			func() Table { t := guardrail(flow.Egress, Entry{Peer: cidrIdent}); t.UsesCIDRs = true; return t }(),
+		},
+		cidrs:   worldPrefix,
+		allowed: func(family int) packet { return udp(web.in(family), world.in(family).Next(), 1, 53) },
+		denied:  between(web, world, datagram(1, 53)),
+		reason:  flow.ReasonGuardrail,
+	},
+	{
+		name:    "guardrail of the other direction",
+		tables:  []Table{live(flow.Ingress, 1, Entry{Peer: dbIdent}), guardrail(flow.Egress, Entry{Peer: PeerAny})},
+		allowed: between(db, web, syn(40000, 80)),
+		denied:  between(evil, web, syn(40000, 80)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:    "pending peer is matched as anybody, not as who it was",
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: evilIdent}, Entry{Peer: flow.IdentityWorld}, allow(PeerAny, flow.UDP, 53))},
+		pending: evil,
+		allowed: between(web, evil, datagram(40000, 53)),
+		denied:  between(web, evil, datagram(40000, 54)),
+		reason:  flow.ReasonPending,
+	},
+	{
+		name:   "pending peer is matched by its address",
+		tables: []Table{cidrTable(flow.Ingress, allow(cidrIdent, flow.TCP, 443))},
+		cidrs: func(family int) []CIDRIdentity {
+			return []CIDRIdentity{{netip.PrefixFrom(evil.in(family), evil.in(family).BitLen()), cidrIdent}}
+		},
+		pending: evil,
+		allowed: between(evil, web, syn(40000, 443)),
+		denied:  between(evil, web, syn(40000, 444)),
+		reason:  flow.ReasonPending,
+	},
+	{
+		name:    "who is known is not pending",
+		tables:  []Table{live(flow.Egress, 1, allow(dbIdent, flow.TCP, 80))},
+		pending: evil,
+		allowed: between(web, db, syn(40000, 80)),
+		denied:  between(web, db, syn(40000, 81)),
+		reason:  flow.ReasonDefault,
+	},
 }
 
 // sent runs p out of web unless it is addressed to it: a forged source must not
@@ -273,18 +343,31 @@ func (l *lab) sent(p packet) uint32 {
 	return l.from(p.frame(l.t))
 }
 
+// lab makes the rule's, without its tables.
+func (r packetRule) lab(t *testing.T, family int) *lab {
+	t.Helper()
+	l := newLab(t)
+	if r.cidrs != nil {
+		if _, err := l.d.SetCIDRs(r.cidrs(family)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.pending.v4.IsValid() {
+		l.forget(r.pending)
+		if err := l.d.SetPending(flow.VerdictDeny); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
 // TestLiveVerdict checks what the live slot lets through and what not, and what
 // the records say of either.
 func TestLiveVerdict(t *testing.T) {
 	for _, rule := range packetRules {
 		t.Run(rule.name, func(t *testing.T) {
 			families(t, func(t *testing.T, family int) {
-				l := newLab(t)
-				if rule.cidrs != nil {
-					if _, err := l.d.SetCIDRs(rule.cidrs(family)); err != nil {
-						t.Fatal(err)
-					}
-				}
+				l := rule.lab(t, family)
 				l.apply(rule.tables...)
 				p := rule.allowed(family)
 				if code := l.sent(p); code != pass {
@@ -316,14 +399,11 @@ func TestStagedVerdict(t *testing.T) {
 	for _, rule := range packetRules {
 		t.Run(rule.name, func(t *testing.T) {
 			families(t, func(t *testing.T, family int) {
-				l := newLab(t)
-				if rule.cidrs != nil {
-					if _, err := l.d.SetCIDRs(rule.cidrs(family)); err != nil {
-						t.Fatal(err)
-					}
-				}
+				l := rule.lab(t, family)
 				for _, table := range rule.tables {
-					table.Slot = flow.SlotStaged
+					if table.Slot == flow.SlotLive {
+						table.Slot = flow.SlotStaged
+					}
 					l.apply(table)
 				}
 				if code := l.sent(rule.allowed(family)); code != pass {
