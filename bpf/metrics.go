@@ -15,6 +15,7 @@ type metrics struct {
 	denied   *prometheus.Desc
 	counters map[kernelRfCounter]*prometheus.Desc
 	levels   map[string]*prometheus.Desc
+	capacity *prometheus.Desc
 	errors   prometheus.Counter
 }
 
@@ -67,6 +68,8 @@ func (d *Datapath) RegisterMetrics(reg prometheus.Registerer) error {
 			[]string{"slot", "reason"}, nil),
 		counters: make(map[kernelRfCounter]*prometheus.Desc),
 		levels:   make(map[string]*prometheus.Desc),
+		capacity: prometheus.NewDesc(metricPrefix+"capacity",
+			"What a table of the kernel holds at most, by the name of its level.", []string{"level"}, nil),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: metricPrefix + "read_errors_total",
 			Help: "Times that the kernel's counters could not be read.",
@@ -94,6 +97,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range m.levels {
 		ch <- desc
 	}
+	ch <- m.capacity
 	m.errors.Describe(ch)
 }
 
@@ -145,5 +149,19 @@ func (m *metrics) collectLevels(ch chan<- prometheus.Metric, l Levels) {
 		"retired_entries": float64(l.RetiredEntries),
 	} {
 		ch <- prometheus.MustNewConstMetric(m.levels[name], prometheus.GaugeValue, value)
+	}
+	limits := m.d.Capacity()
+	for name, n := range map[string]int{
+		"flows":      limits.Flows,
+		"ring_bytes": int(l.RingSize), //nolint:gosec // a map's size
+		"addresses":  limits.Addresses,
+		"cidrs":      limits.CIDRs,
+		"failsafe":   limits.Failsafe,
+		"workloads":  limits.Workloads,
+		"tables":     limits.PolicyTables,
+		"entries":    limits.PolicyEntries,
+		"endpoints":  limits.Endpoints,
+	} {
+		ch <- prometheus.MustNewConstMetric(m.capacity, prometheus.GaugeValue, float64(n), name)
 	}
 }

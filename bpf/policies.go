@@ -227,7 +227,7 @@ func (p *policies) makeRoom(c *change) error {
 		return err
 	}
 	p.clock++
-	if err := p.reclaim(p.clock, c.images); err != nil {
+	if err := p.reclaim(p.clock); err != nil {
 		return err
 	}
 	if p.needs(c).workloads > 0 {
@@ -314,11 +314,11 @@ func (p *policies) retired() (tables, rules int) {
 }
 
 // reclaim deletes the tables that nobody has named since before the grace
-// period that ended when the clock came to read now, but for those of keep.
-func (p *policies) reclaim(now uint64, keep map[digest]image) error {
+// period that began when the clock came to read now.
+func (p *policies) reclaim(now uint64) error {
 	var gone []uint32
 	for number, t := range p.tables {
-		if _, kept := keep[t.digest]; t.words == 0 && t.retired < now && !kept {
+		if t.words == 0 && t.retired < now {
 			gone = append(gone, number)
 		}
 	}

@@ -44,7 +44,7 @@ func (d *Datapath) reclaim() error {
 	if d.closed {
 		return errClosed
 	}
-	return d.policies.reclaim(now, nil)
+	return d.policies.reclaim(now)
 }
 
 func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) {
