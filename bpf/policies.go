@@ -124,7 +124,7 @@ func (p *policies) read() error {
 	}
 	for number := range p.heads.values {
 		if p.heads.values[number] != (kernelRfTable{}) {
-			held(uint32(number)) //nolint:gosec // a map's size
+			held(uint32(number))
 		}
 	}
 	for number, t := range p.tables {

@@ -272,7 +272,7 @@ func TestChangedFromOutside(t *testing.T) {
 			p.heads.values[n].Flags |= tableOpen
 			return nil
 		},
-		"taken away": func(p *policies, n uint32) error {
+		"taken away": func(p *policies, _ uint32) error {
 			p.workloads.values[p.numbers[webIdent]].Egress = 0
 			return nil
 		},
