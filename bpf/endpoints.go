@@ -18,7 +18,19 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-const endpointHost = 1 // RF_ENDPOINT_HOST
+// Flags of struct rf_endpoint.
+const (
+	endpointHost    = 1
+	endpointTunnels = 1 // how far Tunnels are shifted
+)
+
+func endpointFlags(e Endpoint) uint32 {
+	flags := uint32(e.Tunnels) << endpointTunnels
+	if e.Host {
+		flags |= endpointHost
+	}
+	return flags
+}
 
 // hook is one of the two places of an interface where programs run.
 type hook struct {
@@ -51,6 +63,9 @@ func (d *Datapath) Attach(e Endpoint) error {
 	if e.ID == 0 {
 		return fmt.Errorf("attach to %s: endpoint has no number", e.Interface)
 	}
+	if e.Tunnels&^allTunnels != 0 {
+		return fmt.Errorf("attach to %s: tunnels %#x are unknown", e.Interface, uint8(e.Tunnels))
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -79,10 +94,7 @@ func (d *Datapath) attach(e Endpoint) error {
 	if err != nil {
 		return err
 	}
-	value := kernelRfEndpoint{Id: e.ID, Identity: uint32(e.Identity), ObservedSince: now}
-	if e.Host {
-		value.Flags = endpointHost
-	}
+	value := kernelRfEndpoint{Id: e.ID, Identity: uint32(e.Identity), Flags: endpointFlags(e), ObservedSince: now}
 	before, was := known[index]
 	if was && before.Id == e.ID && d.alive(index) {
 		value.ObservedSince = before.ObservedSince
@@ -324,6 +336,7 @@ func (d *Datapath) Attached() ([]Attached, error) {
 				ID:        ep.Id,
 				Identity:  flow.Identity(ep.Identity),
 				Host:      ep.Flags&endpointHost != 0,
+				Tunnels:   Tunnels(ep.Flags>>endpointTunnels) & allTunnels,
 			},
 			Index:         int(index),
 			ObservedSince: clock.wall(ep.ObservedSince),

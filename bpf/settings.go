@@ -99,6 +99,7 @@ func storeLimits(s *kernelRfSettings, cfg Config) {
 	}
 	atomic.StoreUint64(&s.SweepInterval, nanoseconds(cfg.SweepInterval))
 	atomic.StoreUint32(&s.EndpointFlows, cfg.EndpointFlows)
+	atomic.StoreUint32(&s.EndpointFragments, cfg.EndpointFragments)
 }
 
 func nanoseconds(d time.Duration) uint64 { return uint64(d) } //nolint:gosec // Validate refuses negative ones
