@@ -99,12 +99,14 @@ func (d *Datapath) attach(e Endpoint) error {
 	if was && before.Id == e.ID && d.alive(index) {
 		value.ObservedSince = before.ObservedSince
 	}
+	forgetInterface(d.settings.value, index)
 	if err := d.maps.Endpoints.Put(index, value); err != nil {
 		if errors.Is(err, unix.E2BIG) {
 			return fmt.Errorf("attach to %s: all %d endpoints of the node are taken", e.Interface, d.limits.Endpoints)
 		}
 		return fmt.Errorf("note endpoint of %s: %w", e.Interface, err)
 	}
+	noteInterface(d.settings.value, index, e.ID)
 	if err := d.maps.Quotas.Put(e.ID, d.quotaOf(e.ID)); err != nil {
 		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
 	}
@@ -242,6 +244,7 @@ func (d *Datapath) Detach(index int) error {
 }
 
 func (d *Datapath) detach(index uint32) error {
+	forgetInterface(d.settings.value, index)
 	var errs []error
 	for _, h := range hooks {
 		errs = append(errs, removeLink(d.linkPath(index, h)))

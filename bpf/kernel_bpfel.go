@@ -182,6 +182,7 @@ type kernelRfSettings struct {
 	Idle              [8]uint64
 	EndpointFlows     uint32
 	EndpointFragments uint32
+	Interfaces        [256]uint64
 }
 
 type kernelRfSweepArgs struct {

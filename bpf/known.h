@@ -91,6 +91,14 @@ static __always_inline bool rf_plain_ip(struct __sk_buff *skb, bool from, struct
 	return p->len <= p->rest;
 }
 
+/* Ports of datagrams that may not be their flow's: DHCP's answers pass
+ * whatever it says, and tunnels may be looked into. */
+static __always_inline bool rf_is_special(__be16 port)
+{
+	return port == bpf_htons(68) || port == bpf_htons(546) || port == bpf_htons(RF_PORT_VXLAN) ||
+	       port == bpf_htons(RF_PORT_VXLAN_LINUX) || port == bpf_htons(RF_PORT_GENEVE);
+}
+
 /* Adds the ports. Returns the TCP flags, RF_UNUSUAL for what is not plain. */
 static __always_inline int rf_plain_l4(struct __sk_buff *skb, bool from, struct rf_plain *p,
 				       struct rf_flow_key *k)
@@ -119,8 +127,7 @@ static __always_inline int rf_plain_l4(struct __sk_buff *skb, bool from, struct 
 
 		if (p->len < sizeof(*udp) || (!skb->gso_size && (size < sizeof(*udp) || size > p->len)))
 			return RF_UNUSUAL;
-		/* DHCP's answers pass whatever the flow says. */
-		if (!from && (udp->dest == bpf_htons(68) || udp->dest == bpf_htons(546)))
+		if (rf_is_special(udp->dest))
 			return RF_UNUSUAL;
 	} else {
 		return RF_UNUSUAL;
@@ -133,13 +140,24 @@ static __always_inline bool rf_is_open(const struct rf_flow *f)
 	return f->state == RF_STATE_ESTABLISHED || f->state == RF_STATE_UDP;
 }
 
+/* 0, which no endpoint has, for an interface that is not watched. */
+static __always_inline __u32 rf_endpoint_of(struct rf_settings *s, __u32 ifindex)
+{
+	__u64 known = RF_READ(s->interfaces[ifindex & (RF_INTERFACES - 1)]);
+	struct rf_endpoint *ep;
+
+	if (known >> 32 == ifindex)
+		return known;
+	ep = bpf_map_lookup_elem(&endpoints, &ifindex);
+	return ep ? ep->id : 0;
+}
+
 static __always_inline int rf_visit_known(struct __sk_buff *skb, bool from)
 {
-	__u32 zero = 0, ifindex = skb->ifindex, outcome, packets;
+	__u32 zero = 0, outcome, packets;
 	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
 	struct rf_plain p;
 	struct rf_flow_key k;
-	struct rf_endpoint *ep;
 	struct rf_flow *f;
 	__u64 judged;
 	int flags;
@@ -149,10 +167,7 @@ static __always_inline int rf_visit_known(struct __sk_buff *skb, bool from)
 	flags = rf_plain_l4(skb, from, &p, &k);
 	if (flags < 0)
 		return RF_UNUSUAL;
-	ep = bpf_map_lookup_elem(&endpoints, &ifindex);
-	if (!ep || (ep->flags & RF_ENDPOINT_TUNNELS && p.protocol == IPPROTO_UDP))
-		return RF_UNUSUAL;
-	k.endpoint = ep->id;
+	k.endpoint = rf_endpoint_of(s, skb->ifindex);
 	k.protocol = p.protocol;
 	f = bpf_map_lookup_elem(&flows, &k);
 	if (!f)

@@ -105,6 +105,8 @@ enum rf_counter {
 	RF_COUNTERS = RF_COUNT_STAGED_DENY + RF_REASONS,
 };
 
+#define RF_INTERFACES 256
+
 /* Written by userspace through a mapping, field by field, so that two writers
  * (the agent and `ringfence panic`) never undo each other. The first four
  * fields keep their place in every layout. */
@@ -119,8 +121,11 @@ struct rf_settings {
 	__u64 idle[RF_STATES];	  /* ns */
 	__u32 endpoint_flows;	  /* quota; 0: none */
 	__u32 endpoint_fragments; /* notes in the fragment table; 0: no quota */
+	/* Interface index<<32 | endpoint id, at index & (RF_INTERFACES - 1): saves
+	 * most packets the look-up in endpoints, which knows them all. */
+	__u64 interfaces[RF_INTERFACES];
 };
-_Static_assert(sizeof(struct rf_settings) == 112, "rf_settings");
+_Static_assert(sizeof(struct rf_settings) == 112 + 8 * RF_INTERFACES, "rf_settings");
 
 #define RF_ENDPOINT_HOST 1
 /* Tunnels that are looked into on the interface. */
