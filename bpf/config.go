@@ -21,14 +21,18 @@ type Config struct {
 
 	FlowEntries     uint32 // flow table; default 131072
 	EndpointFlows   uint32 // flows one endpoint may hold; default a quarter of FlowEntries
-	RingBytes       uint32 // ring buffer, a power of two; default 16 MiB
-	Endpoints       uint32 // default 4096
-	Addresses       uint32 // exact addresses; default 65536
-	CIDRs           uint32 // prefixes; default 65536, at most 100000
-	Workloads       uint32 // with endpoints or policies on the node; default 4096
-	PolicyTables    uint32 // tables of different content; default 32768, at most 2097151
-	PolicyEntries   uint32 // entries of all tables together; default 262144
-	FailsafeEntries uint32 // default 64
+	FragmentEntries uint32 // datagrams whose later fragments are awaited; default 4096
+	// EndpointFragments is how many of them one endpoint may hold; default a
+	// sixteenth of FragmentEntries.
+	EndpointFragments uint32
+	RingBytes         uint32 // ring buffer, a power of two; default 16 MiB
+	Endpoints         uint32 // default 4096
+	Addresses         uint32 // exact addresses; default 65536
+	CIDRs             uint32 // prefixes; default 65536, at most 100000
+	Workloads         uint32 // with endpoints or policies on the node; default 4096
+	PolicyTables      uint32 // tables of different content; default 32768, at most 2097151
+	PolicyEntries     uint32 // entries of all tables together; default 262144
+	FailsafeEntries   uint32 // default 64
 
 	Idle IdleLimits
 	// SweepInterval is how long a flow's counters may wait for a record;
@@ -59,6 +63,8 @@ type IdleLimits struct {
 func (c Config) WithDefaults() Config {
 	fill(&c.FlowEntries, 131072)
 	fill(&c.EndpointFlows, max(c.FlowEntries/4, 1))
+	fill(&c.FragmentEntries, 4096)
+	fill(&c.EndpointFragments, max(c.FragmentEntries/16, 1))
 	fill(&c.RingBytes, 16<<20)
 	fill(&c.Endpoints, 4096)
 	fill(&c.Addresses, 65536)

@@ -18,7 +18,19 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-const endpointHost = 1 // RF_ENDPOINT_HOST
+// Flags of struct rf_endpoint.
+const (
+	endpointHost    = 1
+	endpointTunnels = 1 // how far Tunnels are shifted
+)
+
+func endpointFlags(e Endpoint) uint32 {
+	flags := uint32(e.Tunnels) << endpointTunnels
+	if e.Host {
+		flags |= endpointHost
+	}
+	return flags
+}
 
 // hook is one of the two places of an interface where programs run.
 type hook struct {
@@ -50,6 +62,9 @@ func (d *Datapath) linkPath(index uint32, h hook) string {
 func (d *Datapath) Attach(e Endpoint) error {
 	if e.ID == 0 {
 		return fmt.Errorf("attach to %s: endpoint has no number", e.Interface)
+	}
+	if e.Tunnels&^allTunnels != 0 {
+		return fmt.Errorf("attach to %s: tunnels %#x are unknown", e.Interface, uint8(e.Tunnels))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -83,20 +98,21 @@ func (d *Datapath) attach(e Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("attach to %s: %w", e.Interface, err)
 	}
-	value := kernelRfEndpoint{Id: e.ID, Identity: uint32(e.Identity), Workload: workload, ObservedSince: now}
-	if e.Host {
-		value.Flags = endpointHost
+	value := kernelRfEndpoint{
+		Id: e.ID, Identity: uint32(e.Identity), Workload: workload, Flags: endpointFlags(e), ObservedSince: now,
 	}
 	before, was := known[index]
 	if was && before.Id == e.ID && d.alive(index) {
 		value.ObservedSince = before.ObservedSince
 	}
+	forgetInterface(d.settings.value, index)
 	if err := d.maps.Endpoints.Put(index, value); err != nil {
 		if errors.Is(err, unix.E2BIG) {
 			return fmt.Errorf("attach to %s: all %d endpoints of the node are taken", e.Interface, d.limits.Endpoints)
 		}
 		return fmt.Errorf("note endpoint of %s: %w", e.Interface, err)
 	}
+	noteInterface(d.settings.value, index, e.ID)
 	if err := d.maps.Quotas.Put(e.ID, d.quotaOf(e.ID)); err != nil {
 		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
 	}
@@ -234,6 +250,7 @@ func (d *Datapath) Detach(index int) error {
 }
 
 func (d *Datapath) detach(index uint32) error {
+	forgetInterface(d.settings.value, index)
 	var errs []error
 	for _, h := range hooks {
 		errs = append(errs, removeLink(d.linkPath(index, h)))
@@ -328,6 +345,7 @@ func (d *Datapath) Attached() ([]Attached, error) {
 				ID:        ep.Id,
 				Identity:  flow.Identity(ep.Identity),
 				Host:      ep.Flags&endpointHost != 0,
+				Tunnels:   Tunnels(ep.Flags>>endpointTunnels) & allTunnels,
 			},
 			Index:         int(index),
 			ObservedSince: clock.wall(ep.ObservedSince),

@@ -28,55 +28,80 @@ static __always_inline __u32 rf_xchg32(__u32 *p, __u32 v)
 
 static __always_inline bool rf_unreported(struct rf_flow *f)
 {
-	return RF_READ(f->packets[0]) || RF_READ(f->packets[1]) || RF_READ(f->connections);
+	return RF_READ(f->counted[0]) || RF_READ(f->counted[1]) || RF_READ(f->connections) ||
+	       RF_READ(f->carried[0].packets) || RF_READ(f->carried[0].bytes) ||
+	       RF_READ(f->carried[1].packets) || RF_READ(f->carried[1].bytes);
 }
 
-/* The packet's canonical key; returns which side sent it. */
-static __always_inline __u32 rf_flow_key_of(const struct rf_packet *p, __u32 endpoint, struct rf_flow_key *k)
+/* The key of a packet that the endpoint sent, or got. */
+static __always_inline void rf_flow_key_of(const struct rf_packet *p, __u32 endpoint, bool from,
+					   struct rf_flow_key *k)
 {
-	const __u64 *s = (const __u64 *)p->src, *d = (const __u64 *)p->dst;
-	bool swap;
-
-	if (s[0] != d[0])
-		swap = bpf_be64_to_cpu(s[0]) > bpf_be64_to_cpu(d[0]);
-	else if (s[1] != d[1])
-		swap = bpf_be64_to_cpu(s[1]) > bpf_be64_to_cpu(d[1]);
-	else
-		swap = bpf_ntohs(p->sport) > bpf_ntohs(p->dport);
+	__builtin_memcpy(k->local, from ? p->src : p->dst, 16);
+	__builtin_memcpy(k->remote, from ? p->dst : p->src, 16);
+	k->local_port = from ? p->sport : p->dport;
+	k->remote_port = from ? p->dport : p->sport;
 	k->endpoint = endpoint;
 	k->protocol = p->protocol;
-	if (swap) {
-		__builtin_memcpy(k->lo, p->dst, 16);
-		__builtin_memcpy(k->hi, p->src, 16);
-		k->lo_port = p->dport;
-		k->hi_port = p->sport;
-		return 1;
-	}
-	__builtin_memcpy(k->lo, p->src, 16);
-	__builtin_memcpy(k->hi, p->dst, 16);
-	k->lo_port = p->sport;
-	k->hi_port = p->dport;
+}
+
+/* Hands the upper bits of what a side counted on, should they be set. When
+ * others change it all the time the next packet tries again. */
+static __noinline int rf_carry(struct rf_flow *f, __u32 side)
+{
+	__u64 old = RF_READ(f->counted[side & 1]);
+
+	if (!(old & RF_CARRY) ||
+	    __sync_val_compare_and_swap(&f->counted[side & 1], old, old & ~RF_CARRY) != old)
+		return 0;
+	if (old & RF_CARRY_PACKETS)
+		__sync_fetch_and_add(&f->carried[side & 1].packets, 1);
+	if (old & RF_CARRY_BYTES)
+		__sync_fetch_and_add(&f->carried[side & 1].bytes, 1);
 	return 0;
+}
+
+static __always_inline void rf_count_packet(struct rf_flow *f, __u32 side, __u8 tcp_flags, __u64 packets,
+					    __u64 bytes, __u64 now)
+{
+	__u32 flags = (__u32)tcp_flags << RF_FLOW_FLAGS(side);
+
+	if (__sync_fetch_and_add(&f->counted[side], packets << RF_PACKET | bytes) & RF_CARRY)
+		rf_carry(f, side);
+	if ((RF_READ(f->marks) & flags) != flags)
+		__sync_fetch_and_or(&f->marks, flags);
+	if (RF_READ(f->last_seen) != now)
+		RF_WRITE(f->last_seen, now);
+}
+
+struct rf_taken {
+	__u64 packets;
+	__u64 bytes;
+};
+
+static __always_inline void rf_take(struct rf_flow *f, __u32 side, struct rf_taken *t)
+{
+	__u64 n = rf_xchg(&f->counted[side], 0);
+	__u64 packets = rf_xchg32(&f->carried[side].packets, 0);
+	__u64 bytes = rf_xchg32(&f->carried[side].bytes, 0);
+
+	t->packets = (n >> RF_PACKET) + packets * (RF_CARRY_PACKETS >> RF_PACKET);
+	t->bytes = (n & ((1ULL << RF_PACKET) - 1)) + bytes * RF_CARRY_BYTES;
 }
 
 static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow *f, __u32 initiator)
 {
-	__u32 flags = rf_xchg32(&f->tcp_flags, 0);
+	__u32 flags = __sync_fetch_and_and(&f->marks, RF_FLOW_MARKS);
+	struct rf_taken local, remote;
 
-	if (initiator) {
-		r->forward_packets = rf_xchg(&f->packets[1], 0);
-		r->forward_bytes = rf_xchg(&f->bytes[1], 0);
-		r->reverse_packets = rf_xchg(&f->packets[0], 0);
-		r->reverse_bytes = rf_xchg(&f->bytes[0], 0);
-		flags = flags >> 8 | flags << 8;
-	} else {
-		r->forward_packets = rf_xchg(&f->packets[0], 0);
-		r->forward_bytes = rf_xchg(&f->bytes[0], 0);
-		r->reverse_packets = rf_xchg(&f->packets[1], 0);
-		r->reverse_bytes = rf_xchg(&f->bytes[1], 0);
-	}
-	r->forward_flags = flags;
-	r->reverse_flags = flags >> 8;
+	rf_take(f, RF_LOCAL, &local);
+	rf_take(f, RF_REMOTE, &remote);
+	r->forward_packets = initiator ? remote.packets : local.packets;
+	r->forward_bytes = initiator ? remote.bytes : local.bytes;
+	r->reverse_packets = initiator ? local.packets : remote.packets;
+	r->reverse_bytes = initiator ? local.bytes : remote.bytes;
+	r->forward_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_REMOTE : RF_LOCAL);
+	r->reverse_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_LOCAL : RF_REMOTE);
 	r->connections = rf_xchg32(&f->connections, 0);
 }
 
@@ -99,10 +124,10 @@ __noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __
 	judged = RF_READ(f->judged);
 	r->time = RF_READ(f->last_seen);
 	r->first_seen = f->first_seen;
-	__builtin_memcpy(r->src, initiator ? k->hi : k->lo, 16);
-	__builtin_memcpy(r->dst, initiator ? k->lo : k->hi, 16);
-	r->sport = initiator ? k->hi_port : k->lo_port;
-	r->dport = initiator ? k->lo_port : k->hi_port;
+	__builtin_memcpy(r->src, initiator ? k->remote : k->local, 16);
+	__builtin_memcpy(r->dst, initiator ? k->local : k->remote, 16);
+	r->sport = initiator ? k->remote_port : k->local_port;
+	r->dport = initiator ? k->local_port : k->remote_port;
 	r->endpoint = k->endpoint;
 	r->protocol = k->protocol;
 	r->live_revision = f->revision[RF_SLOT_LIVE];
@@ -163,28 +188,17 @@ static __always_inline void rf_count_verdict(__u64 judged, __u32 outcome)
 		rf_count(RF_COUNT_STAGED_DENY + staged_reason);
 }
 
-static __always_inline void rf_count_packet(struct rf_flow *f, __u32 side, struct rf_packet *p, __u64 packets,
-					    __u64 bytes, __u64 now)
+/* Protocols whose packets say where a connection begins and ends. */
+static __always_inline bool rf_has_handshake(const struct rf_packet *p)
 {
-	__u32 flags = side ? (__u32)p->tcp_flags << 8 : p->tcp_flags;
-
-	if (side) {
-		__sync_fetch_and_add(&f->packets[1], packets);
-		__sync_fetch_and_add(&f->bytes[1], bytes);
-	} else {
-		__sync_fetch_and_add(&f->packets[0], packets);
-		__sync_fetch_and_add(&f->bytes[0], bytes);
-	}
-	if ((RF_READ(f->tcp_flags) & flags) != flags)
-		__sync_fetch_and_or(&f->tcp_flags, flags);
-	if (RF_READ(f->last_seen) != now)
-		RF_WRITE(f->last_seen, now);
+	return p->protocol == IPPROTO_TCP || p->protocol == RF_SCTP;
 }
 
 static __always_inline __u8 rf_first_state(const struct rf_packet *p)
 {
 	switch (p->protocol) {
 	case IPPROTO_TCP:
+	case RF_SCTP:
 		return p->tcp_flags & RF_TCP_SYN ? RF_STATE_SYN : RF_STATE_MIDSTREAM;
 	case IPPROTO_UDP:
 		return RF_STATE_UDP;
@@ -195,7 +209,7 @@ static __always_inline __u8 rf_first_state(const struct rf_packet *p)
 	return RF_STATE_OTHER;
 }
 
-/* Moves a TCP flow on by one packet. Returns true when that closed it. */
+/* Moves a TCP or SCTP flow on by one packet. Returns true when that closed it. */
 static __always_inline bool rf_tcp_step(struct rf_flow *f, __u32 side, const struct rf_packet *p)
 {
 	__u8 flags = p->tcp_flags, fin = f->fin;

@@ -72,37 +72,38 @@ type kernelRfFailsafe struct {
 }
 
 type kernelRfFlow struct {
-	_           structs.HostLayout
-	Packets     [2]uint64
-	Bytes       [2]uint64
-	Judged      uint64
-	FirstSeen   uint64
-	LastSeen    uint64
-	ReportedAt  uint64
-	Revision    [2]uint32
+	_          structs.HostLayout
+	Judged     uint64
+	Counted    [2]uint64
+	Marks      uint32
+	Life       uint32
+	LastSeen   uint64
+	State      uint8
+	Initiator  uint8
+	Direction  uint8
+	Fin        uint8
+	Outcome    uint8
+	Pad        [3]uint8
+	FirstSeen  uint64
+	ReportedAt uint64
+	Revision   [2]uint32
+	Carried    [2]struct {
+		_       structs.HostLayout
+		Packets uint32
+		Bytes   uint32
+	}
 	Connections uint32
-	TcpFlags    uint32
-	Life        uint32
-	Marks       uint32
 	Isn         uint32
-	State       uint8
-	Initiator   uint8
-	Direction   uint8
-	Local       uint8
-	Fin         uint8
-	Outcome     uint8
-	Pad         [6]uint8
 }
 
 type kernelRfFlowKey struct {
-	_        structs.HostLayout
-	Lo       [16]uint8
-	Hi       [16]uint8
-	LoPort   uint16
-	HiPort   uint16
-	Endpoint uint32
-	Protocol uint8
-	Pad      [7]uint8
+	_          structs.HostLayout
+	Local      [16]uint8
+	Remote     [16]uint8
+	LocalPort  uint16
+	RemotePort uint16
+	Endpoint   uint32
+	Protocol   uint64
 }
 
 type kernelRfIntent struct {
@@ -118,10 +119,10 @@ type kernelRfOwner struct {
 }
 
 type kernelRfQuota struct {
-	_     structs.HostLayout
-	Flows uint64
-	Gone  uint32
-	Pad   uint32
+	_         structs.HostLayout
+	Flows     uint64
+	Gone      uint32
+	Fragments uint32
 }
 
 type kernelRfRecord struct {
@@ -163,17 +164,20 @@ type kernelRfRuleKey struct {
 }
 
 type kernelRfSettings struct {
-	_             structs.HostLayout
-	Magic         uint32
-	Layout        uint32
-	Epoch         uint32
-	Panic         uint32
-	Fingerprint   uint64
-	RingId        uint64
-	SweepInterval uint64
-	Idle          [8]uint64
-	EndpointFlows uint32
-	Pending       uint32
+	_                 structs.HostLayout
+	Magic             uint32
+	Layout            uint32
+	Epoch             uint32
+	Panic             uint32
+	Fingerprint       uint64
+	RingId            uint64
+	SweepInterval     uint64
+	Idle              [8]uint64
+	EndpointFlows     uint32
+	EndpointFragments uint32
+	Pending           uint32
+	Pad               uint32
+	Interfaces        [256]uint64
 }
 
 type kernelRfSweepArgs struct {

@@ -42,7 +42,7 @@ func fingerprint(types *btf.Spec) (uint64, error) {
 // private structures live on the programs' stack, or for one call.
 var private = map[string]bool{
 	"rf_visit": true, "rf_packet": true, "rf_ask": true, "rf_answer": true,
-	"rf_sweep": true, "rf_sweep_args": true,
+	"rf_sweep": true, "rf_sweep_args": true, "rf_plain": true, "rf_inner": true, "rf_taken": true,
 }
 
 func digestStruct(h hash.Hash, s *btf.Struct) error {
@@ -69,6 +69,7 @@ func size(spec *ebpf.CollectionSpec, cfg Config) {
 		kernelMapTables:    cfg.PolicyTables + 1,
 		kernelMapRules:     cfg.PolicyEntries,
 		kernelMapFlows:     cfg.FlowEntries,
+		kernelMapFragments: cfg.FragmentEntries,
 		kernelMapEvents:    cfg.RingBytes,
 	} {
 		spec.Maps[name].MaxEntries = n

@@ -32,7 +32,7 @@ struct {
 	__type(value, struct rf_endpoint);
 } endpoints SEC(".maps");
 
-/* Endpoint id -> flows it holds. Created by userspace on attach, counted by
+/* Endpoint id -> flows and notes of fragments it holds. Created by userspace on attach, counted by
  * the programs. As large as endpoints, twice, for those that are going. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -102,7 +102,7 @@ struct {
 	__type(value, __u32);
 } rules SEC(".maps");
 
-/* Canonical tuple and endpoint -> flow, shared by both hooks and all CPUs.
+/* Endpoint and tuple as it sees it -> flow, shared by both hooks and all CPUs.
  * Written by the programs; deleted by rf_sweep only. Never an LRU: under
  * attack that would evict the connections that work. Preallocated, so that an
  * insert in softirq cannot fail for want of memory. Full or over the quota:
@@ -115,10 +115,11 @@ struct {
 } flows SEC(".maps");
 
 /* Fragmented datagram -> the ports of its first fragment. Written by the
- * programs, emptied by rf_sweep. Full: later fragments stay unmatched. */
+ * programs, emptied by rf_sweep. Full or over the endpoint's quota: later
+ * fragments stay unmatched. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 1);
 	__type(key, struct rf_fragment_key);
 	__type(value, struct rf_fragment);
 } fragments SEC(".maps");

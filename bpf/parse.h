@@ -18,6 +18,9 @@
 /* Bytes are copied out with bpf_skb_load_bytes: it works wherever in the skb
  * they are, so nothing depends on how much of a packet is linear. */
 
+#define RF_IPIP	  4
+#define RF_IPV6	  41
+#define RF_GRE	  47
 #define RF_ICMPV6 58
 #define RF_SCTP	  132
 
@@ -37,6 +40,11 @@
 #define RF_TCP_RST 0x04
 #define RF_TCP_ACK 0x10
 
+#define RF_SCTP_INIT		  1
+#define RF_SCTP_INIT_ACK	  2
+#define RF_SCTP_ABORT		  6
+#define RF_SCTP_SHUTDOWN_COMPLETE 14
+
 struct rf_packet {
 	__u8 src[16];
 	__u8 dst[16];
@@ -44,17 +52,20 @@ struct rf_packet {
 	__be16 dport;
 	__u32 l3; /* offsets from the frame's start */
 	__u32 l4;
+	__u32 end; /* of the IP packet; before it is parsed, of what holds it */
 	__u32 fragment_id;
+	__u32 fragment_end; /* first: bytes of the datagram in it. Later: its offset */
 	__u32 seq;
 	__u16 ethertype;
 	__u8 protocol;
+	__u8 fragment_protocol; /* that both the first and later fragments name */
 	__u8 flags;
-	__u8 tcp_flags;
+	__u8 tcp_flags; /* SCTP's chunks too, in TCP's words */
 	__u8 icmp_type;
 	__u8 hop_limit;
-	__u8 pad[5];
+	__u8 pad[4];
 } __attribute__((aligned(8)));
-_Static_assert(sizeof(struct rf_packet) == 64, "rf_packet");
+_Static_assert(sizeof(struct rf_packet) == 72, "rf_packet");
 
 enum rf_parsed {
 	RF_PARSED,
@@ -122,28 +133,62 @@ static __always_inline void rf_parse_icmp(struct rf_packet *p, const __u8 *h)
 		p->flags |= RF_PKT_ICMP_ERROR; /* not redirects: those steer, they don't report */
 }
 
+/* Says a chunk in TCP's words, so that one machine follows both protocols. */
+static __always_inline __u8 rf_sctp_flags(__u8 chunk)
+{
+	switch (chunk) {
+	case RF_SCTP_INIT:
+		return RF_TCP_SYN;
+	case RF_SCTP_INIT_ACK:
+		return RF_TCP_SYN | RF_TCP_ACK;
+	case RF_SCTP_ABORT:
+	case RF_SCTP_SHUTDOWN_COMPLETE:
+		return RF_TCP_RST;
+	}
+	return RF_TCP_ACK;
+}
+
+static __always_inline int rf_parse_tcp(struct __sk_buff *skb, struct rf_packet *p, __u32 len)
+{
+	struct tcphdr tcp;
+
+	if (len < sizeof(tcp) || bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)))
+		return RF_PARSED_MALFORMED;
+	if (tcp.doff < 5 || (__u32)tcp.doff * 4 > len)
+		return RF_PARSED_MALFORMED;
+	p->seq = bpf_ntohl(tcp.seq);
+	p->tcp_flags = ((__u8 *)&tcp)[13];
+	return RF_PARSED;
+}
+
+/* The common header and the first chunk's; INIT and INIT-ACK go alone. */
+static __always_inline int rf_parse_sctp(struct __sk_buff *skb, struct rf_packet *p, __u32 len)
+{
+	__u32 chunk;
+	__be32 tag;
+
+	if (len < 16 || bpf_skb_load_bytes(skb, p->l4 + 12, &chunk, sizeof(chunk)))
+		return RF_PARSED_MALFORMED;
+	p->tcp_flags = rf_sctp_flags(chunk);
+	if (!(p->tcp_flags & RF_TCP_SYN))
+		return RF_PARSED;
+	if (len < 32 || bpf_skb_load_bytes(skb, p->l4 + 16, &tag, sizeof(tag)))
+		return RF_PARSED_MALFORMED;
+	p->seq = bpf_ntohl(tag);
+	return RF_PARSED;
+}
+
 /* Layer 4 at p->l4, of which the IP header promises len bytes. */
 static __always_inline int rf_parse_l4(struct __sk_buff *skb, struct rf_packet *p, __u32 len)
 {
-	bool quoted = p->flags & RF_PKT_QUOTED;
-	struct tcphdr tcp = {};
 	__u8 h[8];
+	__u16 size;
 
 	p->sport = 0;
 	p->dport = 0;
+	p->tcp_flags = 0;
 	switch (p->protocol) {
 	case IPPROTO_TCP:
-		if (quoted)
-			break;
-		if (len < sizeof(tcp) || bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)))
-			return RF_PARSED_MALFORMED;
-		if (tcp.doff < 5 || (__u32)tcp.doff * 4 > len)
-			return RF_PARSED_MALFORMED;
-		p->sport = tcp.source;
-		p->dport = tcp.dest;
-		p->seq = bpf_ntohl(tcp.seq);
-		p->tcp_flags = ((__u8 *)&tcp)[13];
-		return RF_PARSED;
 	case IPPROTO_UDP:
 	case RF_SCTP:
 	case IPPROTO_ICMP:
@@ -160,60 +205,78 @@ static __always_inline int rf_parse_l4(struct __sk_buff *skb, struct rf_packet *
 	}
 	__builtin_memcpy(&p->sport, h, 2);
 	__builtin_memcpy(&p->dport, h + 2, 2);
+	if (p->flags & RF_PKT_QUOTED)
+		return RF_PARSED;
+	if (p->protocol == IPPROTO_TCP)
+		return rf_parse_tcp(skb, p, len);
+	if (p->protocol == RF_SCTP)
+		return rf_parse_sctp(skb, p, len);
+	size = (__u16)h[4] << 8 | h[5];
+	if (p->flags & RF_PKT_GSO)
+		return RF_PARSED;
+	if (size < sizeof(h) || (size > len && !(p->flags & RF_PKT_FIRST_FRAGMENT)))
+		return RF_PARSED_MALFORMED;
 	return RF_PARSED;
 }
 
 /* A later fragment carries no ports. One that would overlap the first one's
- * TCP header could rewrite what was judged. */
+ * header could rewrite what was judged. */
 static __always_inline int rf_parse_later(struct rf_packet *p, __u32 offset)
 {
 	if (p->flags & RF_PKT_QUOTED)
 		return RF_PARSED_MALFORMED;
 	if (p->protocol == IPPROTO_TCP && offset < sizeof(struct tcphdr))
 		return RF_PARSED_MALFORMED;
+	if (p->protocol == RF_SCTP && offset < 16)
+		return RF_PARSED_MALFORMED;
 	p->sport = 0;
 	p->dport = 0;
+	p->tcp_flags = 0;
+	p->fragment_end = offset;
 	p->flags |= RF_PKT_LATER_FRAGMENT;
 	return RF_PARSED;
 }
 
 static __always_inline int rf_parse_ipv4(struct __sk_buff *skb, struct rf_packet *p)
 {
-	__u32 header, total, offset;
+	__u32 header, end, offset;
 	struct iphdr ip;
 
 	if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip)))
 		return RF_PARSED_MALFORMED;
 	header = ip.ihl * 4;
-	total = bpf_ntohs(ip.tot_len);
+	end = p->l3 + bpf_ntohs(ip.tot_len);
 	if (p->flags & (RF_PKT_GSO | RF_PKT_QUOTED))
-		total = skb->len - p->l3; /* of the quoting packet: an upper bound */
-	if (ip.version != 4 || header < sizeof(ip) || total < header || p->l3 + total > skb->len)
+		end = p->end; /* of the quoting packet: an upper bound */
+	p->l4 = p->l3 + header;
+	if (ip.version != 4 || header < sizeof(ip) || end < p->l4 || end > p->end)
 		return RF_PARSED_MALFORMED;
+	p->end = end;
 	rf_map_ipv4(p->src, ip.saddr);
 	rf_map_ipv4(p->dst, ip.daddr);
 	p->protocol = ip.protocol;
+	p->fragment_protocol = ip.protocol;
 	p->hop_limit = ip.ttl;
-	p->l4 = p->l3 + header;
 	p->fragment_id = ip.id;
 	offset = (bpf_ntohs(ip.frag_off) & 0x1fff) * 8;
 	if (offset)
 		return rf_parse_later(p, offset);
-	if (ip.frag_off & bpf_htons(0x2000))
+	if (ip.frag_off & bpf_htons(0x2000)) {
 		p->flags |= RF_PKT_FIRST_FRAGMENT;
-	return rf_parse_l4(skb, p, total - header);
+		p->fragment_end = end - p->l4;
+	}
+	return rf_parse_l4(skb, p, end - p->l4);
 }
 
 /* Walks the extension headers from next at p->l4 to the last one. Returns the
  * fragment offset in bytes, or -1 for a chain that cannot be judged. */
-static __always_inline int rf_walk_ipv6(struct __sk_buff *skb, struct rf_packet *p, __u8 next, __u32 end)
+static __always_inline int rf_walk_ipv6(struct __sk_buff *skb, struct rf_packet *p, __u8 next)
 {
+	bool fragment = false;
 	__u8 h[8];
 	int i;
 
 	for (i = 0; i < RF_MAX_EXTENSIONS; i++) {
-		__u32 len;
-
 		switch (next) {
 		case IPPROTO_HOPOPTS:
 		case IPPROTO_ROUTING:
@@ -225,26 +288,32 @@ static __always_inline int rf_walk_ipv6(struct __sk_buff *skb, struct rf_packet 
 			p->protocol = next;
 			return 0;
 		}
-		if (p->l4 + sizeof(h) > end || bpf_skb_load_bytes(skb, p->l4, h, sizeof(h)))
+		if (p->l4 + sizeof(h) > p->end || bpf_skb_load_bytes(skb, p->l4, h, sizeof(h)))
 			return -1;
 		if (next == IPPROTO_ROUTING && h[3])
 			return -1; /* segments left: dst is not where it goes */
 		if (next == IPPROTO_FRAGMENT) {
 			__u32 offset = ((__u32)h[2] << 8 | h[3]) & 0xfff8;
 
+			if (fragment)
+				return -1; /* fragments of a fragment */
+			fragment = true;
 			p->l4 += sizeof(h);
+			p->fragment_protocol = h[0];
 			__builtin_memcpy(&p->fragment_id, h + 4, 4);
 			if (offset) {
 				p->protocol = h[0];
 				return offset;
 			}
-			if (h[3] & 1)
+			if (h[3] & 1) {
 				p->flags |= RF_PKT_FIRST_FRAGMENT;
-			next = h[0];
-			continue;
+				p->fragment_end = p->end - p->l4;
+			}
+		} else if (next == IPPROTO_AH) {
+			p->l4 += (h[1] + 2) * 4;
+		} else {
+			p->l4 += (h[1] + 1) * 8;
 		}
-		len = next == IPPROTO_AH ? (h[1] + 2) * 4 : (h[1] + 1) * 8;
-		p->l4 += len;
 		next = h[0];
 	}
 	return -1;
@@ -258,19 +327,20 @@ static __always_inline int rf_parse_ipv6(struct __sk_buff *skb, struct rf_packet
 
 	if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip)))
 		return RF_PARSED_MALFORMED;
-	end = p->l3 + sizeof(ip) + bpf_ntohs(ip.payload_len);
+	p->l4 = p->l3 + sizeof(ip);
+	end = p->l4 + bpf_ntohs(ip.payload_len);
 	if (p->flags & (RF_PKT_GSO | RF_PKT_QUOTED))
-		end = skb->len;
-	if (ip.version != 6 || end > skb->len)
+		end = p->end;
+	if (ip.version != 6 || end < p->l4 || end > p->end)
 		return RF_PARSED_MALFORMED;
+	p->end = end;
 	__builtin_memcpy(p->src, &ip.saddr, 16);
 	__builtin_memcpy(p->dst, &ip.daddr, 16);
 	/* Never on a wire, and it would pass for an IPv4 address here. */
 	if (rf_is_mapped(p->src) || rf_is_mapped(p->dst))
 		return RF_PARSED_MALFORMED;
 	p->hop_limit = ip.hop_limit;
-	p->l4 = p->l3 + sizeof(ip);
-	offset = rf_walk_ipv6(skb, p, ip.nexthdr, end);
+	offset = rf_walk_ipv6(skb, p, ip.nexthdr);
 	if (offset < 0 || p->l4 > end)
 		return RF_PARSED_MALFORMED;
 	if (offset)
@@ -289,38 +359,47 @@ __noinline int rf_parse_ip(struct __sk_buff *skb, struct rf_packet *p)
 	return rf_parse_ipv6(skb, p);
 }
 
+static __always_inline bool rf_is_ip(__u32 ethertype)
+{
+	return ethertype == ETH_P_IP || ethertype == ETH_P_IPV6;
+}
+
+/* The Ethernet header at "at" and its tags. Sets *type; returns where what it
+ * carries begins, 0 for more tags than are walked. */
+static __always_inline __u32 rf_parse_ethernet(struct __sk_buff *skb, __u32 at, __u16 *type)
+{
+	__be16 t;
+	int i;
+
+	at += offsetof(struct ethhdr, h_proto);
+	for (i = 0; i <= RF_MAX_VLANS; i++) {
+		if (bpf_skb_load_bytes(skb, at, &t, sizeof(t)))
+			return 0;
+		at += sizeof(t);
+		if (t != bpf_htons(ETH_P_8021Q) && t != bpf_htons(ETH_P_8021AD)) {
+			*type = bpf_ntohs(t);
+			return at;
+		}
+		at += 2;
+	}
+	return 0;
+}
+
 /* The frame's Ethernet header and tags, then its IP packet. */
 static __always_inline int rf_parse(struct __sk_buff *skb, struct rf_packet *p)
 {
-	__be16 type;
-	int i;
+	__u16 type = 0;
 
-	if (bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_proto), &type, sizeof(type)))
+	p->l3 = rf_parse_ethernet(skb, 0, &type);
+	if (!p->l3)
+		return RF_PARSED_MALFORMED;
+	if (!rf_is_ip(type))
 		return RF_PARSED_NON_IP;
-	p->l3 = sizeof(struct ethhdr);
-	for (i = 0; i < RF_MAX_VLANS; i++) {
-		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
-			break;
-		if (bpf_skb_load_bytes(skb, p->l3 + 2, &type, sizeof(type)))
-			return RF_PARSED_NON_IP;
-		p->l3 += 4;
-	}
-	p->ethertype = bpf_ntohs(type);
-	if (p->ethertype != ETH_P_IP && p->ethertype != ETH_P_IPV6)
-		return RF_PARSED_NON_IP;
+	p->ethertype = type;
+	p->end = skb->len;
 	if (skb->gso_size)
 		p->flags |= RF_PKT_GSO;
 	return rf_parse_ip(skb, p);
-}
-
-/* The packet that the ICMP error p quotes. */
-static __always_inline int rf_parse_quoted(struct __sk_buff *skb, const struct rf_packet *p,
-					   struct rf_packet *q)
-{
-	q->l3 = p->l4 + 8;
-	q->ethertype = p->ethertype;
-	q->flags = RF_PKT_QUOTED;
-	return rf_parse_ip(skb, q);
 }
 
 #endif

@@ -14,15 +14,11 @@
 #include "parse.h"
 #include "policy.h"
 #include "flow.h"
+#include "known.h"
 #include "visit.h"
 #include "sweep.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* TCX_NEXT and TCX_DROP; headers older than 6.6 lack them. Never TCX_PASS: the
- * programs of others on the same hook would not run. */
-#define RF_PASS -1
-#define RF_DROP 2
 
 /* A packet that no rule can be asked about: passes, unless the endpoint's live
  * policy isolates the direction it goes. */
@@ -55,43 +51,65 @@ static __always_inline int rf_finish_stateless(struct rf_visit *v)
 	return rf_finish(v, v->answer.judged);
 }
 
-/* Gives a later fragment the ports of its first one. */
-static __always_inline bool rf_find_fragment(struct rf_visit *v)
+/* Gives a later fragment the ports of its first one. Returns what to count it
+ * as when it cannot be judged. */
+__noinline int rf_find_fragment(struct rf_visit *v)
 {
-	struct rf_fragment_key key = {
-	    .id = v->p.fragment_id,
-	    .endpoint = v->endpoint,
-	    .protocol = v->p.protocol,
-	};
+	struct rf_fragment_key key = {};
 	struct rf_fragment *first;
 
+	if (!v)
+		return RF_COUNT_FRAGMENTS_UNMATCHED;
+	key.id = v->p.fragment_id;
+	key.endpoint = v->endpoint;
+	key.protocol = v->p.fragment_protocol;
 	__builtin_memcpy(key.src, v->p.src, 16);
 	__builtin_memcpy(key.dst, v->p.dst, 16);
 	first = bpf_map_lookup_elem(&fragments, &key);
-	if (!first)
-		return false;
+	if (!first || (__s64)(v->now - first->seen) >= (__s64)RF_FRAGMENT_NS)
+		return RF_COUNT_FRAGMENTS_UNMATCHED;
+	if (v->p.fragment_end < first->end)
+		return RF_COUNT_MALFORMED; /* it would write over what was judged */
 	v->p.sport = first->sport;
 	v->p.dport = first->dport;
-	return true;
+	v->p.protocol = first->protocol;
+	return 0;
+}
+
+static __always_inline bool rf_over_fragments(struct rf_quota *q)
+{
+	__u32 zero = 0, limit;
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+
+	limit = s ? RF_READ(s->endpoint_fragments) : 0;
+	return limit && RF_READ(q->fragments) >= limit;
 }
 
 __noinline int rf_note_fragment(struct rf_visit *v)
 {
 	struct rf_fragment_key key = {};
 	struct rf_fragment first = {};
+	struct rf_quota *quota;
 
 	if (!v)
 		return 0;
 	key.id = v->p.fragment_id;
 	key.endpoint = v->endpoint;
-	key.protocol = v->p.protocol;
+	key.protocol = v->p.fragment_protocol;
 	__builtin_memcpy(key.src, v->p.src, 16);
 	__builtin_memcpy(key.dst, v->p.dst, 16);
 	first.sport = v->p.sport;
 	first.dport = v->p.dport;
+	first.protocol = v->p.protocol;
+	first.end = v->p.fragment_end;
 	first.seen = v->now;
-	if (bpf_map_update_elem(&fragments, &key, &first, BPF_ANY))
+	if (!bpf_map_update_elem(&fragments, &key, &first, BPF_EXIST))
+		return 0;
+	quota = rf_find_quota(v);
+	if (!quota || rf_over_fragments(quota) || bpf_map_update_elem(&fragments, &key, &first, BPF_NOEXIST))
 		rf_count(RF_COUNT_FRAGMENTS_FULL);
+	else
+		__sync_fetch_and_add(&quota->fragments, 1);
 	return 0;
 }
 
@@ -150,33 +168,33 @@ static __always_inline bool rf_is_dhcp(struct rf_visit *v)
 __noinline int rf_is_related(struct __sk_buff *skb, struct rf_visit *v)
 {
 	struct rf_packet quoted = {};
-	struct rf_flow_key k = {};
 	struct rf_flow *f;
 
 	if (!v)
 		return 0;
-	if (rf_parse_quoted(skb, &v->p, &quoted) != RF_PARSED || !rf_same_address(quoted.src, v->p.dst))
+	if (rf_parse_quoted(skb, &v->p, v->tunnels, &quoted) != RF_PARSED ||
+	    !rf_same_address(quoted.src, v->p.dst))
 		return 0;
 	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
 		return 0;
-	rf_flow_key_of(&quoted, v->endpoint, &k);
-	f = bpf_map_lookup_elem(&flows, &k);
+	rf_flow_key_of(&quoted, v->endpoint, !v->from, &v->k);
+	f = bpf_map_lookup_elem(&flows, &v->k);
 	return f && rf_outcome(RF_READ(f->judged), v->panic) != RF_OUTCOME_DROPPED;
 }
 
 static __always_inline bool rf_is_new_syn(const struct rf_packet *p)
 {
-	return p->protocol == IPPROTO_TCP && !(p->flags & RF_PKT_LATER_FRAGMENT) &&
+	return rf_has_handshake(p) && !(p->flags & RF_PKT_LATER_FRAGMENT) &&
 	       (p->tcp_flags & (RF_TCP_SYN | RF_TCP_ACK)) == RF_TCP_SYN;
 }
 
-/* Whether packets tell by themselves which side began: TCP's with a SYN and
- * all of ICMP do. */
+/* Whether packets tell by themselves which side began: TCP's with a SYN, SCTP's
+ * with an INIT and all of ICMP do. */
 static __always_inline bool rf_shows_direction(const struct rf_packet *p)
 {
 	if (p->flags & RF_PKT_LATER_FRAGMENT)
 		return false;
-	if (p->protocol == IPPROTO_TCP)
+	if (rf_has_handshake(p))
 		return p->tcp_flags & RF_TCP_SYN;
 	return p->protocol == IPPROTO_ICMP || p->protocol == RF_ICMPV6;
 }
@@ -219,11 +237,6 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 		rf_judge_first(v);
 		rf_restart(v, f);
 		event = RF_EVENT_NEW;
-	} else if ((v->side == f->local) != v->from) {
-		/* It claims the other side's address. */
-		rf_first_direction(v);
-		rf_judge_first(v);
-		return rf_finish_stateless(v);
 	} else if (rf_is_new_syn(&v->p)) {
 		enum rf_syn syn = rf_judge_syn(v, f);
 
@@ -237,8 +250,9 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 	if (RF_READ(f->judged) >> 32 != v->epoch && rf_rejudge(v, f))
 		event = RF_EVENT_VERDICT;
 
-	rf_count_packet(f, v->side & 1, &v->p, v->packets, v->bytes, v->now);
-	if (v->p.protocol == IPPROTO_TCP && rf_tcp_step(f, v->side & 1, &v->p))
+	rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
+	if (rf_has_handshake(&v->p) && !(v->p.flags & RF_PKT_LATER_FRAGMENT) &&
+	    rf_tcp_step(f, v->side & 1, &v->p))
 		rf_end(&v->k, f, v->now);
 	else if (event)
 		rf_emit(&v->k, f, event, v->now);
@@ -248,7 +262,7 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 /* Packets that are no flow's beginning. */
 static __always_inline bool rf_is_late(const struct rf_packet *p)
 {
-	return p->flags & RF_PKT_LATER_FRAGMENT || (p->protocol == IPPROTO_TCP && p->tcp_flags & RF_TCP_RST);
+	return p->flags & RF_PKT_LATER_FRAGMENT || (rf_has_handshake(p) && p->tcp_flags & RF_TCP_RST);
 }
 
 /* A packet of no flow in the table. */
@@ -258,17 +272,25 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 	rf_judge_first(v);
 	if (rf_is_late(&v->p))
 		return rf_finish_stateless(v);
-	switch (rf_insert(v, dead)) {
-	case RF_INSERTED:
-		return rf_finish(v, v->answer.judged);
-	case RF_INSERT_RACED: {
-		struct rf_flow *f = bpf_map_lookup_elem(&flows, &v->k);
+	if (dead) {
+		if (rf_report_alone(v))
+			return rf_finish(v, v->answer.judged);
+	} else {
+		int inserted = rf_insert(v);
+		struct rf_flow *f = NULL;
 
-		if (!f)
-			break;
-		rf_count_packet(f, v->side & 1, &v->p, v->packets, v->bytes, v->now);
-		return rf_finish(v, RF_READ(f->judged));
-	}
+		if (inserted != RF_INSERT_REFUSED)
+			f = bpf_map_lookup_elem(&flows, &v->k);
+		if (f && inserted == RF_INSERTED) {
+			rf_emit(&v->k, f, RF_EVENT_NEW, v->now);
+			return rf_finish(v, v->answer.judged);
+		}
+		if (f) {
+			rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
+			return rf_finish(v, RF_READ(f->judged));
+		}
+		if (inserted == RF_INSERTED)
+			return rf_finish(v, v->answer.judged);
 	}
 	rf_count(RF_COUNT_UNREPORTED_PACKETS);
 	if (v->direction != RF_DIRECTION_UNKNOWN && !rf_shows_direction(&v->p)) {
@@ -289,7 +311,7 @@ static __always_inline int rf_visit_flow(struct rf_visit *v)
 	struct rf_flow *f;
 	__u32 life;
 
-	v->side = rf_flow_key_of(&v->p, v->endpoint, &v->k);
+	rf_flow_key_of(&v->p, v->endpoint, v->from, &v->k);
 	f = bpf_map_lookup_elem(&flows, &v->k);
 	if (!f)
 		return rf_miss(v, 0);
@@ -320,19 +342,21 @@ static __always_inline bool rf_arrive(struct __sk_buff *skb, struct rf_visit *v,
 	/* The epoch first: what is looked up after it is at least as new. */
 	v->epoch = RF_READ(s->epoch);
 	v->panic = RF_READ(s->panic);
-	v->endpoint_flows = RF_READ(s->endpoint_flows);
 	v->endpoint = ep->id;
 	v->ask.workload = ep->workload;
 	v->observed_since = ep->observed_since;
 	v->host = ep->flags & RF_ENDPOINT_HOST ? 1 : 0;
+	v->tunnels = ep->flags & RF_ENDPOINT_TUNNELS;
 	v->from = from;
+	v->side = from ? RF_LOCAL : RF_REMOTE;
 	v->now = bpf_ktime_get_coarse_ns();
 	v->bytes = skb->len;
 	v->packets = skb->gso_segs ? skb->gso_segs : 1;
 	return true;
 }
 
-static __always_inline int rf_run(struct __sk_buff *skb, bool from)
+/* Any packet, from the beginning. */
+static __noinline int rf_visit_packet(struct __sk_buff *skb, bool from)
 {
 	struct rf_visit v = {};
 	int parsed;
@@ -340,6 +364,8 @@ static __always_inline int rf_run(struct __sk_buff *skb, bool from)
 	if (!rf_arrive(skb, &v, from))
 		return RF_PASS;
 	parsed = rf_parse(skb, &v.p);
+	if (parsed == RF_PARSED && v.tunnels)
+		parsed = rf_parse_inner(skb, &v.p, v.tunnels);
 	if (parsed == RF_PARSED_NON_IP) {
 		rf_count(RF_COUNT_NON_IP);
 		return RF_PASS;
@@ -347,9 +373,11 @@ static __always_inline int rf_run(struct __sk_buff *skb, bool from)
 	if (parsed != RF_PARSED)
 		return rf_unjudged(&v, RF_COUNT_MALFORMED);
 	if (v.p.flags & RF_PKT_LATER_FRAGMENT) {
+		__u32 counter = rf_find_fragment(&v);
+
 		rf_count(RF_COUNT_FRAGMENTS);
-		if (!rf_find_fragment(&v))
-			return rf_unjudged(&v, RF_COUNT_FRAGMENTS_UNMATCHED);
+		if (counter)
+			return rf_unjudged(&v, counter);
 	}
 	if (rf_is_discovery(&v) || rf_is_dhcp(&v)) {
 		rf_count(RF_COUNT_FAILSAFE);
@@ -369,6 +397,13 @@ static __always_inline int rf_run(struct __sk_buff *skb, bool from)
 	 * address is the node's own only if no interface brought it in. */
 	v.local_origin = from || !skb->ingress_ifindex;
 	return rf_visit_flow(&v);
+}
+
+static __always_inline int rf_run(struct __sk_buff *skb, bool from)
+{
+	int verdict = rf_visit_known(skb, from);
+
+	return verdict == RF_UNUSUAL ? rf_visit_packet(skb, from) : verdict;
 }
 
 /* Attached where packets come out of an endpoint: the ingress hook of a pod's

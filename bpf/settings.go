@@ -107,6 +107,25 @@ func storeLimits(s *kernelRfSettings, cfg Config) {
 	atomic.StoreUint64(&s.SweepInterval, nanoseconds(cfg.SweepInterval))
 	atomic.StoreUint32(&s.EndpointFlows, cfg.EndpointFlows)
 	atomic.StoreUint32(&s.Pending, uint32(cfg.Pending))
+	atomic.StoreUint32(&s.EndpointFragments, cfg.EndpointFragments)
+}
+
+// noteInterface spares the programs the look-up of an endpoint. Forgotten
+// before the endpoint of an interface changes, it is never wrong, whenever the
+// agent dies.
+func noteInterface(s *kernelRfSettings, index, endpoint uint32) {
+	atomic.StoreUint64(interfaceSlot(s, index), uint64(index)<<32|uint64(endpoint))
+}
+
+func forgetInterface(s *kernelRfSettings, index uint32) {
+	slot := interfaceSlot(s, index)
+	if uint32(atomic.LoadUint64(slot)>>32) == index {
+		atomic.StoreUint64(slot, 0)
+	}
+}
+
+func interfaceSlot(s *kernelRfSettings, index uint32) *uint64 {
+	return &s.Interfaces[int(index)%len(s.Interfaces)]
 }
 
 func nanoseconds(d time.Duration) uint64 { return uint64(d) } //nolint:gosec // Validate refuses negative ones

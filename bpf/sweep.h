@@ -9,8 +9,6 @@
  * after, deletes it: any program that found it alive has long returned. */
 #define RF_GRACE_NS 50000000ULL
 
-#define RF_FRAGMENT_NS 30000000000ULL
-
 struct rf_sweep {
 	struct rf_sweep_args args;
 	__u64 interval;
@@ -91,9 +89,16 @@ static long rf_sweep_fragment(void *map, struct rf_fragment_key *k, struct rf_fr
 			      struct rf_sweep *s)
 {
 	struct rf_fragment_key key = *k;
+	__u32 id = k->endpoint;
+	struct rf_quota *quota;
 
-	if ((__s64)(s->args.now - first->seen) >= (__s64)RF_FRAGMENT_NS)
-		bpf_map_delete_elem(&fragments, &key);
+	if ((__s64)(s->args.now - first->seen) < (__s64)RF_FRAGMENT_NS ||
+	    bpf_map_delete_elem(&fragments, &key))
+		return 0;
+	quota = bpf_map_lookup_elem(&quotas, &id);
+	/* As with flows, nobody else takes away. */
+	if (quota && RF_READ(quota->fragments))
+		__sync_fetch_and_add(&quota->fragments, -1);
 	return 0;
 }
 

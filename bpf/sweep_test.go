@@ -120,7 +120,7 @@ func TestCountedWhileDying(t *testing.T) {
 	l.sweep(2 * time.Minute)
 	l.records()
 	for key, f := range l.table() {
-		f.Packets[0]++
+		f.Counted[0] += 1 << 40
 		if err := l.d.maps.Flows.Put(key, f); err != nil {
 			t.Fatal(err)
 		}

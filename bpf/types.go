@@ -18,7 +18,23 @@ type Endpoint struct {
 	// endpoint. Otherwise it is the node's side of a veth, and what it receives
 	// comes from the endpoint.
 	Host bool
+	// Tunnels are those whose inner flows are recorded and judged in place of
+	// the tunnel's own.
+	Tunnels Tunnels
 }
+
+// Tunnels is a set of kinds of tunnel.
+type Tunnels uint8
+
+// The kinds of tunnel that the programs can look into, one level deep.
+const (
+	TunnelVXLAN  Tunnels = 1 << iota // UDP to port 4789 or 8472
+	TunnelGENEVE                     // UDP to port 6081
+	TunnelGRE                        // version 0, with IP or Ethernet inside
+	TunnelIPIP                       // IPv4 or IPv6 in either
+
+	allTunnels = TunnelVXLAN | TunnelGENEVE | TunnelGRE | TunnelIPIP
+)
 
 // Attached is an endpoint as the kernel holds it.
 type Attached struct {

@@ -108,24 +108,37 @@ enum rf_counter {
 	RF_COUNTERS = RF_COUNT_STAGED_DENY + RF_REASONS,
 };
 
+#define RF_INTERFACES 256
+
 /* Written by userspace through a mapping, field by field, so that two writers
  * (the agent and `ringfence panic`) never undo each other. The first four
  * fields keep their place in every layout. */
 struct rf_settings {
 	__u32 magic;
 	__u32 layout;
-	__u32 epoch;	       /* verdicts of an older one are judged again */
-	__u32 panic;	       /* not 0: the live slot is only judged */
-	__u64 fingerprint;     /* of the structures' shape */
-	__u64 ring_id;	       /* of this ring, over all that ever were */
-	__u64 sweep_interval;  /* ns a flow's counters may wait for a record */
-	__u64 idle[RF_STATES]; /* ns */
-	__u32 endpoint_flows;  /* quota; 0: none */
-	__u32 pending;	       /* enum rf_verdict: the answer where an identity is not known yet */
+	__u32 epoch;		  /* verdicts of an older one are judged again */
+	__u32 panic;		  /* not 0: the live slot is only judged */
+	__u64 fingerprint;	  /* of the structures' shape */
+	__u64 ring_id;		  /* of this ring, over all that ever were */
+	__u64 sweep_interval;	  /* ns a flow's counters may wait for a record */
+	__u64 idle[RF_STATES];	  /* ns */
+	__u32 endpoint_flows;	  /* quota; 0: none */
+	__u32 endpoint_fragments; /* notes in the fragment table; 0: no quota */
+	__u32 pending;		  /* enum rf_verdict: the answer where an identity is not known yet */
+	__u32 pad;
+	/* Interface index<<32 | endpoint id, at index & (RF_INTERFACES - 1): saves
+	 * most packets the look-up in endpoints, which knows them all. */
+	__u64 interfaces[RF_INTERFACES];
 };
-_Static_assert(sizeof(struct rf_settings) == 112, "rf_settings");
+_Static_assert(sizeof(struct rf_settings) == 120 + 8 * RF_INTERFACES, "rf_settings");
 
 #define RF_ENDPOINT_HOST 1
+/* Tunnels that are looked into on the interface. */
+#define RF_ENDPOINT_VXLAN   2
+#define RF_ENDPOINT_GENEVE  4
+#define RF_ENDPOINT_GRE	    8
+#define RF_ENDPOINT_IPIP    16
+#define RF_ENDPOINT_TUNNELS 30
 
 struct rf_endpoint {
 	__u32 id;
@@ -137,9 +150,9 @@ struct rf_endpoint {
 _Static_assert(sizeof(struct rf_endpoint) == 24, "rf_endpoint");
 
 struct rf_quota {
-	__u64 flows; /* of the endpoint, in the flow table */
-	__u32 gone;  /* not 0: detached, its flows end with the next sweep */
-	__u32 pad;
+	__u64 flows;	 /* of the endpoint, in the flow table */
+	__u32 gone;	 /* not 0: detached, its flows end with the next sweep */
+	__u32 fragments; /* its notes in the fragment table */
 };
 _Static_assert(sizeof(struct rf_quota) == 16, "rf_quota");
 
@@ -210,73 +223,100 @@ struct rf_rule_key {
 };
 _Static_assert(sizeof(struct rf_rule_key) == 12, "rf_rule_key");
 
-/* Both directions of a connection have the same key: "lo" is the smaller
- * (address, port). ICMP keeps the echo identifier as the requester's port and
- * type<<8|code of the request as the answerer's. */
+/* Both directions of a connection have the same key: what the endpoint sends
+ * has it as the source, what it gets as the destination. ICMP keeps the echo
+ * identifier as the requester's port and type<<8|code of the request as the
+ * answerer's. Chosen so that no packet needs a comparison to find its key. */
 struct rf_flow_key {
-	__u8 lo[16];
-	__u8 hi[16];
-	__be16 lo_port;
-	__be16 hi_port;
+	__u8 local[16];
+	__u8 remote[16];
+	__be16 local_port;
+	__be16 remote_port;
 	__u32 endpoint;
-	__u8 protocol;
-	__u8 pad[7];
-} __attribute__((aligned(8)));
+	__u64 protocol;
+};
 _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
+
+/* Sides of a flow. */
+#define RF_LOCAL  0
+#define RF_REMOTE 1
 
 #define RF_FLOW_REPORTED     1 /* has had a record */
 #define RF_FLOW_ENDED	     2 /* has had its end record */
 #define RF_FLOW_SYNACK	     4
 #define RF_FLOW_LOCAL_ORIGIN 8	/* the node itself began it */
 #define RF_FLOW_SENT_FIRST   16 /* its first packet came from the endpoint, maybe as an answer */
+#define RF_FLOW_MARKS	     0xffff
+#define RF_FLOW_FLAGS(side)  (16 + 8 * (side)) /* where a side's TCP flags begin in marks */
 
 #define RF_ALIVE 0
 #define RF_DYING 1 /* ended; the next packet revives it as a new flow */
 #define RF_DEAD	 2 /* being deleted */
 
-/* Counters hold what no record has reported yet; index 0 is what "lo" sent.
- * Whoever writes a record takes them with an exchange, so that each packet is
- * in exactly one record however many CPUs report at once. */
+/* What one side sent and no record has reported: packets<<40 | bytes, so that
+ * one atomic addition counts a packet. Each half hands its upper bit on to
+ * rf_carried when it is set, long before it could overflow. */
+#define RF_PACKET	 40
+#define RF_CARRY_BYTES	 (1ULL << 39)
+#define RF_CARRY_PACKETS (1ULL << 63)
+#define RF_CARRY	 (RF_CARRY_BYTES | RF_CARRY_PACKETS)
+
+struct rf_carried {
+	__u32 packets; /* in units of 1<<23 */
+	__u32 bytes;   /* in units of 1<<39 */
+};
+_Static_assert(sizeof(struct rf_carried) == 8, "rf_carried");
+
+/* Counters hold what no record has reported yet. Whoever writes a record takes
+ * them with an exchange, so that each packet is in exactly one record however
+ * many CPUs report at once.
+ *
+ * An entry of the hash table is 48 bytes of its own, the key and this: with
+ * 96 bytes an entry is exactly three cache lines, and all that most packets
+ * touch is in the first 48 of these. */
 struct rf_flow {
-	__u64 packets[2];
-	__u64 bytes[2];
 	__u64 judged;	  /* epoch<<32 | staged reason<<24 | staged<<16 | live reason<<8 | live */
-	__u64 first_seen; /* coarse CLOCK_MONOTONIC, ns, as the next two */
-	__u64 last_seen;
+	__u64 counted[2]; /* by side */
+	__u32 marks;	  /* | TCP flags of either side */
+	__u32 life;	  /* RF_ALIVE, RF_DYING, RF_DEAD */
+	__u64 last_seen;  /* coarse CLOCK_MONOTONIC, ns, as the next two */
+	__u8 state;
+	__u8 initiator; /* side */
+	__u8 direction;
+	__u8 fin; /* bit 0: local sent one, bit 1: remote, bits 2-3: who did last */
+	__u8 outcome;
+	__u8 pad[3];
+	__u64 first_seen;
 	__u64 reported_at;
 	__u32 revision[RF_SLOTS];
+	struct rf_carried carried[2];
 	__u32 connections;
-	__u32 tcp_flags; /* of lo | of hi << 8 */
-	__u32 life;	 /* RF_ALIVE, RF_DYING, RF_DEAD */
-	__u32 marks;
 	__u32 isn; /* sequence number of the SYN */
-	__u8 state;
-	__u8 initiator; /* 0: lo, 1: hi */
-	__u8 direction;
-	__u8 local; /* which side the endpoint is */
-	__u8 fin;   /* bit 0: lo sent one, bit 1: hi, bits 2-3: who did last */
-	__u8 outcome;
-	__u8 pad[6];
 };
-_Static_assert(sizeof(struct rf_flow) == 104, "rf_flow");
+_Static_assert(sizeof(struct rf_flow) == 96, "rf_flow");
 
 struct rf_fragment_key {
 	__u8 src[16];
 	__u8 dst[16];
 	__u32 id;
 	__u32 endpoint;
-	__u8 protocol;
+	__u8 protocol; /* that the fragments name; in IPv6 maybe an extension header's */
 	__u8 pad[7];
 } __attribute__((aligned(8)));
 _Static_assert(sizeof(struct rf_fragment_key) == 48, "rf_fragment_key");
 
+/* How long a first fragment is remembered. */
+#define RF_FRAGMENT_NS 30000000000ULL
+
 struct rf_fragment {
 	__be16 sport;
 	__be16 dport;
-	__u32 pad;
+	__u32 end; /* bytes of the datagram that the first fragment holds */
 	__u64 seen;
+	__u8 protocol;
+	__u8 pad[7];
 };
-_Static_assert(sizeof(struct rf_fragment) == 16, "rf_fragment");
+_Static_assert(sizeof(struct rf_fragment) == 24, "rf_fragment");
 
 /* One message of the ring. Counters are deltas since the flow's last one. */
 struct rf_record {

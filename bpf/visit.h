@@ -3,6 +3,7 @@
 #define RF_VISIT_H
 
 #include "flow.h"
+#include "tunnel.h"
 
 /* One packet's way through a program: everything known of it, in one place, so
  * that the steps below can be functions the verifier looks at one by one. */
@@ -16,10 +17,10 @@ struct rf_visit {
 	__u64 observed_since;
 	__u32 packets;
 	__u32 endpoint;
-	__u32 endpoint_flows;
 	__u32 epoch;
 	__u32 panic;
-	__u8 side;	/* who sent the packet: 0 is lo */
+	__u32 tunnels;	/* RF_ENDPOINT_TUNNELS that are looked into */
+	__u8 side;	/* who sent the packet: RF_LOCAL or RF_REMOTE */
 	__u8 from;	/* it comes from the endpoint */
 	__u8 host;	/* the endpoint is the node itself */
 	__u8 initiator; /* as the packet shows it, for a flow that begins */
@@ -27,7 +28,7 @@ struct rf_visit {
 	__u8 local_origin; /* RF_ASK_LOCAL_ORIGIN holds, should the flow be the node's */
 	__u8 pad[6];
 };
-_Static_assert(sizeof(struct rf_visit) == 224, "rf_visit");
+_Static_assert(sizeof(struct rf_visit) == 232, "rf_visit");
 
 static __always_inline const __u8 *rf_local(const struct rf_visit *v)
 {
@@ -73,7 +74,7 @@ static __always_inline void rf_first_direction(struct rf_visit *v)
 
 	if (v->p.flags & RF_PKT_LATER_FRAGMENT) {
 		known = false;
-	} else if (v->p.protocol == IPPROTO_TCP) {
+	} else if (rf_has_handshake(&v->p)) {
 		known = v->p.tcp_flags & RF_TCP_SYN;
 		if (known && v->p.tcp_flags & RF_TCP_ACK)
 			sender = false;
@@ -120,7 +121,6 @@ static __always_inline void rf_init_flow(struct rf_visit *v, struct rf_flow *f)
 	f->first_seen = v->now;
 	f->initiator = v->initiator;
 	f->direction = v->direction;
-	f->local = v->from ? v->side : !v->side;
 	f->fin = 0;
 	f->isn = v->p.seq;
 	f->state = rf_first_state(&v->p);
@@ -130,7 +130,7 @@ static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
 {
 	__u32 marks = v->ask.flags & RF_ASK_LOCAL_ORIGIN ? RF_FLOW_LOCAL_ORIGIN : 0;
 
-	if (v->p.protocol == IPPROTO_TCP && v->p.tcp_flags & RF_TCP_SYN && v->p.tcp_flags & RF_TCP_ACK)
+	if (rf_has_handshake(&v->p) && v->p.tcp_flags & RF_TCP_SYN && v->p.tcp_flags & RF_TCP_ACK)
 		marks |= RF_FLOW_SYNACK;
 	if (v->from)
 		marks |= RF_FLOW_SENT_FIRST;
@@ -141,11 +141,11 @@ static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
  * allowed into the stack. */
 static __always_inline void rf_first_packet(const struct rf_visit *v, struct rf_flow *f)
 {
-	f->packets[0] = v->side ? 0 : v->packets;
-	f->packets[1] = v->side ? v->packets : 0;
-	f->bytes[0] = v->side ? 0 : v->bytes;
-	f->bytes[1] = v->side ? v->bytes : 0;
-	f->tcp_flags = v->side ? (__u32)v->p.tcp_flags << 8 : v->p.tcp_flags;
+	__u64 n = (__u64)v->packets << RF_PACKET | v->bytes;
+
+	f->counted[RF_LOCAL] = v->from ? n : 0;
+	f->counted[RF_REMOTE] = v->from ? 0 : n;
+	f->marks |= (__u32)v->p.tcp_flags << (v->from ? RF_FLOW_FLAGS(RF_LOCAL) : RF_FLOW_FLAGS(RF_REMOTE));
 	f->last_seen = v->now;
 }
 
@@ -155,27 +155,33 @@ enum rf_inserted {
 	RF_INSERT_REFUSED,
 };
 
-static __always_inline bool rf_over_quota(struct rf_quota *q, __u32 limit)
+static __always_inline bool rf_over_quota(struct rf_quota *q)
 {
+	__u32 zero = 0, limit;
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+
+	limit = s ? RF_READ(s->endpoint_flows) : 0;
 	return q && limit && RF_READ(q->flows) >= limit;
 }
 
-/* Puts a judged flow into the table and reports it. With dead set the table
- * still holds a flow of the same key that is just being deleted: the packet
- * then gets a record of its own. */
-__noinline int rf_insert(struct rf_visit *v, __u32 dead)
+static __always_inline struct rf_quota *rf_find_quota(const struct rf_visit *v)
+{
+	__u32 id = v->endpoint;
+
+	return bpf_map_lookup_elem(&quotas, &id);
+}
+
+/* Puts a judged flow into the table. */
+__noinline int rf_insert(struct rf_visit *v)
 {
 	struct rf_flow fresh = {};
 	struct rf_quota *quota;
-	struct rf_flow *f;
-	__u32 id;
 	long err;
 
 	if (!v)
 		return RF_INSERT_REFUSED;
-	id = v->endpoint;
-	quota = bpf_map_lookup_elem(&quotas, &id);
-	if (rf_over_quota(quota, v->endpoint_flows)) {
+	quota = rf_find_quota(v);
+	if (rf_over_quota(quota)) {
 		rf_count(RF_COUNT_QUOTA);
 		return RF_INSERT_REFUSED;
 	}
@@ -184,10 +190,6 @@ __noinline int rf_insert(struct rf_visit *v, __u32 dead)
 	fresh.marks = rf_first_marks(v);
 	fresh.connections = 1;
 	rf_first_packet(v, &fresh);
-	if (dead) {
-		rf_count(RF_COUNT_FLOWS);
-		return rf_emit(&v->k, &fresh, RF_EVENT_NEW, v->now) ? RF_INSERTED : RF_INSERT_REFUSED;
-	}
 	err = bpf_map_update_elem(&flows, &v->k, &fresh, BPF_NOEXIST);
 	if (err == -17) /* EEXIST */
 		return RF_INSERT_RACED;
@@ -198,10 +200,27 @@ __noinline int rf_insert(struct rf_visit *v, __u32 dead)
 	if (quota)
 		__sync_fetch_and_add(&quota->flows, 1);
 	rf_count(RF_COUNT_FLOWS);
-	f = bpf_map_lookup_elem(&flows, &v->k);
-	if (f)
-		rf_emit(&v->k, f, RF_EVENT_NEW, v->now);
 	return RF_INSERTED;
+}
+
+/* Reports a judged flow of one packet, while the table still holds one of the
+ * same key that is just being deleted. Returns 0 when the ring has no room. */
+__noinline int rf_report_alone(struct rf_visit *v)
+{
+	struct rf_flow alone = {};
+
+	if (!v)
+		return 0;
+	if (rf_over_quota(rf_find_quota(v))) {
+		rf_count(RF_COUNT_QUOTA);
+		return 0;
+	}
+	rf_init_flow(v, &alone);
+	rf_store_answer(v, &alone);
+	alone.connections = 1;
+	rf_first_packet(v, &alone);
+	rf_count(RF_COUNT_FLOWS);
+	return rf_emit(&v->k, &alone, RF_EVENT_NEW, v->now);
 }
 
 /* Judges a flow again after the epoch moved. What was counted under the old
@@ -244,7 +263,9 @@ __noinline int rf_restart(struct rf_visit *v, struct rf_flow *f)
 		rf_emit(&v->k, f, RF_EVENT_SWEEP, v->now);
 	rf_init_flow(v, f);
 	rf_store_answer(v, f);
-	RF_WRITE(f->marks, rf_first_marks(v));
+	/* TCP flags that no record has stay. */
+	__sync_fetch_and_and(&f->marks, ~RF_FLOW_MARKS);
+	__sync_fetch_and_or(&f->marks, rf_first_marks(v));
 	__sync_fetch_and_add(&f->connections, 1);
 	rf_count(RF_COUNT_FLOWS);
 	return 0;

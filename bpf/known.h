@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
+#ifndef RF_KNOWN_H
+#define RF_KNOWN_H
+
+#include "flow.h"
+#include "tunnel.h"
+
+/*
+ * The way of nearly every packet: plain TCP or UDP of a flow that is in the
+ * table, open, and judged under today's epoch. It only has to be counted.
+ * Whatever is not perfectly ordinary is left to rf_visit_packet, which starts
+ * from the beginning, so that the checks here may be too strict and never too
+ * lax.
+ */
+
+/* TCX_NEXT and TCX_DROP; headers older than 6.6 lack them. Never TCX_PASS: the
+ * programs of others on the same hook would not run. */
+#define RF_PASS -1
+#define RF_DROP 2
+/* No verdict of TCX: the packet is not one of these. */
+#define RF_UNUSUAL -2
+
+/* A packet as far as it is known before its flow is. */
+struct rf_plain {
+	void *l4;
+	__u32 rest; /* bytes of the frame from layer 4 on */
+	__u32 len;  /* bytes that the IP header promises */
+	__u8 protocol;
+};
+
+static __always_inline bool rf_plain_ipv4(void *l3, void *end, bool from, struct rf_plain *p,
+					  struct rf_flow_key *k)
+{
+	struct iphdr *ip = l3;
+
+	if ((void *)(ip + 1) > end || *(__u8 *)l3 != 0x45 || ip->frag_off & bpf_htons(0x3fff))
+		return false;
+	rf_map_ipv4(k->local, from ? ip->saddr : ip->daddr);
+	rf_map_ipv4(k->remote, from ? ip->daddr : ip->saddr);
+	p->l4 = ip + 1;
+	p->len = (__u32)bpf_ntohs(ip->tot_len) - sizeof(*ip);
+	p->protocol = ip->protocol;
+	return true;
+}
+
+/* Addresses that begin with 64 zeros are left out: mapped IPv4 among them. */
+static __always_inline bool rf_plain_ipv6(void *l3, void *end, bool from, struct rf_plain *p,
+					  struct rf_flow_key *k)
+{
+	struct ipv6hdr *ip = l3;
+	__u64 *local = (__u64 *)k->local, *remote = (__u64 *)k->remote;
+	__u64 *source = l3 + offsetof(struct ipv6hdr, saddr), *target = l3 + offsetof(struct ipv6hdr, daddr);
+
+	if ((void *)(ip + 1) > end || *(__u8 *)l3 >> 4 != 6 || !source[0] || !target[0])
+		return false;
+	local[0] = from ? source[0] : target[0];
+	local[1] = from ? source[1] : target[1];
+	remote[0] = from ? target[0] : source[0];
+	remote[1] = from ? target[1] : source[1];
+	p->l4 = ip + 1;
+	p->len = bpf_ntohs(ip->payload_len);
+	p->protocol = ip->nexthdr;
+	return true;
+}
+
+static __always_inline bool rf_plain_ip(struct __sk_buff *skb, bool from, struct rf_plain *p,
+					struct rf_flow_key *k)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end,
+	     *l3 = data + sizeof(struct ethhdr);
+	__be16 type;
+
+	if (l3 > end)
+		return false;
+	type = *(__be16 *)(data + offsetof(struct ethhdr, h_proto));
+	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD)) {
+		l3 += 4;
+		if (l3 > end)
+			return false;
+		type = *(__be16 *)(data + sizeof(struct ethhdr) + 2);
+	}
+	if (type == bpf_htons(ETH_P_IP)) {
+		if (!rf_plain_ipv4(l3, end, from, p, k))
+			return false;
+	} else if (type != bpf_htons(ETH_P_IPV6) || !rf_plain_ipv6(l3, end, from, p, k)) {
+		return false;
+	}
+	p->rest = skb->len - (__u32)(p->l4 - data);
+	if (skb->gso_size)
+		p->len = p->rest;
+	return p->len <= p->rest;
+}
+
+/* Ports of datagrams that may not be their flow's: DHCP's answers pass
+ * whatever it says, and tunnels may be looked into. */
+static __always_inline bool rf_is_special(__be16 port)
+{
+	return port == bpf_htons(68) || port == bpf_htons(546) || port == bpf_htons(RF_PORT_VXLAN) ||
+	       port == bpf_htons(RF_PORT_VXLAN_LINUX) || port == bpf_htons(RF_PORT_GENEVE);
+}
+
+/* Adds the ports. Returns the TCP flags, RF_UNUSUAL for what is not plain. */
+static __always_inline int rf_plain_l4(struct __sk_buff *skb, bool from, struct rf_plain *p,
+				       struct rf_flow_key *k)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct tcphdr *tcp = p->l4;
+	struct udphdr *udp = p->l4;
+	int flags = 0;
+
+	if ((void *)(udp + 1) > end)
+		return RF_UNUSUAL;
+	k->local_port = from ? udp->source : udp->dest;
+	k->remote_port = from ? udp->dest : udp->source;
+	if (p->protocol == IPPROTO_TCP) {
+		__u32 header;
+
+		if ((void *)(tcp + 1) > end)
+			return RF_UNUSUAL;
+		header = (((__u8 *)tcp)[12] >> 4) * 4;
+		flags = ((__u8 *)tcp)[13];
+		if (header < sizeof(*tcp) || header > p->len ||
+		    flags & (RF_TCP_SYN | RF_TCP_FIN | RF_TCP_RST))
+			return RF_UNUSUAL;
+	} else if (p->protocol == IPPROTO_UDP) {
+		__u32 size = bpf_ntohs(udp->len);
+
+		if (p->len < sizeof(*udp) || (!skb->gso_size && (size < sizeof(*udp) || size > p->len)))
+			return RF_UNUSUAL;
+		if (rf_is_special(udp->dest))
+			return RF_UNUSUAL;
+	} else {
+		return RF_UNUSUAL;
+	}
+	return flags;
+}
+
+static __always_inline bool rf_is_open(const struct rf_flow *f)
+{
+	return f->state == RF_STATE_ESTABLISHED || f->state == RF_STATE_UDP;
+}
+
+/* 0, which no endpoint has, for an interface that is not watched. */
+static __always_inline __u32 rf_endpoint_of(struct rf_settings *s, __u32 ifindex)
+{
+	__u64 known = RF_READ(s->interfaces[ifindex & (RF_INTERFACES - 1)]);
+	struct rf_endpoint *ep;
+
+	if (known >> 32 == ifindex)
+		return known;
+	ep = bpf_map_lookup_elem(&endpoints, &ifindex);
+	return ep ? ep->id : 0;
+}
+
+static __always_inline int rf_visit_known(struct __sk_buff *skb, bool from)
+{
+	__u32 zero = 0, outcome, packets;
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct rf_plain p;
+	struct rf_flow_key k;
+	struct rf_flow *f;
+	__u64 judged;
+	int flags;
+
+	if (!s || !rf_plain_ip(skb, from, &p, &k))
+		return RF_UNUSUAL;
+	flags = rf_plain_l4(skb, from, &p, &k);
+	if (flags < 0)
+		return RF_UNUSUAL;
+	k.endpoint = rf_endpoint_of(s, skb->ifindex);
+	k.protocol = p.protocol;
+	f = bpf_map_lookup_elem(&flows, &k);
+	if (!f)
+		return RF_UNUSUAL;
+	judged = RF_READ(f->judged);
+	if (RF_READ(f->life) != RF_ALIVE || judged >> 32 != RF_READ(s->epoch) || !rf_is_open(f))
+		return RF_UNUSUAL;
+	packets = skb->gso_segs;
+	rf_count_packet(f, from ? RF_LOCAL : RF_REMOTE, flags, packets ? packets : 1, skb->len,
+			bpf_ktime_get_coarse_ns());
+	outcome = rf_outcome(judged, RF_READ(s->panic));
+	rf_count_verdict(judged, outcome);
+	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
+}
+
+#endif
