@@ -33,16 +33,20 @@ func mention(set map[netip.Prefix]bool, p *policy.Policy) {
 			continue
 		}
 		for _, r := range p.Rules(d) {
-			for _, peer := range r.Peers {
-				if peer.CIDR == nil {
-					continue
-				}
-				for _, c := range append([]netip.Prefix{peer.CIDR.Prefix}, peer.CIDR.Except...) {
-					set[c] = true
-					if within(v4Mapped, c) {
-						set[v4] = true
-					}
-				}
+			mentionPeers(set, r.Peers)
+		}
+	}
+}
+
+func mentionPeers(set map[netip.Prefix]bool, peers []policy.Peer) {
+	for _, peer := range peers {
+		if peer.CIDR == nil {
+			continue
+		}
+		for _, c := range append([]netip.Prefix{peer.CIDR.Prefix}, peer.CIDR.Except...) {
+			set[c] = true
+			if within(v4Mapped, c) {
+				set[v4] = true
 			}
 		}
 	}

@@ -30,11 +30,14 @@ func (s slots) each(visit func(flow.Slot, *rollout.Revision)) {
 	}
 }
 
-// mentioned returns the prefixes of all policies.
-func mentioned(all map[flow.Workload]slots) map[netip.Prefix]bool {
+// mentioned returns the prefixes of all policies and of what guards them.
+func mentioned(index *inventory.Index, all map[flow.Workload]slots) map[netip.Prefix]bool {
 	set := map[netip.Prefix]bool{}
-	for _, s := range all {
+	for ref, s := range all {
 		s.each(func(_ flow.Slot, r *rollout.Revision) { mention(set, &r.Policy) })
+		for _, g := range index.Guardrails(ref) {
+			mentionPeers(set, g.Peers)
+		}
 	}
 	return set
 }
@@ -77,6 +80,25 @@ func (c *compiler) slot(key bpf.TableKey, r *rollout.Revision) (table, error) {
 		return table{}, &refusedError{workload: r.Policy.Workload, revision: r.Number, why: why}
 	}
 	return table{Table: t, digest: digestOf(t)}, nil
+}
+
+// guardrails returns the table of what list denies in one direction; ok is false
+// where it denies nothing.
+func (c *compiler) guardrails(key bpf.TableKey, list []policy.Guardrail, ref flow.Workload, revision uint32) (t table, ok bool, err error) {
+	var rules []policy.Rule
+	for i := range list {
+		if list[i].Guards(key.Direction) {
+			rules = append(rules, policy.Rule{Peers: list[i].Peers, Ports: list[i].Ports})
+		}
+	}
+	if len(rules) == 0 {
+		return table{}, false, nil
+	}
+	out := bpf.Table{TableKey: key}
+	if why := c.rules(&out, rules); why != "" {
+		return table{}, false, &refusedError{workload: ref, revision: revision, why: "with its guardrails " + why}
+	}
+	return table{Table: out, digest: digestOf(out)}, true, nil
 }
 
 // maxCompiled bounds the memory that a policy can take while it is only counted.

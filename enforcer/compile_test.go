@@ -37,8 +37,13 @@ func subjectIdentity() flow.Identity {
 	return inventory.NewIndex(inv).Workload(policytest.Subject).Identity
 }
 
+// guardOf returns what judges the subject under st.
+func guardOf(st rollout.State) policy.Evaluator {
+	return policy.Evaluator{Guardrails: inventory.NewIndex(st.Inventory).Guardrails(policytest.Subject)}
+}
+
 // compare fails unless the model judges f as the evaluator does.
-func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, f policy.Facts) {
+func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, guard policy.Evaluator, f policy.Facts) {
 	key := bpf.TableKey{Identity: subjectIdentity(), Slot: slot, Direction: f.Direction}
 	got := m.judge(key, f.Peer.Addr, f.Protocol, f.Port)
 	var p *policy.Policy
@@ -46,7 +51,7 @@ func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, f policy
 	if r != nil {
 		p, number = &r.Policy, r.Number
 	}
-	want := policy.Evaluate(p, f)
+	want := guard.Evaluate(p, f)
 	if want.Reason == flow.ReasonFailsafe {
 		return // decided before the tables
 	}
@@ -62,6 +67,7 @@ func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, f policy
 // the same node, whose prefixes cut into the first one's.
 func drawState(t *rapid.T, generation uint64) rollout.State {
 	st := rollout.State{Generation: generation, Inventory: policytest.Inventory()}
+	st.Inventory.Guardrails = policytest.Guardrails(t)
 	draw := func(w flow.Workload, number uint32) *rollout.Revision {
 		if rapid.IntRange(0, 4).Draw(t, "empty") == 0 {
 			return nil
@@ -108,7 +114,7 @@ func TestKernelEqualsEvaluator(t *testing.T) {
 				if r != nil {
 					p = &r.Policy
 				}
-				compare(t, m, slot, r, policytest.Facts(t, p))
+				compare(t, m, slot, r, guardOf(st), policytest.Facts(t, p))
 			}
 		}
 		if len(m.attached) != 3 {
@@ -142,7 +148,7 @@ func TestEveryStepIsOldOrNew(t *testing.T) {
 		}
 		evaluate := func(st rollout.State, f policy.Facts) flow.Verdict {
 			if r := st.Slots[0].Live; r != nil {
-				return policy.Evaluate(&r.Policy, f).Verdict
+				return guardOf(st).Evaluate(&r.Policy, f).Verdict
 			}
 			return flow.VerdictUnknown
 		}

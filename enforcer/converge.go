@@ -37,14 +37,13 @@ func (e *Enforcer) switchTo(p *plan, former *plan) (time.Time, error) {
 	if err := e.widen(p, former); err != nil {
 		return time.Time{}, err
 	}
-	// A live slot of a workload that is still here empties in the step in which
-	// others fill. What else is surplus can wait: staged slots drop nothing, and
-	// a workload that left is detached first.
+	// What a workload that is still here has too much goes in the step in which
+	// the rest comes. One that left is detached first.
 	here := map[flow.Identity]bool{}
 	for ref := range p.endpoints {
 		here[p.index.Workload(ref).Identity] = true
 	}
-	at, err := e.apply(p.tables, func(k bpf.TableKey) bool { return k.Slot == flow.SlotLive && here[k.Identity] })
+	at, err := e.apply(p.tables, func(k bpf.TableKey) bool { return here[k.Identity] })
 	if err != nil {
 		return time.Time{}, fmt.Errorf("switch policies: %w", err)
 	}

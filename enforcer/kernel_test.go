@@ -193,6 +193,18 @@ func (m *model) judge(key bpf.TableKey, peer netip.Addr, protocol flow.Protocol,
 	if o, ok := m.addresses[peer]; ok {
 		exact = o.Identity
 	}
+	key.Slot = bpf.SlotGuardrail
+	if _, ok := m.match(m.tables[key], exact, peer, protocol, port); ok {
+		return judgement{flow.VerdictDeny, flow.ReasonGuardrail, -1, t.Revision}
+	}
+	if r, ok := m.match(t, exact, peer, protocol, port); ok {
+		return judgement{flow.VerdictAllow, flow.ReasonRule, int(r), t.Revision}
+	}
+	return judgement{flow.VerdictDeny, flow.ReasonDefault, -1, t.Revision}
+}
+
+// match finds the flow in a table.
+func (m *model) match(t bpf.Table, exact flow.Identity, peer netip.Addr, protocol flow.Protocol, port uint16) (rule uint32, ok bool) {
 	peers := []flow.Identity{exact}
 	if t.UsesCIDRs {
 		if id, ok := m.longest(peer); ok {
@@ -203,14 +215,14 @@ func (m *model) judge(key bpf.TableKey, peer netip.Addr, protocol flow.Protocol,
 		for bits := 16; bits >= 0; bits-- {
 			want := bpf.Entry{Peer: p, Protocol: protocol, Port: port &^ (1<<(16-bits) - 1), PortBits: uint8(bits)}
 			if r, ok := find(t, want); ok {
-				return judgement{flow.VerdictAllow, flow.ReasonRule, int(r), t.Revision}
+				return r, true
 			}
 		}
 		if r, ok := find(t, bpf.Entry{Peer: p}); ok {
-			return judgement{flow.VerdictAllow, flow.ReasonRule, int(r), t.Revision}
+			return r, true
 		}
 	}
-	return judgement{flow.VerdictDeny, flow.ReasonDefault, -1, t.Revision}
+	return 0, false
 }
 
 func find(t bpf.Table, want bpf.Entry) (rule uint32, ok bool) {

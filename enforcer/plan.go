@@ -127,10 +127,12 @@ func (pl planner) check(ref flow.Workload, s slots) (slots, error) {
 }
 
 func (pl planner) compile(p *plan) error {
-	p.prefixes = allocate(mentioned(p.slots), pl.known)
+	p.prefixes = allocate(mentioned(p.index, p.slots), pl.known)
 	p.both = p.prefixes.union(pl.known)
 	if len(p.both) > pl.limits.CIDRs {
-		return pl.overflow(p, func(ref flow.Workload) int { return len(mentioned(map[flow.Workload]slots{ref: p.slots[ref]})) },
+		return pl.overflow(p, func(ref flow.Workload) int {
+			return len(mentioned(p.index, map[flow.Workload]slots{ref: p.slots[ref]}))
+		},
 			"%s prefixes, the table holds %s: use fewer and shorter ones", len(p.both), pl.limits.CIDRs)
 	}
 	tables, err := p.compileOver(p.both, pl.limits, pl.former)
@@ -195,7 +197,7 @@ func (p *plan) compileOver(over prefixes, limits bpf.Limits, former *plan) (map[
 	for _, ref := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
 		var err error
 		p.slots[ref].each(func(slot flow.Slot, r *rollout.Revision) {
-			for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
+			for _, d := range directions {
 				key := bpf.TableKey{Identity: p.index.Workload(ref).Identity, Slot: slot, Direction: d}
 				if former != nil && former.slots[ref].get(slot) == r {
 					out[key] = former.tables[key]
@@ -204,11 +206,36 @@ func (p *plan) compileOver(over prefixes, limits bpf.Limits, former *plan) (map[
 				}
 			}
 		})
+		if err == nil {
+			err = p.compileGuardrails(c, ref, out)
+		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+var directions = []flow.Direction{flow.Ingress, flow.Egress}
+
+// compileGuardrails adds what guards a workload, unless it has no policy: then
+// nothing would be judged by it.
+func (p *plan) compileGuardrails(c *compiler, ref flow.Workload, out map[bpf.TableKey]table) error {
+	list := p.index.Guardrails(ref)
+	if len(list) == 0 || p.slots[ref].newest() == 0 {
+		return nil
+	}
+	for _, d := range directions {
+		key := bpf.TableKey{Identity: p.index.Workload(ref).Identity, Slot: bpf.SlotGuardrail, Direction: d}
+		t, ok, err := c.guardrails(key, list, ref, p.slots[ref].newest())
+		if err != nil {
+			return err
+		}
+		if ok {
+			out[key] = t
+		}
+	}
+	return nil
 }
 
 // overflow refuses, of the workloads that change, the one that counts most.
@@ -252,6 +279,9 @@ func (p *plan) checkInventory(node string, limits bpf.Limits) error {
 			return fmt.Errorf("address %s is in the inventory twice: an address has one owner", a.Addr)
 		}
 		seen[a.Addr.Unmap()] = true
+	}
+	if err := policy.ValidateGuardrails(inv.Guardrails); err != nil {
+		return fmt.Errorf("inventory is not valid: %s", oneLine(err))
 	}
 	return checkNumbers(inv)
 }

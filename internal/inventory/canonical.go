@@ -7,6 +7,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // Clone returns a copy that shares nothing with inv.
@@ -23,11 +25,15 @@ func (inv *Inventory) Clone() Inventory {
 			w.Endpoints[j].Addresses = slices.Clone(w.Endpoints[j].Addresses)
 		}
 	}
+	out.Guardrails = slices.Clone(inv.Guardrails)
+	for i := range out.Guardrails {
+		out.Guardrails[i] = out.Guardrails[i].Clone()
+	}
 	return out
 }
 
-// Sorted returns a copy in canonical order: nodes, workloads and endpoints by
-// name, addresses by number.
+// Sorted returns a copy in canonical order: nodes, workloads, endpoints and
+// guardrails by name, addresses by number.
 func (inv *Inventory) Sorted() Inventory {
 	out := inv.Clone()
 	slices.SortFunc(out.Nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
@@ -42,6 +48,7 @@ func (inv *Inventory) Sorted() Inventory {
 			slices.SortFunc(endpoints[j].Addresses, netip.Addr.Compare)
 		}
 	}
+	slices.SortFunc(out.Guardrails, func(a, b policy.Guardrail) int { return cmp.Compare(a.Name, b.Name) })
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // Index finds things in an inventory. It is immutable and safe for concurrent
@@ -72,6 +73,14 @@ func (x *Index) own(addrs []netip.Addr, o Owner) {
 
 // Inventory returns what is indexed.
 func (x *Index) Inventory() *Inventory { return &x.inv }
+
+// Guardrails returns those that guard the workload w.
+func (x *Index) Guardrails(w flow.Workload) []policy.Guardrail {
+	if known := x.workloads[w]; known != nil {
+		return policy.Governing(x.inv.Guardrails, w, known.Labels)
+	}
+	return nil
+}
 
 // Owner returns who owns addr.
 func (x *Index) Owner(addr netip.Addr) (Owner, bool) {

@@ -4,12 +4,15 @@ import (
 	"net/netip"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // Inventory is everything known of who owns which address.
 type Inventory struct {
 	Nodes     []Node     `json:"nodes" yaml:"nodes"`
 	Workloads []Workload `json:"workloads" yaml:"workloads"`
+	// Guardrails deny what no policy shall allow.
+	Guardrails []policy.Guardrail `json:"guardrails,omitempty" yaml:"guardrails"`
 }
 
 // Node is a machine that an agent runs on. Its addresses are never a workload's.

@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // MaxFileSize bounds an inventory file: about 20,000 workloads.
@@ -100,6 +102,7 @@ type document struct {
 			Addresses []string `yaml:"addresses"`
 		} `yaml:"endpoints"`
 	} `yaml:"workloads"`
+	Guardrails []policy.Guardrail `yaml:"guardrails"`
 }
 
 // Defaults of a workload whose file does not say.
@@ -145,6 +148,7 @@ func (d *document) inventory() (Inventory, []Problem) {
 		}
 		inv.Workloads = append(inv.Workloads, out)
 	}
+	inv.Guardrails = d.Guardrails
 	return inv, problems
 }
 

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -8,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // maxInterfaceName is the kernel's IFNAMSIZ without the terminator.
@@ -28,6 +30,7 @@ func (inv *Inventory) Validate() error {
 	for i := range inv.Workloads {
 		c.checkWorkload(fmt.Sprintf("workloads[%d]", i), &inv.Workloads[i])
 	}
+	c.checkGuardrails(inv.Guardrails)
 	if len(c.problems) == 0 {
 		return nil
 	}
@@ -91,6 +94,18 @@ func (c *checker) checkWorkload(path string, w *Workload) {
 			}
 		}
 		c.checkEndpoint(at, w, e)
+	}
+}
+
+func (c *checker) checkGuardrails(list []policy.Guardrail) {
+	joined, ok := policy.ValidateGuardrails(list).(interface{ Unwrap() []error })
+	if !ok {
+		return
+	}
+	for _, err := range joined.Unwrap() {
+		if p, ok := errors.AsType[*policy.Problem](err); ok {
+			c.add(p.Path, "%s", p.Text)
+		}
 	}
 }
 

@@ -43,6 +43,8 @@ type Judgement struct {
 	// the rules of the flow's direction; "" and -1 when none did.
 	Rule  string `json:"rule,omitempty"`
 	Index int    `json:"index"`
+	// Guardrail is the name of the one that denied, "" when none did.
+	Guardrail string `json:"guardrail,omitempty"`
 }
 
 // Allowed reports whether the policy judged the flow and lets it through.
@@ -52,19 +54,48 @@ func (j Judgement) Allowed() bool { return j.Verdict == flow.VerdictAllow }
 // without a policy neither allows nor denies.
 func (j Judgement) Denied() bool { return j.Verdict == flow.VerdictDeny }
 
+// Evaluator judges flows by policies and by what holds beside them. The zero
+// value has no guardrails.
+type Evaluator struct {
+	// Guardrails are those of the governed workload, see Governing.
+	Guardrails []Guardrail
+	// Pending is the node's answer, VerdictAllow or VerdictDeny, where an
+	// identity is not known yet. Without one a peer that is nobody is judged
+	// like anybody whom no rule names, which is right for flows of the past.
+	Pending flow.Verdict
+}
+
+// Evaluate judges one flow without guardrails, see Evaluator.Evaluate.
+func Evaluate(p *Policy, f Facts) Judgement { return Evaluator{}.Evaluate(p, f) }
+
 // Evaluate judges one flow. A nil policy is an empty slot, which judges nothing.
-// A direction that is not isolated allows everything, and failsafe traffic is
-// decided before rules.
-func Evaluate(p *Policy, f Facts) Judgement { return walk(p, &f, nil) }
+// A direction that is not isolated allows everything. Then failsafe decides,
+// then the guardrails, then the rules.
+func (e Evaluator) Evaluate(p *Policy, f Facts) Judgement { return e.walk(p, &f, nil) }
+
+// EvaluatePending judges a flow, of whatever direction, of an endpoint whose own
+// identity is not known yet: there is no policy to ask.
+func (e Evaluator) EvaluatePending(f Facts) Judgement {
+	if e.Pending != flow.VerdictDeny {
+		return Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonPending, Index: -1}
+	}
+	if f.Direction == flow.DirectionUnknown {
+		f.Direction = flow.Ingress
+	}
+	if Failsafe(f) {
+		return Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonFailsafe, Index: -1}
+	}
+	return Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonPending, Index: -1}
+}
 
 // walk is the one pass over a policy that decides. visit, when it is set, hears
 // of every rule; without it the walk ends at the first match.
-func walk(p *Policy, f *Facts, visit func(index int, r *Rule, matched bool)) Judgement {
+func (e Evaluator) walk(p *Policy, f *Facts, visit func(index int, r *Rule, matched bool)) Judgement {
 	if p == nil {
 		return Judgement{Reason: flow.ReasonNoPolicy, Index: -1}
 	}
 	rules, isolated := p.direction(f.Direction)
-	j := Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Index: -1}
+	j, decided := Judgement{}, true
 	switch {
 	case f.Direction != flow.Ingress && f.Direction != flow.Egress:
 		// Neither rule set applies: EvaluateMidstream is for these.
@@ -73,35 +104,58 @@ func walk(p *Policy, f *Facts, visit func(index int, r *Rule, matched bool)) Jud
 		j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonNoPolicy, Index: -1}
 	case Failsafe(*f):
 		j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonFailsafe, Index: -1}
-	}
-	decided := j.Allowed()
-	if decided && visit == nil {
-		return j
+	default:
+		j, decided = e.guard(f)
 	}
 	for i := range rules {
+		if decided && visit == nil {
+			break
+		}
 		r := &rules[i]
 		matched := anyPeer(r.Peers, f) && anyPort(r.Ports, f)
 		if matched && !decided {
 			j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonRule, Rule: r.ID, Index: i}
 			decided = true
-			if visit == nil {
-				return j
-			}
 		}
 		if visit != nil {
 			visit(i, r, matched)
 		}
 	}
+	if !decided && f.Peer.isPending() && e.Pending != flow.VerdictUnknown {
+		j.Verdict, j.Reason = e.Pending, flow.ReasonPending
+	}
 	return j
+}
+
+// guard returns what the first guardrail that matches says, or else what holds
+// should no rule match.
+func (e Evaluator) guard(f *Facts) (j Judgement, decided bool) {
+	for i := range e.Guardrails {
+		g := &e.Guardrails[i]
+		if g.Guards(f.Direction) && anyPeer(g.Peers, f) && anyPort(g.Ports, f) {
+			return Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonGuardrail, Guardrail: g.Name, Index: -1}, true
+		}
+	}
+	return Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Index: -1}, false
+}
+
+// isPending reports whether nobody knows yet whose address the peer's is.
+func (p *PeerFacts) isPending() bool {
+	return p.Reserved == flow.IdentityUnknown && p.Workload.IsZero()
+}
+
+// EvaluateMidstream judges one without guardrails, see the Evaluator's.
+func EvaluateMidstream(p *Policy, peer PeerFacts, protocol flow.Protocol, localPort, peerPort uint16) Judgement {
+	return Evaluator{}.EvaluateMidstream(p, peer, protocol, localPort, peerPort)
 }
 
 // EvaluateMidstream judges a flow that was picked up in the middle: nobody knows
 // who began it, so it is allowed if it would be allowed either way. localPort is
 // the governed workload's, peerPort the other end's; for ICMP both are
 // type<<8|code.
-func EvaluateMidstream(p *Policy, peer PeerFacts, protocol flow.Protocol, localPort, peerPort uint16) Judgement {
-	in := Evaluate(p, Facts{Direction: flow.Ingress, Peer: peer, Protocol: protocol, Port: localPort})
-	out := Evaluate(p, Facts{Direction: flow.Egress, Peer: peer, Protocol: protocol, Port: peerPort})
+func (e Evaluator) EvaluateMidstream(p *Policy, peer PeerFacts, protocol flow.Protocol, localPort, peerPort uint16) Judgement {
+	in := e.Evaluate(p, Facts{Direction: flow.Ingress, Peer: peer, Protocol: protocol, Port: localPort})
+	out := e.Evaluate(p, Facts{Direction: flow.Egress, Peer: peer, Protocol: protocol, Port: peerPort})
 	switch {
 	case p == nil:
 		return in

@@ -25,10 +25,13 @@ type Outcome struct {
 	Why []string `json:"why"`
 }
 
+// Explain judges one flow without guardrails, see Evaluator.Explain.
+func Explain(p *Policy, f Facts) Explanation { return Evaluator{}.Explain(p, f) }
+
 // Explain judges one flow as Evaluate does and says why. It is the same walk.
-func Explain(p *Policy, f Facts) Explanation {
+func (ev Evaluator) Explain(p *Policy, f Facts) Explanation {
 	e := Explanation{Rules: []Outcome{}}
-	e.Judgement = walk(p, &f, func(i int, r *Rule, matched bool) {
+	e.Judgement = ev.walk(p, &f, func(i int, r *Rule, matched bool) {
 		o := Outcome{Index: i, ID: r.ID, Matched: matched, Why: []string{}}
 		if !matched {
 			o.Why = whyNot(r, &f)
@@ -52,6 +55,13 @@ func summary(p *Policy, f *Facts, j Judgement) string {
 		return fmt.Sprintf("allowed by %s rule %d (%s)", f.Direction, j.Index+1, j.Rule)
 	case flow.ReasonDefault:
 		return fmt.Sprintf("denied: %s is isolated and none of its %d rules matches", f.Direction, len(p.Rules(f.Direction)))
+	case flow.ReasonGuardrail:
+		return fmt.Sprintf("denied by guardrail %s, which no rule can allow", j.Guardrail)
+	case flow.ReasonPending:
+		if j.Allowed() {
+			return "allowed for the time being: nobody knows yet who the peer is"
+		}
+		return "denied for the time being: nobody knows yet who the peer is"
 	default:
 		return "denied: the flow's direction is unknown"
 	}

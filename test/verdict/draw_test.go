@@ -188,8 +188,10 @@ func drawBatch(t *rapid.T, used map[tuple]bool, policies ...*policy.Policy) []*f
 	return out
 }
 
-// drawSlots draws which slots a step has, of policies a and b.
+// drawSlots draws which slots a step has, of policies a and b, and what guards
+// them.
 func drawSlots(t *rapid.T, n *node, a, b *policy.Policy) (live, staged slot) {
+	n.world.Guardrails = policytest.Guardrails(t)
 	switch rapid.SampledFrom([]string{"live", "staged", "both", "both", "none"}).Draw(t, "slots") {
 	case "live":
 		return n.slot(a), slot{}

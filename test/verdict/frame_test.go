@@ -201,6 +201,7 @@ func (f *frame) silent() bool {
 type slot struct {
 	p        *policy.Policy
 	revision uint32
+	beside   policy.Evaluator // guardrails, and the answer to pending peers
 }
 
 // direction is the flow's as the endpoint must see it. A fresh endpoint may see
@@ -232,11 +233,11 @@ func (f *frame) judge(s slot, d flow.Direction) flow.Judgement {
 	var j policy.Judgement
 	switch d {
 	case flow.Ingress:
-		j = policy.Evaluate(s.p, policy.Facts{Direction: d, Peer: peer, Protocol: f.protocol, Port: own})
+		j = s.beside.Evaluate(s.p, policy.Facts{Direction: d, Peer: peer, Protocol: f.protocol, Port: own})
 	case flow.Egress:
-		j = policy.Evaluate(s.p, policy.Facts{Direction: d, Peer: peer, Protocol: f.protocol, Port: far})
+		j = s.beside.Evaluate(s.p, policy.Facts{Direction: d, Peer: peer, Protocol: f.protocol, Port: far})
 	default:
-		j = policy.EvaluateMidstream(s.p, peer, f.protocol, own, far)
+		j = s.beside.EvaluateMidstream(s.p, peer, f.protocol, own, far)
 	}
 	return flow.Judgement{Verdict: j.Verdict, Reason: j.Reason, Revision: s.revision}
 }

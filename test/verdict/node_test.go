@@ -29,6 +29,7 @@ type node struct {
 	world      inventory.Inventory
 	generation uint64
 	revision   uint32
+	pending    flow.Verdict // the datapath's answer, VerdictUnknown where nobody is pending
 	marks      uint64
 }
 
@@ -135,7 +136,8 @@ func (n *node) slot(p *policy.Policy) slot {
 	}
 	n.revision++
 	normal := policy.Normalize(*p)
-	return slot{p: &normal, revision: n.revision}
+	guardrails := inventory.NewIndex(n.world).Guardrails(policytest.Subject)
+	return slot{p: &normal, revision: n.revision, beside: policy.Evaluator{Guardrails: guardrails, Pending: n.pending}}
 }
 
 func (s slot) rollout() *rollout.Revision {

@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/policy/policytest"
@@ -147,7 +148,7 @@ func explain(live, staged slot) string {
 	text := ""
 	for i, s := range []slot{live, staged} {
 		if s.p != nil {
-			text += fmt.Sprintf("\n %s: %s", flow.Slot(i), s.p.Canonical())
+			text += fmt.Sprintf("\n %s: %s\n  beside %+v", flow.Slot(i), s.p.Canonical(), s.beside)
 		}
 	}
 	return text
@@ -241,6 +242,67 @@ func TestVerdictWithoutState(t *testing.T) {
 		}
 	})
 	c.report(t, flow.Ingress, flow.Egress, flow.DirectionUnknown)
+}
+
+// TestVerdictOfPending compares flows with peers that nobody knows yet, under
+// either answer.
+func TestVerdictOfPending(t *testing.T) {
+	n := newNode(t, instant)
+	c := newTally()
+	rapid.Check(t, func(t *rapid.T) {
+		n.begin(t)
+		a, b := drawPolicy.Draw(t, "a"), drawPolicy.Draw(t, "b")
+		frames := drawBatch(t, map[tuple]bool{}, &a, &b)
+		for _, f := range frames {
+			if f.peer.Reserved == flow.IdentityWorld {
+				f.peer.Reserved = flow.IdentityUnknown
+			}
+		}
+		c.policies += 2
+		n.pend(t, rapid.SampledFrom([]flow.Verdict{flow.VerdictAllow, flow.VerdictDeny}).Draw(t, "pending"))
+		live, staged := drawSlots(t, n, &a, &b)
+		n.apply(t, live, staged)
+		state := n.round(t, c, "new", frames, nil, live, staged, false, false)
+
+		n.pend(t, flow.VerdictAllow+flow.VerdictDeny-n.pending)
+		live.beside.Pending, staged.beside.Pending = n.pending, n.pending
+		n.round(t, c, "the other answer", frames, state, live, staged, false, false)
+	})
+	c.report(t, flow.Ingress, flow.Egress, flow.DirectionUnknown)
+	if c.reasons[flow.ReasonPending] == 0 || c.reasons[flow.ReasonGuardrail] == 0 {
+		t.Error("nothing was pending, or nothing guarded")
+	}
+}
+
+// pend makes nobody know the strangers, and answer what is done to them.
+func (n *node) pend(t rapid.TB, answer flow.Verdict) {
+	n.pending = answer
+	var owners []bpf.AddressOwner
+	for _, a := range policytest.Strangers() {
+		owners = append(owners, bpf.AddressOwner{Addr: a})
+	}
+	for _, node := range n.world.Nodes {
+		id := flow.IdentityRemoteNode
+		if node.Name == policytest.Node {
+			id = flow.IdentityHost
+		}
+		for _, a := range node.Addresses {
+			owners = append(owners, bpf.AddressOwner{Addr: a, Identity: id})
+		}
+	}
+	for _, w := range n.world.Workloads {
+		for _, e := range w.Endpoints {
+			for _, a := range e.Addresses {
+				owners = append(owners, bpf.AddressOwner{Addr: a, Identity: w.Identity, Endpoint: e.ID})
+			}
+		}
+	}
+	if _, err := n.dp.SetAddresses(owners); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.dp.SetPending(answer); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // begin takes back what the last run, also one that failed, left.

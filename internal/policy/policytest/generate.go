@@ -29,6 +29,29 @@ func Rule(t *rapid.T) policy.Rule {
 	}
 }
 
+// Guardrails draws up to two valid guardrails, of any workload.
+func Guardrails(t *rapid.T) []policy.Guardrail {
+	var out []policy.Guardrail
+	for i := range rapid.IntRange(0, 2).Draw(t, "guardrails") {
+		r := Rule(t)
+		g := policy.Guardrail{Name: "guardrail-" + string('a'+rune(i)), Peers: r.Peers, Ports: r.Ports}
+		if len(g.Peers)+len(g.Ports) == 0 {
+			g.Ports = []policy.Port{Port(t)}
+		}
+		if rapid.Bool().Draw(t, "one direction") {
+			g.Directions = []flow.Direction{rapid.SampledFrom([]flow.Direction{flow.Ingress, flow.Egress}).Draw(t, "direction")}
+		}
+		if rapid.Bool().Draw(t, "some workloads") {
+			g.Workloads = &policy.Selector{
+				Namespace:   "shop",
+				MatchLabels: map[string]string{"tier": rapid.SampledFrom([]string{"back", "web"}).Draw(t, "tier")},
+			}
+		}
+		out = append(out, g)
+	}
+	return out
+}
+
 // Peer draws one valid peer: a selector of the world's labels, a prefix around
 // its addresses, or a reserved name.
 func Peer(t *rapid.T) policy.Peer {
