@@ -11,6 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 var compareAddr = cmpopts.EquateComparable(netip.Addr{})
@@ -206,4 +209,65 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestGuardrails checks that guardrails are read, checked and kept in one order.
+func TestGuardrails(t *testing.T) {
+	const guarded = good + `
+guardrails:
+  - name: no-ssh
+    directions: [ingress]
+    workloads: {namespace: boutique, matchLabels: {app: frontend}}
+    ports: [{protocol: TCP, port: 22, endPort: 23}]
+  - name: no-metadata
+    peers: [{cidr: {prefix: 169.254.0.0/16, except: [169.254.1.0/24]}}, {reserved: world}]
+`
+	inv, err := Parse([]byte(guarded))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []policy.Guardrail{
+		{
+			Name: "no-metadata",
+			Peers: []policy.Peer{
+				{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("169.254.0.0/16"), Except: []netip.Prefix{netip.MustParsePrefix("169.254.1.0/24")}}},
+				{Reserved: "world"},
+			},
+		},
+		{
+			Name: "no-ssh", Directions: []flow.Direction{flow.Ingress},
+			Workloads: &policy.Selector{Namespace: "boutique", MatchLabels: map[string]string{"app": "frontend"}},
+			Ports:     []policy.Port{{Protocol: flow.TCP, Port: 22, EndPort: 23}},
+		},
+	}
+	compare := cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+	if diff := cmp.Diff(want, inv.Sorted().Guardrails, compare); diff != "" {
+		t.Errorf("guardrails (-want +got):\n%s", diff)
+	}
+	before, err := Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(before.Canonical(), inv.Canonical()) {
+		t.Error("an inventory with guardrails says the same as one without")
+	}
+	x := NewIndex(inv)
+	if list := x.Guardrails(inv.Workloads[0].Ref()); len(list) != 2 {
+		t.Errorf("frontend: %v", list)
+	}
+	if list := x.Guardrails(inv.Workloads[1].Ref()); len(list) != 1 || list[0].Name != "no-metadata" {
+		t.Errorf("db: %v", list)
+	}
+	for _, c := range []struct{ from, to, want string }{
+		{"port: 22", "port: x", "line 23:35: "},
+		{"name: no-metadata", "name: no-ssh", `line 24:11: guardrails[1].name: "no-ssh" is guardrails[0] already`},
+		{"169.254.0.0/16", "169.254.0.1/16", "guardrails[1].peers[0].cidr.prefix: 169.254.0.1/16 has bits set"},
+		{"matchLabels", "labels", `unknown field "labels"`},
+		{"[ingress]", "[in]", `direction "in"`},
+	} {
+		_, err := Parse([]byte(strings.Replace(guarded, c.from, c.to, 1)))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: error %v, want %s", c.to, err, c.want)
+		}
+	}
 }
