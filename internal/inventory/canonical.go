@@ -21,6 +21,7 @@ func (inv *Inventory) Clone() Inventory {
 		w.Endpoints = slices.Clone(w.Endpoints)
 		for j := range w.Endpoints {
 			w.Endpoints[j].Addresses = slices.Clone(w.Endpoints[j].Addresses)
+			w.Endpoints[j].Tunnels = slices.Clone(w.Endpoints[j].Tunnels)
 		}
 	}
 	return out
@@ -40,6 +41,7 @@ func (inv *Inventory) Sorted() Inventory {
 		slices.SortFunc(endpoints, func(a, b Endpoint) int { return cmp.Compare(a.Name, b.Name) })
 		for j := range endpoints {
 			slices.SortFunc(endpoints[j].Addresses, netip.Addr.Compare)
+			slices.Sort(endpoints[j].Tunnels)
 		}
 	}
 	return out
