@@ -106,6 +106,26 @@ type kernelRfFlowKey struct {
 	Protocol   uint64
 }
 
+type kernelRfFragment struct {
+	_        structs.HostLayout
+	Sport    uint16
+	Dport    uint16
+	End      uint32
+	Seen     uint64
+	Protocol uint8
+	Pad      [7]uint8
+}
+
+type kernelRfFragmentKey struct {
+	_        structs.HostLayout
+	Src      [16]uint8
+	Dst      [16]uint8
+	Id       uint32
+	Endpoint uint32
+	Protocol uint8
+	Pad      [7]uint8
+}
+
 type kernelRfIntent struct {
 	_     structs.HostLayout
 	Start uint64

@@ -24,6 +24,7 @@ type packet struct {
 	quoted       []byte // ICMP error: from its IP header on
 	hopLimit     uint8
 	vlans        int
+	sctp         []byte // the first chunk; default DATA
 }
 
 func (p packet) String() string {
@@ -135,6 +136,13 @@ func (p packet) transport(t testing.TB, network gopacket.NetworkLayer) []gopacke
 		}
 		_ = l.SetNetworkLayerForChecksum(network)
 		return []gopacket.SerializableLayer{l, payload}
+	case flow.SCTP:
+		chunk := p.sctp
+		if chunk == nil {
+			chunk = []byte{0, 3, 0, 16, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}
+		}
+		head := &layers.SCTP{SrcPort: layers.SCTPPort(p.sport), DstPort: layers.SCTPPort(p.dport)}
+		return []gopacket.SerializableLayer{head, gopacket.Payload(chunk), payload}
 	case flow.UDP:
 		l := &layers.UDP{SrcPort: layers.UDPPort(p.sport), DstPort: layers.UDPPort(p.dport)}
 		_ = l.SetNetworkLayerForChecksum(network)

@@ -1,9 +1,7 @@
 package bpf
 
 import (
-	"encoding/binary"
 	"testing"
-	"time"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -24,6 +22,21 @@ func put(offset int, b ...byte) func([]byte) []byte {
 	}
 }
 
+// keep cuts the frame after n bytes of what Ethernet carries.
+func keep(n int) func([]byte) []byte {
+	return func(frame []byte) []byte { return frame[:etherLen+n] }
+}
+
+func tags(n int) func([]byte) []byte {
+	return func(frame []byte) []byte {
+		tagged := append([]byte(nil), frame[:12]...)
+		for i := range n {
+			tagged = append(tagged, 0x88, 0xa8, 0, byte(1+i))
+		}
+		return append(tagged, frame[12:]...)
+	}
+}
+
 // TestMalformed checks packets that cannot be parsed: they pass, counted, until
 // the direction they go is isolated. Beside each stands its like that can be.
 func TestMalformed(t *testing.T) {
@@ -31,6 +44,9 @@ func TestMalformed(t *testing.T) {
 	v6 := tcp(web.v6, db.v6, 40000, 80, "S")
 	u4, u6 := udp(web.v4, db.v4, 40000, 80), udp(web.v6, db.v6, 40000, 80)
 	u6.payload = 64
+	s4, _ := sctp(4, web, db)
+	tagged, tagged6 := v4, v6
+	tagged.vlans, tagged6.vlans = 1, 1
 	for _, c := range []struct {
 		name   string
 		p      packet
@@ -53,6 +69,24 @@ func TestMalformed(t *testing.T) {
 		{"IPv6 routing header with segments left", u6, put(6, append([]byte{43}, chain(u6, []byte{17, 0, 4, 1, 0, 0, 0, 0})...)...)},
 		{"IPv6 chain of nine headers", u6, put(6, append([]byte{60}, chain(u6, nine()...)...)...)},
 		{"later fragment over the TCP header", v4, put(6, 0, 2)},
+		{"later fragment over the TCP header in IPv6", u6, put(6, append([]byte{44}, chain(u6, []byte{6, 0, 0, 16, 0, 0, 0, 1})...)...)},
+		{"later fragment over SCTP's chunk", s4, put(6, 0, 1)},
+		{"frame within the IPv4 header", tagged, keep(4 + 19)},
+		{"frame within the IPv6 header", tagged6, keep(4 + 39)},
+		{"frame within a tag", tagged, keep(1)},
+		{"three tags", v4, tags(3)},
+		{"UDP length below its header's", u4, put(20+4, 0, 7)},
+		{"UDP length beyond the packet in IPv4", u4, put(20+4, 0, 9)},
+		{"UDP length beyond the packet in IPv6", u6, put(40+4, 0, 99)},
+		{"UDP length of 0", u6, put(40+4, 0, 0)},
+		{"first fragment within the TCP header", v4, func(f []byte) []byte { return put(2, 0, 36, 0, 0, 0x20, 0)(f) }},
+		{"SCTP without a chunk", s4, put(2, 0, 32)},
+		{"SCTP's INIT cut short", s4.chunk(sctpInit, 1), put(2, 0, 48)},
+		{"ICMP within its header", echo(web.v4, db.v4, 1, false), put(2, 0, 27)},
+		{"ICMPv6 within its header", echo(web.v6, db.v6, 1, false), put(4, 0, 7)},
+		{"IPv6 destination that is an IPv4 address", v6, put(24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 2)},
+		{"IPv6 fragment of a fragment", u6, put(6, append([]byte{44}, chain(u6, []byte{44, 0, 0, 0, 0, 0, 0, 1}, []byte{17, 0, 0, 0, 0, 0, 0, 1})...)...)},
+		{"IPv6 authentication header beyond the end", u6, put(6, append([]byte{51}, chain(u6, []byte{17, 99, 0, 0, 0, 0, 0, 0})...)...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
@@ -163,77 +197,6 @@ func serialize(t *testing.T, ethertype layers.EthernetType, list ...gopacket.Ser
 		t.Fatal(err)
 	}
 	return buf.Bytes()
-}
-
-// fragments splits a datagram of p in two.
-func fragments(t *testing.T, p packet, id uint16) (first, later []byte) {
-	t.Helper()
-	p.payload = 64
-	whole := p.frame(t)
-	if p.src.Is4() {
-		cut := func(offset uint16, more uint16, body []byte) []byte {
-			f := append(append([]byte(nil), whole[:etherLen+20]...), body...)
-			binary.BigEndian.PutUint16(f[etherLen+2:], uint16(20+len(body)))
-			binary.BigEndian.PutUint16(f[etherLen+4:], id)
-			binary.BigEndian.PutUint16(f[etherLen+6:], more|offset/8)
-			return f
-		}
-		body := whole[etherLen+20:]
-		return cut(0, 0x2000, body[:32]), cut(32, 0, body[32:])
-	}
-	cut := func(offset, more uint16, body []byte) []byte {
-		f := append([]byte(nil), whole[:etherLen+40]...)
-		f[etherLen+6] = 44
-		h := []byte{17, 0, byte((offset | more) >> 8), byte(offset | more), 0, 0, byte(id >> 8), byte(id)}
-		f = append(append(f, h...), body...)
-		binary.BigEndian.PutUint16(f[etherLen+4:], uint16(8+len(body)))
-		return f
-	}
-	body := whole[etherLen+40:]
-	return cut(0, 1, body[:32]), cut(32, 0, body[32:])
-}
-
-// TestFragments checks that later fragments go with their first one, and are
-// refused without it where the direction is isolated.
-func TestFragments(t *testing.T) {
-	families(t, func(t *testing.T, family int) {
-		l := newLab(t)
-		l.apply(live(flow.Egress, 1, allow(dbIdent, flow.UDP, 53)))
-		first, later := fragments(t, udp(web.in(family), db.in(family), 40000, 53), 1)
-		if code := l.from(later); code != drop {
-			t.Errorf("later fragment alone: %s", verdictName(code))
-		}
-		if code := l.from(first); code != pass {
-			t.Errorf("first fragment: %s", verdictName(code))
-		}
-		if code := l.from(later); code != pass {
-			t.Errorf("later fragment: %s", verdictName(code))
-		}
-		first, later = fragments(t, udp(web.in(family), db.in(family), 40000, 54), 2)
-		if code := l.from(first); code != drop {
-			t.Errorf("first fragment, denied: %s", verdictName(code))
-		}
-		if code := l.from(later); code != drop {
-			t.Errorf("later fragment, denied: %s", verdictName(code))
-		}
-		l.sweep(5 * time.Second)
-		var sum total
-		sum.add(l.records())
-		if sum.forward.Packets != 4 || sum.connections != 2 {
-			t.Errorf("sums: %+v", sum)
-		}
-		for name, want := range map[string]uint64{"fragments": 3, "fragments_unmatched": 1} {
-			if n := l.counter(name); n != want {
-				t.Errorf("counter %s: %d, want %d", name, n, want)
-			}
-		}
-		// A note is forgotten after its time.
-		l.sweep(time.Minute)
-		_, later = fragments(t, udp(web.in(family), db.in(family), 40000, 53), 1)
-		if code := l.from(later); code != drop {
-			t.Errorf("later fragment of long ago: %s", verdictName(code))
-		}
-	})
 }
 
 // TestOffload checks that a packet made of several counts as several.

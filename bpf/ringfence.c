@@ -172,8 +172,7 @@ __noinline int rf_is_related(struct __sk_buff *skb, struct rf_visit *v)
 
 	if (!v)
 		return 0;
-	if (rf_parse_quoted(skb, &v->p, v->tunnels, &quoted) != RF_PARSED ||
-	    !rf_same_address(quoted.src, v->p.dst))
+	if (rf_parse_quoted(skb, &v->p, v->tunnels, &quoted) != RF_PARSED)
 		return 0;
 	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
 		return 0;

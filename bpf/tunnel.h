@@ -142,7 +142,7 @@ static __always_inline int rf_parse_inner(struct __sk_buff *skb, struct rf_packe
 	return RF_PARSED_MALFORMED;
 }
 
-/* The packet that the ICMP error p quotes. */
+/* The packet that the ICMP error p quotes, which its receiver must have sent. */
 static __always_inline int rf_parse_quoted(struct __sk_buff *skb, const struct rf_packet *p, __u32 tunnels,
 					   struct rf_packet *q)
 {
@@ -153,9 +153,9 @@ static __always_inline int rf_parse_quoted(struct __sk_buff *skb, const struct r
 	q->ethertype = p->ethertype;
 	q->flags = RF_PKT_QUOTED;
 	parsed = rf_parse_ip(skb, q);
-	if (parsed == RF_PARSED && tunnels)
-		return rf_parse_inner(skb, q, tunnels);
-	return parsed;
+	if (parsed != RF_PARSED || !rf_same_address(q->src, p->dst))
+		return RF_PARSED_MALFORMED;
+	return tunnels ? rf_parse_inner(skb, q, tunnels) : RF_PARSED;
 }
 
 #endif

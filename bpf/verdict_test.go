@@ -248,11 +248,16 @@ var packetRules = []packetRule{
 	},
 	{
 		name:   "SCTP has ports",
-		tables: []Table{live(flow.Egress, 1, allow(dbIdent, flow.SCTP, 0), Entry{Peer: evilIdent})},
+		tables: []Table{live(flow.Egress, 1, allow(dbIdent, flow.SCTP, 3868))},
 		allowed: func(family int) packet {
-			return packet{src: web.in(family), dst: db.in(family), proto: flow.SCTP, payload: 8}
+			p, _ := sctp(family, web, db)
+			return p.chunk(sctpInit, 1)
 		},
-		denied: between(web, db, syn(40000, 1)),
+		denied: func(family int) packet {
+			p, _ := sctp(family, web, db)
+			p.dport++
+			return p.chunk(sctpInit, 1)
+		},
 		reason: flow.ReasonDefault,
 	},
 	{

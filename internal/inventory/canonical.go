@@ -23,6 +23,7 @@ func (inv *Inventory) Clone() Inventory {
 		w.Endpoints = slices.Clone(w.Endpoints)
 		for j := range w.Endpoints {
 			w.Endpoints[j].Addresses = slices.Clone(w.Endpoints[j].Addresses)
+			w.Endpoints[j].Tunnels = slices.Clone(w.Endpoints[j].Tunnels)
 		}
 	}
 	out.Guardrails = slices.Clone(inv.Guardrails)
@@ -46,6 +47,7 @@ func (inv *Inventory) Sorted() Inventory {
 		slices.SortFunc(endpoints, func(a, b Endpoint) int { return cmp.Compare(a.Name, b.Name) })
 		for j := range endpoints {
 			slices.SortFunc(endpoints[j].Addresses, netip.Addr.Compare)
+			slices.Sort(endpoints[j].Tunnels)
 		}
 	}
 	slices.SortFunc(out.Guardrails, func(a, b policy.Guardrail) int { return cmp.Compare(a.Name, b.Name) })

@@ -42,14 +42,28 @@ type Endpoint struct {
 	// Interface is the host's side of the pod's veth, or, when Host is set, a
 	// network interface of the node itself. Empty: an endpoint that is known
 	// but has no agent, so nothing is observed or enforced there.
-	Interface string       `json:"interface,omitempty" yaml:"interface"`
-	Host      bool         `json:"host,omitempty" yaml:"host"`
+	Interface string `json:"interface,omitempty" yaml:"interface"`
+	Host      bool   `json:"host,omitempty" yaml:"host"`
+	// Tunnels are those whose inner flows are recorded and judged in place of
+	// the tunnel's own: for an interface whose node, or pod, ends them.
+	Tunnels   []Tunnel     `json:"tunnels,omitempty" yaml:"tunnels"`
 	Addresses []netip.Addr `json:"addresses" yaml:"addresses"`
 
 	// ID is assigned by the server: unique over all endpoints, never 0, kept
 	// while (workload, name) stays.
 	ID uint32 `json:"id" yaml:"-"`
 }
+
+// Tunnel is a kind of tunnel that can be looked into.
+type Tunnel string
+
+// The kinds of tunnel.
+const (
+	TunnelVXLAN  Tunnel = "vxlan"
+	TunnelGENEVE Tunnel = "geneve"
+	TunnelGRE    Tunnel = "gre"
+	TunnelIPIP   Tunnel = "ipip" // IPv4 or IPv6 in either
+)
 
 // Ref returns the workload's name.
 func (w *Workload) Ref() flow.Workload {

@@ -99,6 +99,7 @@ type document struct {
 			Node      string   `yaml:"node"`
 			Interface string   `yaml:"interface"`
 			Host      bool     `yaml:"host"`
+			Tunnels   []Tunnel `yaml:"tunnels"`
 			Addresses []string `yaml:"addresses"`
 		} `yaml:"endpoints"`
 	} `yaml:"workloads"`
@@ -142,7 +143,7 @@ func (d *document) inventory() (Inventory, []Problem) {
 		}
 		for j, e := range w.Endpoints {
 			out.Endpoints = append(out.Endpoints, Endpoint{
-				Name: e.Name, Node: e.Node, Interface: e.Interface, Host: e.Host,
+				Name: e.Name, Node: e.Node, Interface: e.Interface, Host: e.Host, Tunnels: e.Tunnels,
 				Addresses: addresses(fmt.Sprintf("workloads[%d].endpoints[%d]", i, j), e.Addresses),
 			})
 		}

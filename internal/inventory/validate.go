@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -125,10 +126,28 @@ func (c *checker) checkEndpoint(path string, w *Workload, e *Endpoint) {
 			c.interfaces[[2]string{e.Node, e.Interface}] = owner
 		}
 	}
+	c.checkTunnels(path, e)
 	if len(e.Addresses) == 0 {
 		c.add(path+".addresses", "%s has none: list its addresses", owner)
 	}
 	c.checkAddresses(path, e.Addresses, owner)
+}
+
+func (c *checker) checkTunnels(path string, e *Endpoint) {
+	for i, t := range e.Tunnels {
+		at := fmt.Sprintf("%s.tunnels[%d]", path, i)
+		switch t {
+		case TunnelVXLAN, TunnelGENEVE, TunnelGRE, TunnelIPIP:
+			if slices.Contains(e.Tunnels[:i], t) {
+				c.add(at, "%s is listed twice: remove one", t)
+			}
+		default:
+			c.add(at, "%q is no tunnel that can be looked into: choose of vxlan, geneve, gre and ipip", string(t))
+		}
+	}
+	if len(e.Tunnels) > 0 && e.Interface == "" {
+		c.add(path+".tunnels", "there is no interface to look into tunnels on: name it or remove the tunnels")
+	}
 }
 
 func (c *checker) checkAddresses(path string, addrs []netip.Addr, owner string) {

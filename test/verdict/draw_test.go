@@ -124,7 +124,7 @@ func drawPorts(t *rapid.T, f *frame, service, far uint16, begins bool) {
 	if !begins {
 		f.sport, f.dport = service, far
 	}
-	if f.protocol != flow.TCP {
+	if !f.shakesHands() {
 		return
 	}
 	f.flags = rapid.SampledFrom([]string{"S", "S", "S", "A", "FA", "R", ""}).Draw(t, "flags")

@@ -105,6 +105,9 @@ func (f *frame) bytes() ([]byte, error) {
 	}
 	// Long enough that nothing pads the frame behind its mark.
 	body := binary.BigEndian.AppendUint64(make([]byte, 40), f.mark)
+	if f.protocol == flow.SCTP {
+		body[0] = f.chunk()
+	}
 	buf := gopacket.NewSerializeBuffer()
 	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	list = append(list, gopacket.Payload(body))
@@ -118,7 +121,7 @@ func (f *frame) bytes() ([]byte, error) {
 // flow, and opens whether it shows who did at all.
 func (f *frame) answers() bool {
 	switch f.protocol {
-	case flow.TCP:
+	case flow.TCP, flow.SCTP:
 		return f.flags == "SA"
 	case flow.ICMP:
 		return f.kind == 0 || f.kind == 14 || f.kind == 16 || f.kind == 18
@@ -130,7 +133,23 @@ func (f *frame) answers() bool {
 }
 
 func (f *frame) opens() bool {
-	return f.protocol != flow.TCP || f.flags == "S" || f.flags == "SA"
+	return !f.shakesHands() || f.flags == "S" || f.flags == "SA"
+}
+
+// shakesHands reports whether f's protocol shows where a connection begins.
+func (f *frame) shakesHands() bool { return f.protocol == flow.TCP || f.protocol == flow.SCTP }
+
+// chunk is the type of SCTP's chunk that means what f's TCP flags do.
+func (f *frame) chunk() byte {
+	switch f.flags {
+	case "S":
+		return 1 // INIT
+	case "SA":
+		return 2 // INIT ACK
+	case "R":
+		return 6 // ABORT
+	}
+	return 0 // DATA
 }
 
 // service is what an ICMP flow has for the responder's port: the request's type
@@ -194,7 +213,7 @@ func (f *frame) ports() (own, peer uint16) {
 // silent reports whether f leaves no flow and no record: nobody can say whose
 // it is, or it never leaves the endpoint.
 func (f *frame) silent() bool {
-	return f.protocol == flow.TCP && f.flags == "R" || f.own == f.peer.Addr
+	return f.shakesHands() && f.flags == "R" || f.own == f.peer.Addr
 }
 
 // slot is one slot's policy; p is nil when the slot is empty.
@@ -214,7 +233,7 @@ func (f *frame) direction(live slot, fresh bool) flow.Direction {
 	switch {
 	case !f.opens():
 		return flow.DirectionUnknown
-	case f.protocol != flow.TCP && !f.icmp() && fresh && (live.p == nil || !live.p.Isolates(d)):
+	case !f.shakesHands() && !f.icmp() && fresh && (live.p == nil || !live.p.Isolates(d)):
 		return flow.DirectionUnknown
 	case f.answers():
 		return back

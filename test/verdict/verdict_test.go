@@ -227,7 +227,7 @@ func TestVerdictWithoutState(t *testing.T) {
 		for _, f := range frames {
 			c.frames++
 			d := f.direction(live, false)
-			if f.protocol != flow.TCP && !f.icmp() {
+			if !f.shakesHands() && !f.icmp() {
 				d = flow.DirectionUnknown
 			}
 			said := f.judge(live, d)
