@@ -18,6 +18,7 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/policy/policytest"
 	"github.com/ringfence/ringfence/internal/rollout"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // node is a real datapath on a site, and the real enforcer that fills it.
@@ -150,9 +151,9 @@ func (s slot) rollout() *rollout.Revision {
 func (n *node) send(tb rapid.TB, frames []*frame) map[*frame]bool {
 	tb.Helper()
 	for _, p := range n.paths() {
-		p.out.received()
+		p.Out.Received()
 	}
-	err := onOneCPU(func() error {
+	err := wire.OnOneCPU(func() error {
 		for _, f := range frames {
 			n.marks++
 			f.mark = n.marks<<16 | 0xfe
@@ -160,12 +161,12 @@ func (n *node) send(tb rapid.TB, frames []*frame) map[*frame]bool {
 			if err != nil {
 				return err
 			}
-			if err := n.pathOf(f).in.transmit(b); err != nil {
+			if err := n.pathOf(f).In.Transmit(b); err != nil {
 				return fmt.Errorf("send %s: %w", f, err)
 			}
 		}
 		for _, p := range n.paths() {
-			if err := p.flush(); err != nil {
+			if err := p.Flush(); err != nil {
 				return err
 			}
 		}
@@ -174,15 +175,15 @@ func (n *node) send(tb rapid.TB, frames []*frame) map[*frame]bool {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	marks := map[*wire]map[uint64]bool{}
+	marks := map[*wire.Wire]map[uint64]bool{}
 	for _, p := range n.paths() {
-		if marks[p.out] == nil {
-			marks[p.out] = p.out.received()
+		if marks[p.Out] == nil {
+			marks[p.Out] = p.Out.Received()
 		}
 	}
 	out := map[*frame]bool{}
 	for _, f := range frames {
-		out[f] = marks[n.pathOf(f).out][f.mark]
+		out[f] = marks[n.pathOf(f).Out][f.mark]
 	}
 	return out
 }
