@@ -32,9 +32,13 @@ func (c *cell) String() string {
 func (c *cluster) cells(config *generator.ProbeConfig, strangers []string) ([]*cell, error) {
 	all := *c.resources
 	for _, s := range strangers {
-		pod := *all.Pods[0]
-		pod.Namespace, pod.Name, pod.IP = "", s, c.in(s).String()
-		all.Pods = append(slices.Clone(all.Pods), &pod)
+		pod := &probe.Pod{Name: s, IP: c.in(s).String()}
+		for _, port := range all.Pods[0].Containers {
+			unnamed := *port
+			unnamed.PortName = ""
+			pod.Containers = append(pod.Containers, &unnamed)
+		}
+		all.Pods = append(slices.Clone(all.Pods), pod)
 	}
 	jobs := (&probe.JobBuilder{}).GetJobsForProbeConfig(&all, config)
 	if n := len(jobs.BadNamedPort) + len(jobs.BadPortProtocol); n > 0 {
@@ -126,7 +130,7 @@ func placeAt(pod *probe.Pod) int {
 
 // ask has the evaluator judge every cell, and prepares the frames that ask the
 // kernel.
-func (n *node) ask(cells []*cell, all policies, sport uint16) ([]*judged, []*shot) {
+func (n *node) ask(cells []*cell, all policies) ([]*judged, []*shot) {
 	var out []*judged
 	var shots []*shot
 	for _, c := range cells {
@@ -138,7 +142,7 @@ func (n *node) ask(cells []*cell, all policies, sport uint16) ([]*judged, []*sho
 			j.answers[e.direction] = answer{said.Verdict, said.Reason}
 		}
 		frame := wire.Packet{
-			Source: c.source(), Destination: c.destination(), Protocol: c.protocol, SPort: sport, DPort: c.port, Flags: "S",
+			Source: c.source(), Destination: c.destination(), Protocol: c.protocol, SPort: n.client, DPort: c.port, Flags: "S",
 		}
 		j.whole = &shot{packet: frame, in: placeAt(c.from), out: placeAt(c.to)}
 		shots = append(shots, j.whole)
@@ -151,16 +155,17 @@ func (n *node) ask(cells []*cell, all policies, sport uint16) ([]*judged, []*sho
 	return out, shots
 }
 
-// clientPort is no port of a server's.
-const clientPort = 40001
+// Ports that the senders use, none of them a server's. Each comparison has one
+// of its own, so that its flows are new.
+const firstClient, lastClient = 20000, 60000
 
 // compare asks the evaluator with policies, the compiled tables, and the kernel
 // about every cell, and returns what they disagree on.
 func (n *node) compare(cells []*cell, all policies) ([]*judged, []string, error) {
-	if err := n.forget(); err != nil {
+	if err := n.renew(2 * len(cells)); err != nil {
 		return nil, nil, err
 	}
-	list, shots := n.ask(cells, all, clientPort)
+	list, shots := n.ask(cells, all)
 	if err := n.send(shots); err != nil {
 		return nil, nil, err
 	}
@@ -182,7 +187,7 @@ func (n *node) compare(cells []*cell, all policies) ([]*judged, []string, error)
 func (n *node) disagreements(j *judged, records map[seen]flow.Record) []string {
 	var out []string
 	complain := func(format string, args ...any) { out = append(out, j.String()+": "+fmt.Sprintf(format, args...)) }
-	key := flow.Key{Source: j.source(), Destination: j.destination(), SourcePort: clientPort, DestinationPort: j.port, Protocol: j.protocol}
+	key := flow.Key{Source: j.source(), Destination: j.destination(), SourcePort: n.client, DestinationPort: j.port, Protocol: j.protocol}
 	for _, e := range j.ends() {
 		want := j.answers[e.direction]
 		place := e.place()

@@ -34,9 +34,14 @@ type node struct {
 	far        *wire.Wire
 	generation uint64
 	marks      uint64
+	client     uint16 // port of the comparison that goes on
+	flows      int    // at most, in the table
 }
 
-const nodeName = "node-1"
+const (
+	nodeName    = "node-1"
+	flowEntries = 1 << 17
+)
 
 func interfaceOf(place int) string { return fmt.Sprintf("rfw%d", place) }
 
@@ -54,7 +59,7 @@ func newNode(t *testing.T) *node {
 	for _, ns := range []string{here, pods} {
 		wire.Namespace(t, ns, wire.Quiet)
 	}
-	n := &node{}
+	n := &node{client: firstClient}
 	n.connect(t, here, pods)
 	n.open(t, here)
 	return n
@@ -119,9 +124,9 @@ func (n *node) open(t *testing.T, ns string) {
 			t.Error(err)
 		}
 	})
-	// Flows end with the next sweep, and endpoints are never fresh.
+	// There is room for many comparisons. Flows end with the next sweep, and endpoints are never fresh.
 	dp, err := bpf.Open(bpf.Config{
-		PinDir: filepath.Join(fs, nodeName), NetNS: ns, FlowEntries: 1 << 15, EndpointFlows: 1 << 15, RingBytes: 1 << 22,
+		PinDir: filepath.Join(fs, nodeName), NetNS: ns, FlowEntries: flowEntries, EndpointFlows: flowEntries, RingBytes: 1 << 22,
 		Idle: bpf.IdleLimits{SYN: 1, Established: 1, Closing: 1, UDP: 1, ICMP: 1, Other: 1},
 	})
 	if err != nil {
@@ -276,6 +281,17 @@ func (n *node) records() (map[seen]flow.Record, error) {
 			return nil, err
 		}
 	}
+}
+
+// renew makes room for flows, of which none may be one of before.
+func (n *node) renew(flows int) error {
+	n.flows += flows
+	n.client++
+	if n.flows < flowEntries && n.client < lastClient {
+		return nil
+	}
+	n.flows, n.client = flows, firstClient
+	return n.forget()
 }
 
 // forget ends every flow. The kernel's coarse clock must tick before one is idle.
