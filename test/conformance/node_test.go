@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/rollout"
+	"github.com/ringfence/ringfence/test/pod"
 	"github.com/ringfence/ringfence/test/wire"
 )
 
@@ -111,22 +111,9 @@ func (n *node) paths() []wire.Path {
 
 func (n *node) open(t *testing.T, ns string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "rf-conf-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fs := filepath.Join(dir, "bpf")
-	if err := bpf.MountBPFFS(fs); err != nil {
-		t.Fatalf("this test needs root and eBPF: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := errors.Join(bpf.UnmountBPFFS(fs), os.RemoveAll(dir)); err != nil {
-			t.Error(err)
-		}
-	})
 	// There is room for many comparisons. Flows end with the next sweep, and endpoints are never fresh.
 	dp, err := bpf.Open(bpf.Config{
-		PinDir: filepath.Join(fs, nodeName), NetNS: ns, FlowEntries: flowEntries, EndpointFlows: flowEntries, RingBytes: 1 << 22,
+		PinDir: pod.Pins(t, "conf"), NetNS: ns, FlowEntries: flowEntries, EndpointFlows: flowEntries, RingBytes: 1 << 22,
 		Idle: bpf.IdleLimits{SYN: 1, Established: 1, Closing: 1, UDP: 1, ICMP: 1, Other: 1},
 	})
 	if err != nil {

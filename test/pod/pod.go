@@ -7,13 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/test/wire"
 )
 
@@ -38,26 +36,13 @@ type Pod struct {
 func New(tb testing.TB, name string, ports ...uint16) *Pod {
 	tb.Helper()
 	p := &Pod{
+		Pins: Pins(tb, name),
 		Node: fmt.Sprintf("rf-%s-%d-node", name, os.Getpid()),
 		pod:  fmt.Sprintf("rf-%s-%d-pod", name, os.Getpid()),
 	}
 	for _, ns := range []string{p.Node, p.pod} {
 		wire.Namespace(tb, ns, func() error { return wire.Up("lo") })
 	}
-	dir, err := os.MkdirTemp("", "rf-"+name+"-")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	fs := filepath.Join(dir, "bpf")
-	if err := bpf.MountBPFFS(fs); err != nil {
-		tb.Fatalf("this test needs root and eBPF: %v", err)
-	}
-	tb.Cleanup(func() {
-		if err := errors.Join(bpf.UnmountBPFFS(fs), os.RemoveAll(dir)); err != nil {
-			tb.Error(err)
-		}
-	})
-	p.Pins = filepath.Join(fs, "node-1")
 	if err := p.connect(); err != nil {
 		tb.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/policy/policytest"
 	"github.com/ringfence/ringfence/internal/rollout"
+	"github.com/ringfence/ringfence/test/pod"
 	"github.com/ringfence/ringfence/test/wire"
 )
 
@@ -50,7 +50,7 @@ var (
 func newNode(t *testing.T, cfg bpf.Config) *node {
 	t.Helper()
 	n := &node{site: newSite(t), world: world()}
-	cfg.PinDir = filepath.Join(mounted, fmt.Sprintf("node-%d", serial.Add(1)))
+	cfg.PinDir = pod.Pins(t, "verdict")
 	cfg.NetNS = n.ns
 	cfg.FlowEntries, cfg.RingBytes = 1<<17, 1<<20
 	var err error

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 
-	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/test/wire"
 )
 
@@ -20,33 +18,12 @@ const (
 	uplink        = "up0"
 )
 
-// mounted is this test binary's own bpffs.
-var mounted string
-
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
+func TestMain(m *testing.M) {
 	if err := fixSeed(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
+		os.Exit(1)
 	}
-	dir, err := os.MkdirTemp("", "rf-verdict-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	mounted = filepath.Join(dir, "bpf")
-	if err := bpf.MountBPFFS(mounted); err != nil {
-		fmt.Fprintln(os.Stderr, "these tests need root and eBPF:", err)
-		return 1
-	}
-	defer func() {
-		if err := bpf.UnmountBPFFS(mounted); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-	}()
-	return m.Run()
+	os.Exit(m.Run())
 }
 
 // site is a node's network: a bridge joins the pod's veth and the uplink, so
