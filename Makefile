@@ -83,11 +83,15 @@ demo-check: build ## Run the demo's script, print the table, write build/demo.js
 ## ---- test
 
 .PHONY: test
-test: build test-go test-ui test-browser test-demo ## Run every test: Go, UI, browser, and the whole demo (root)
+test: build test-go test-conformance test-ui test-browser test-demo ## Run every test: Go, conformance, UI, browser, and the whole demo (root)
 
 .PHONY: test-go
 test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
 	go test -timeout 15m $(ARGS) $$(go list ./... | grep -v /test/browser)
+
+.PHONY: test-conformance
+test-conformance: ## Judge the Cyclonus cases and our own by evaluator, tables and kernel; print counts (root)
+	cd test/conformance && go test -count=1 -timeout 15m $(ARGS)
 
 .PHONY: test-ui
 test-ui: ui/node_modules ## Run the UI's unit tests
@@ -122,6 +126,7 @@ lint: ui/node_modules ## Run every linter
 	clang-format-19 --dry-run -Werror $(C_SOURCES)
 	go vet ./...
 	$(TOOL) golangci-lint run ./...
+	cd test/conformance && go vet ./... && $(TOOL) golangci-lint run ./...
 	cd ui && npm run lint --silent
 
 .PHONY: format

@@ -11,7 +11,11 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/test/pod"
 )
+
+// port is where the server listens.
+const port = 443
 
 // process is one agent's collector on the real datapath.
 type process struct {
@@ -22,19 +26,19 @@ type process struct {
 	done   chan error
 }
 
-func startProcess(t *testing.T, p *pod, dir string, s Sink) *process {
+func startProcess(t *testing.T, p *pod.Pod, dir string, s Sink) *process {
 	t.Helper()
-	dp, err := bpf.Open(bpf.Config{PinDir: p.pins, NetNS: p.node, FlowEntries: 4096, RingBytes: 1 << 20, SweepInterval: 100 * time.Millisecond})
+	dp, err := bpf.Open(bpf.Config{PinDir: p.Pins, NetNS: p.Node, FlowEntries: 4096, RingBytes: 1 << 20, SweepInterval: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = dp.Remove() })
-	if err := dp.Attach(bpf.Endpoint{Interface: podInterface, ID: 1, Identity: 301}); err != nil {
+	if err := dp.Attach(bpf.Endpoint{Interface: pod.Interface, ID: 1, Identity: 301}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := dp.SetAddresses([]bpf.AddressOwner{
 		{Addr: addr("10.1.0.1"), Identity: 301, Endpoint: 1}, {Addr: addr("fd00:1::1"), Identity: 301, Endpoint: 1},
-		{Addr: addr(server[0]), Identity: 302, Endpoint: 2}, {Addr: addr(server[1]), Identity: 302, Endpoint: 2},
+		{Addr: addr(pod.Server[0]), Identity: 302, Endpoint: 2}, {Addr: addr(pod.Server[1]), Identity: 302, Endpoint: 2},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +48,7 @@ func startProcess(t *testing.T, p *pod, dir string, s Sink) *process {
 	}
 	k := &known{}
 	k.p.Store(&snapshot{since: time.Now(), index: world(func(inv *inventory.Inventory) {
-		inv.Workloads[1].Endpoints[0].Addresses = []netip.Addr{addr(server[0]), addr(server[1])}
+		inv.Workloads[1].Endpoints[0].Addresses = []netip.Addr{addr(pod.Server[0]), addr(pod.Server[1])}
 	})})
 	c, err := New(Config{Node: "node-1", StateDir: dir, BatchAge: 20 * time.Millisecond, Sweep: 50 * time.Millisecond, Heartbeat: 200 * time.Millisecond, Flush: 200 * time.Millisecond, MinPause: 10 * time.Millisecond, MaxPause: 20 * time.Millisecond},
 		Deps{Reader: r, Datapath: dp, Inventories: k, Sink: s, Endpoints: func() int { return 1 }})
@@ -68,7 +72,7 @@ func (x *process) stop() {
 // Every real connection is stored once, whatever becomes of the store and of the
 // agent meanwhile.
 func TestRealConnectionsAreCountedExactly(t *testing.T) {
-	p, dir, s := newPod(t), t.TempDir(), newSink()
+	p, dir, s := pod.New(t, "col", port), t.TempDir(), newSink()
 	began := time.Now()
 	x := startProcess(t, p, dir, s)
 	total := 0
@@ -77,7 +81,7 @@ func TestRealConnectionsAreCountedExactly(t *testing.T) {
 		var wait sync.WaitGroup
 		for i := range n {
 			wait.Go(func() {
-				if err := p.get(server[i%2]); err != nil {
+				if err := p.Get(t.Context(), pod.Server[i%2], port, 5*time.Second); err != nil {
 					t.Error(err)
 				}
 			})
@@ -125,7 +129,7 @@ func TestRealConnectionsAreCountedExactly(t *testing.T) {
 	}
 	x.stop()
 	got := connections(s)
-	if got[""] != total || got[server[0]] != total/2 || got[server[1]] != total/2 {
+	if got[""] != total || got[pod.Server[0]] != total/2 || got[pod.Server[1]] != total/2 {
 		t.Errorf("%v connections are stored, %d were made", got, total)
 	}
 	for _, r := range s.rows() {

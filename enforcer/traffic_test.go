@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/rollout"
+	"github.com/ringfence/ringfence/test/pod"
 )
 
 var cart = flow.Workload{Namespace: "shop", Kind: "Host", Name: "cart"}
@@ -27,11 +29,11 @@ func shop() inventory.Inventory {
 		Workloads: []inventory.Workload{
 			{
 				Namespace: "shop", Kind: "Host", Name: "cart", Labels: map[string]string{"app": "cart"}, Identity: 301,
-				Endpoints: []inventory.Endpoint{{Name: "cart-1", Node: "node-1", Interface: podInterface, ID: 1, Addresses: []netip.Addr{addr("10.1.0.1"), addr("fd00:1::1")}}},
+				Endpoints: []inventory.Endpoint{{Name: "cart-1", Node: "node-1", Interface: pod.Interface, ID: 1, Addresses: []netip.Addr{addr("10.1.0.1"), addr("fd00:1::1")}}},
 			},
 			{
 				Namespace: "shop", Kind: "Host", Name: "front", Labels: map[string]string{"app": "front"}, Identity: 302,
-				Endpoints: []inventory.Endpoint{{Name: "front-1", Node: "node-1", ID: 2, Addresses: []netip.Addr{addr(server[0]), addr(server[1])}}},
+				Endpoints: []inventory.Endpoint{{Name: "front-1", Node: "node-1", ID: 2, Addresses: []netip.Addr{addr(pod.Server[0]), addr(pod.Server[1])}}},
 			},
 		},
 	}
@@ -44,16 +46,26 @@ func toFront(number uint32, port uint16) *rollout.Revision {
 	}}})
 }
 
+// client is a pod, and ports are where its server listens.
+type client struct {
+	*pod.Pod
+	t *testing.T
+}
+
+var ports = []uint16{80, 443}
+
+func newClient(t *testing.T) *client {
+	t.Helper()
+	return &client{pod.New(t, "enf", ports...), t}
+}
+
 // check says which of the server's ports the pod must reach, in both families.
-func (p *pod) check(when string, reached ...int) {
+func (p *client) check(when string, reached ...uint16) {
 	p.t.Helper()
-	for _, a := range server {
+	for _, a := range pod.Server {
 		for _, port := range ports {
-			want := false
-			for _, r := range reached {
-				want = want || r == port
-			}
-			if got := p.reaches(a, port); got != want {
+			want := slices.Contains(reached, port)
+			if got := p.Get(p.t.Context(), a, port, 250*time.Millisecond) == nil; got != want {
 				p.t.Errorf("%s: %s port %d is reached: %v", when, a, port, got)
 			}
 		}
@@ -63,7 +75,7 @@ func (p *pod) check(when string, reached ...int) {
 // The whole way on real packets: observe, audit, enforce, restart, revert, drift
 // and rollback.
 func TestRealPackets(t *testing.T) {
-	p := newPod(t)
+	p := newClient(t)
 	dir := t.TempDir()
 	dp, e := openNode(t, p, dir, nil)
 	apply := func(generation uint64, live, staged *rollout.Revision) rollout.Effective {
@@ -146,7 +158,7 @@ func TestRealPackets(t *testing.T) {
 
 // What the kernel really holds, read back, is what was compiled.
 func TestKernelHoldsWhatWasCompiled(t *testing.T) {
-	p := newPod(t)
+	p := newClient(t)
 	dp, e := openNode(t, p, t.TempDir(), nil)
 	prefix := netip.MustParsePrefix
 	rules := []policy.Rule{
@@ -173,7 +185,7 @@ func TestKernelHoldsWhatWasCompiled(t *testing.T) {
 }
 
 func TestUnknownInterface(t *testing.T) {
-	p := newPod(t)
+	p := newClient(t)
 	_, e := openNode(t, p, t.TempDir(), nil)
 	inv := shop()
 	inv.Workloads[0].Endpoints[0].Interface = "rfnone"
@@ -184,9 +196,9 @@ func TestUnknownInterface(t *testing.T) {
 	t.Log(r.Problems)
 }
 
-func openNode(t *testing.T, p *pod, dir string, c Confirmer) (*bpf.Datapath, *Enforcer) {
+func openNode(t *testing.T, p *client, dir string, c Confirmer) (*bpf.Datapath, *Enforcer) {
 	t.Helper()
-	dp, err := bpf.Open(bpf.Config{PinDir: p.pins, NetNS: p.node, FlowEntries: 1024, RingBytes: 1 << 20})
+	dp, err := bpf.Open(bpf.Config{PinDir: p.Pins, NetNS: p.Node, FlowEntries: 1024, RingBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

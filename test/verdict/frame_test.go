@@ -1,18 +1,13 @@
 package verdict
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
-
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/test/wire"
 )
-
-var macs = []byte{2, 0, 0, 0, 0, 0xbb, 2, 0, 0, 0, 0, 0xaa}
 
 // frame is one packet of the endpoint's, as it is on the wire.
 type frame struct {
@@ -63,58 +58,13 @@ func (f *frame) String() string {
 		f.source(), f.destination(), what)
 }
 
-// bytes builds the frame. Its last eight bytes are its mark.
+// bytes builds the frame.
 func (f *frame) bytes() ([]byte, error) {
-	src, dst := f.source(), f.destination()
-	eth := &layers.Ethernet{DstMAC: macs[:6], SrcMAC: macs[6:], EthernetType: layers.EthernetTypeIPv4}
-	hops := f.hops
-	if hops == 0 {
-		hops = 64
+	p := wire.Packet{
+		Source: f.source(), Destination: f.destination(), Protocol: f.protocol, SPort: f.sport, DPort: f.dport, Flags: f.flags,
+		Kind: f.kind, Code: f.code, ID: f.id, Hops: f.hops, Mark: f.mark,
 	}
-	var ip interface {
-		gopacket.SerializableLayer
-		gopacket.NetworkLayer
-	} = &layers.IPv4{Version: 4, TTL: hops, Protocol: layers.IPProtocol(f.protocol), SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
-	if src.Is6() {
-		eth.EthernetType = layers.EthernetTypeIPv6
-		ip = &layers.IPv6{Version: 6, HopLimit: hops, NextHeader: layers.IPProtocol(f.protocol), SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
-	}
-	list := []gopacket.SerializableLayer{eth, ip}
-	switch {
-	case f.protocol == flow.TCP:
-		tcp := &layers.TCP{SrcPort: layers.TCPPort(f.sport), DstPort: layers.TCPPort(f.dport), Seq: 7, Window: 1024}
-		for _, c := range f.flags {
-			tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST = tcp.SYN || c == 'S', tcp.ACK || c == 'A', tcp.FIN || c == 'F', tcp.RST || c == 'R'
-		}
-		if err := tcp.SetNetworkLayerForChecksum(ip); err != nil {
-			return nil, err
-		}
-		list = append(list, tcp)
-	case f.protocol == flow.UDP:
-		udp := &layers.UDP{SrcPort: layers.UDPPort(f.sport), DstPort: layers.UDPPort(f.dport)}
-		if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
-			return nil, err
-		}
-		list = append(list, udp)
-	case f.protocol == flow.SCTP:
-		list = append(list, &layers.SCTP{SrcPort: layers.SCTPPort(f.sport), DstPort: layers.SCTPPort(f.dport)})
-	case f.icmp():
-		h := []byte{f.kind, f.code, 0, 0, 0, 0, 0, 1}
-		binary.BigEndian.PutUint16(h[4:], f.id)
-		list = append(list, gopacket.Payload(h))
-	}
-	// Long enough that nothing pads the frame behind its mark.
-	body := binary.BigEndian.AppendUint64(make([]byte, 40), f.mark)
-	if f.protocol == flow.SCTP {
-		body[0] = f.chunk()
-	}
-	buf := gopacket.NewSerializeBuffer()
-	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	list = append(list, gopacket.Payload(body))
-	if err := gopacket.SerializeLayers(buf, opts, list...); err != nil {
-		return nil, fmt.Errorf("build %s: %w", f, err)
-	}
-	return buf.Bytes(), nil
+	return p.Bytes()
 }
 
 // answers reports whether f shows by itself that its sender did not begin the
@@ -138,19 +88,6 @@ func (f *frame) opens() bool {
 
 // shakesHands reports whether f's protocol shows where a connection begins.
 func (f *frame) shakesHands() bool { return f.protocol == flow.TCP || f.protocol == flow.SCTP }
-
-// chunk is the type of SCTP's chunk that means what f's TCP flags do.
-func (f *frame) chunk() byte {
-	switch f.flags {
-	case "S":
-		return 1 // INIT
-	case "SA":
-		return 2 // INIT ACK
-	case "R":
-		return 6 // ABORT
-	}
-	return 0 // DATA
-}
 
 // service is what an ICMP flow has for the responder's port: the request's type
 // and code, also where f is the answer.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -18,6 +17,8 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/policy/policytest"
 	"github.com/ringfence/ringfence/internal/rollout"
+	"github.com/ringfence/ringfence/test/pod"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // node is a real datapath on a site, and the real enforcer that fills it.
@@ -50,7 +51,7 @@ var (
 func newNode(t *testing.T, cfg bpf.Config) *node {
 	t.Helper()
 	n := &node{site: newSite(t), world: world()}
-	cfg.PinDir = filepath.Join(mounted, fmt.Sprintf("node-%d", serial.Add(1)))
+	cfg.PinDir = pod.Pins(t, "verdict")
 	cfg.NetNS = n.ns
 	cfg.FlowEntries, cfg.RingBytes = 1<<17, 1<<20
 	var err error
@@ -152,9 +153,9 @@ func (s slot) rollout() *rollout.Revision {
 func (n *node) send(tb rapid.TB, frames []*frame) map[*frame]bool {
 	tb.Helper()
 	for _, p := range n.paths() {
-		p.out.received()
+		p.Out.Received()
 	}
-	err := onOneCPU(func() error {
+	err := wire.OnOneCPU(func() error {
 		for _, f := range frames {
 			n.marks++
 			f.mark = n.marks<<16 | 0xfe
@@ -162,12 +163,12 @@ func (n *node) send(tb rapid.TB, frames []*frame) map[*frame]bool {
 			if err != nil {
 				return err
 			}
-			if err := n.pathOf(f).in.transmit(b); err != nil {
+			if err := n.pathOf(f).In.Transmit(b); err != nil {
 				return fmt.Errorf("send %s: %w", f, err)
 			}
 		}
 		for _, p := range n.paths() {
-			if err := p.flush(); err != nil {
+			if err := p.Flush(); err != nil {
 				return err
 			}
 		}
@@ -176,15 +177,15 @@ func (n *node) send(tb rapid.TB, frames []*frame) map[*frame]bool {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	marks := map[*wire]map[uint64]bool{}
+	marks := map[*wire.Wire]map[uint64]bool{}
 	for _, p := range n.paths() {
-		if marks[p.out] == nil {
-			marks[p.out] = p.out.received()
+		if marks[p.Out] == nil {
+			marks[p.Out] = p.Out.Received()
 		}
 	}
 	out := map[*frame]bool{}
 	for _, f := range frames {
-		out[f] = marks[n.pathOf(f).out][f.mark]
+		out[f] = marks[n.pathOf(f).Out][f.mark]
 	}
 	return out
 }

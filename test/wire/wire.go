@@ -1,9 +1,10 @@
-package verdict
+package wire
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -14,9 +15,13 @@ import (
 // through. No policy concerns it.
 const fence = 0x88b5
 
-// wire is one end of a cable. What it receives has passed the programs: sockets
+// received bounds what waits to be read of one wire and protocol, in bytes of
+// the kernel's own accounting.
+const received = 4 << 20
+
+// Wire is one end of a cable. What it receives has passed the programs: sockets
 // of one protocol, unlike those of all, come behind the hook.
-type wire struct {
+type Wire struct {
 	index int
 	send  int
 	recv  []int // IPv4, IPv6
@@ -24,9 +29,20 @@ type wire struct {
 	told  uint64
 }
 
-func openWire(ns, name string) (*wire, error) {
-	w := &wire{send: -1, fence: -1}
-	err := inNS(ns, func() error {
+// Open returns the wire of an interface, which is closed with the test.
+func Open(tb testing.TB, ns, name string) *Wire {
+	tb.Helper()
+	w, err := open(ns, name)
+	if err != nil {
+		tb.Fatalf("packet sockets on %s of %s: %v", name, ns, err)
+	}
+	tb.Cleanup(func() { _ = w.close() })
+	return w
+}
+
+func open(ns, name string) (*Wire, error) {
+	w := &Wire{send: -1, fence: -1}
+	err := In(ns, func() error {
 		l, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
@@ -47,6 +63,9 @@ func openWire(ns, name string) (*wire, error) {
 				return err
 			}
 			s.keep(fd)
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, received); err != nil {
+				return err
+			}
 			if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: w.index}); err != nil {
 				return err
 			}
@@ -59,7 +78,7 @@ func openWire(ns, name string) (*wire, error) {
 	return w, nil
 }
 
-func (w *wire) close() error {
+func (w *Wire) close() error {
 	var errs []error
 	for _, fd := range append([]int{w.send, w.fence}, w.recv...) {
 		if fd >= 0 {
@@ -73,8 +92,8 @@ func networkOrder(n uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
 }
 
-// transmit sends a frame. That a program drops it is no error.
-func (w *wire) transmit(b []byte) error {
+// Transmit sends a frame. That a program drops it is no error.
+func (w *Wire) Transmit(b []byte) error {
 	err := unix.Sendto(w.send, b, 0, &unix.SockaddrLinklayer{Ifindex: w.index})
 	if errors.Is(err, unix.ENOBUFS) {
 		return nil
@@ -82,64 +101,8 @@ func (w *wire) transmit(b []byte) error {
 	return err
 }
 
-// flush waits until everything that went into p is through.
-func (p path) flush() error {
-	number, err := p.sendFence()
-	if err != nil {
-		return err
-	}
-	if !p.passed(number, 5*time.Second) {
-		return errors.New("a frame that no policy concerns did not come through")
-	}
-	return nil
-}
-
-// settle waits until p carries frames: a link that comes up drops the first.
-func (p path) settle() error {
-	for range 100 {
-		number, err := p.sendFence()
-		if err != nil {
-			return err
-		}
-		if p.passed(number, 50*time.Millisecond) {
-			return nil
-		}
-	}
-	return errors.New("a link does not come up")
-}
-
-func (p path) sendFence() (number uint64, err error) {
-	p.in.told++
-	number = p.in.told<<8 | uint64(p.in.index)
-	b := binary.BigEndian.AppendUint16(append([]byte{}, macs...), fence)
-	b = binary.BigEndian.AppendUint64(append(b, make([]byte, 46)...), number)
-	if err := p.in.transmit(b); err != nil {
-		return 0, fmt.Errorf("send a fence: %w", err)
-	}
-	return number, nil
-}
-
-// passed reports whether the fence of that number came out of p in time.
-func (p path) passed(number uint64, limit time.Duration) bool {
-	deadline := time.Now().Add(limit)
-	for time.Now().Before(deadline) {
-		ready := []unix.PollFd{{Fd: int32(p.out.fence), Events: unix.POLLIN}}
-		_, _ = unix.Poll(ready, int(limit.Milliseconds())) // what it says is read below
-		for {
-			got, ok := markOf(p.out.fence)
-			if !ok {
-				break
-			}
-			if got == number {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// received returns the marks of the frames that arrived.
-func (w *wire) received() map[uint64]bool {
+// Received returns, and forgets, the marks of the frames that arrived.
+func (w *Wire) Received() map[uint64]bool {
 	out := map[uint64]bool{}
 	for _, fd := range w.recv {
 		for {
@@ -155,10 +118,73 @@ func (w *wire) received() map[uint64]bool {
 
 // markOf reads one frame and returns its last eight bytes.
 func markOf(fd int) (uint64, bool) {
-	b := make([]byte, 2048)
-	n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+	var b [2048]byte
+	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_DONTWAIT)
 	if err != nil || n < 8 {
 		return 0, false
 	}
 	return binary.BigEndian.Uint64(b[n-8 : n]), true
+}
+
+// Path is one way through programs: where frames go in, and where those come
+// out that the programs let by.
+type Path struct {
+	In  *Wire
+	Out *Wire
+}
+
+// Flush waits until everything that went into p is through.
+func (p Path) Flush() error {
+	number, err := p.sendFence()
+	if err != nil {
+		return err
+	}
+	if !p.passed(number, 5*time.Second) {
+		return errors.New("a frame that no policy concerns did not come through")
+	}
+	return nil
+}
+
+// Settle waits until p carries frames: a link that comes up drops the first.
+func (p Path) Settle() error {
+	for range 100 {
+		number, err := p.sendFence()
+		if err != nil {
+			return err
+		}
+		if p.passed(number, 50*time.Millisecond) {
+			return nil
+		}
+	}
+	return errors.New("a link does not come up")
+}
+
+func (p Path) sendFence() (number uint64, err error) {
+	p.In.told++
+	number = p.In.told<<8 | uint64(p.In.index) //nolint:gosec // an interface's number
+	b := binary.BigEndian.AppendUint16(append(append([]byte{}, Everybody...), Nobody...), fence)
+	b = binary.BigEndian.AppendUint64(append(b, make([]byte, 46)...), number)
+	if err := p.In.Transmit(b); err != nil {
+		return 0, fmt.Errorf("send a fence: %w", err)
+	}
+	return number, nil
+}
+
+// passed reports whether the fence of that number came out of p in time.
+func (p Path) passed(number uint64, limit time.Duration) bool {
+	deadline := time.Now().Add(limit)
+	for time.Now().Before(deadline) {
+		ready := []unix.PollFd{{Fd: int32(p.Out.fence), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
+		_, _ = unix.Poll(ready, int(limit.Milliseconds()))                    // what it says is read below
+		for {
+			got, ok := markOf(p.Out.fence)
+			if !ok {
+				break
+			}
+			if got == number {
+				return true
+			}
+		}
+	}
+	return false
 }

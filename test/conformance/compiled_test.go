@@ -1,0 +1,90 @@
+package conformance
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// compiled is a datapath that remembers what the enforcer compiled for it, and
+// answers from that by a lookup as plain as can be.
+type compiled struct {
+	*bpf.Datapath
+	tables    map[bpf.TableKey]entries
+	cidrs     []bpf.CIDRIdentity
+	addresses map[netip.Addr]flow.Identity
+}
+
+// entries are a table's, without their rules.
+type entries struct {
+	open bool
+	set  map[bpf.Entry]bool
+}
+
+func (c *compiled) Apply(tables []bpf.Table) (time.Time, error) {
+	at, err := c.Datapath.Apply(tables)
+	if err != nil {
+		return at, err
+	}
+	for _, t := range tables {
+		if t.Delete {
+			delete(c.tables, t.TableKey)
+			continue
+		}
+		set := map[bpf.Entry]bool{}
+		for _, e := range t.Entries {
+			e.Rule = 0
+			set[e] = true
+		}
+		c.tables[t.TableKey] = entries{t.Open, set}
+	}
+	return at, nil
+}
+
+func (c *compiled) SetCIDRs(list []bpf.CIDRIdentity) (bpf.Changes, error) {
+	c.cidrs = list
+	return c.Datapath.SetCIDRs(list)
+}
+
+func (c *compiled) SetAddresses(list []bpf.AddressOwner) (bpf.Changes, error) {
+	c.addresses = map[netip.Addr]flow.Identity{}
+	for _, o := range list {
+		c.addresses[o.Addr] = o.Identity
+	}
+	return c.Datapath.SetAddresses(list)
+}
+
+// judge looks a flow up in the live slot: by the identity of the peer's address,
+// by that of its longest prefix, and by that of everybody.
+func (c *compiled) judge(id flow.Identity, d flow.Direction, peer netip.Addr, protocol flow.Protocol, port uint16) answer {
+	t, ok := c.tables[bpf.TableKey{Identity: id, Slot: flow.SlotLive, Direction: d}]
+	switch {
+	case !ok:
+		return answer{reason: flow.ReasonNoPolicy}
+	case t.open:
+		return answer{flow.VerdictAllow, flow.ReasonNoPolicy}
+	}
+	exact, known := c.addresses[peer]
+	if !known {
+		exact = flow.IdentityWorld
+	}
+	longest := bpf.CIDRIdentity{Prefix: netip.PrefixFrom(peer, -1)}
+	for _, p := range c.cidrs {
+		if p.Prefix.Contains(peer) && p.Prefix.Bits() > longest.Prefix.Bits() {
+			longest = p
+		}
+	}
+	for _, who := range []flow.Identity{exact, longest.Identity, bpf.PeerAny} {
+		if t.set[bpf.Entry{Peer: who}] {
+			return answer{flow.VerdictAllow, flow.ReasonRule}
+		}
+		for bits := range uint8(17) {
+			if t.set[bpf.Entry{Peer: who, Protocol: protocol, Port: port &^ (1<<(16-bits) - 1), PortBits: bits}] {
+				return answer{flow.VerdictAllow, flow.ReasonRule}
+			}
+		}
+	}
+	return answer{flow.VerdictDeny, flow.ReasonDefault}
+}
