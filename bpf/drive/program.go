@@ -1,0 +1,181 @@
+package drive
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Next is what a program returns that lets a packet pass: TCX_NEXT.
+const Next = ^uint32(0)
+
+// Hook is one of the two places of an interface where programs run.
+type Hook = ebpf.AttachType
+
+// The hooks by the names the kernel gives them.
+const (
+	Ingress = ebpf.AttachTCXIngress
+	Egress  = ebpf.AttachTCXEgress
+)
+
+// Program is a program that can be run on a frame.
+type Program struct {
+	prog *ebpf.Program
+	own  []*ebpf.Map // of a driver
+}
+
+// Attached returns the first program at a hook of an interface of the calling
+// thread's network namespace.
+func Attached(index int, hook Hook) (*Program, error) {
+	list, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: hook})
+	if err != nil {
+		return nil, fmt.Errorf("list programs of interface %d: %w", index, err)
+	}
+	if len(list.Programs) == 0 {
+		return nil, fmt.Errorf("interface %d has no program at %s", index, hook)
+	}
+	prog, err := ebpf.NewProgramFromID(list.Programs[0].ID)
+	if err != nil {
+		return nil, fmt.Errorf("open program %d: %w", list.Programs[0].ID, err)
+	}
+	return &Program{prog: prog}, nil
+}
+
+// Empty loads a program that lets every packet pass.
+func Empty() (*Program, error) {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "rf_empty", Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load empty program: %w", err)
+	}
+	return &Program{prog: prog}, nil
+}
+
+// Attach puts the program in front of a hook of an interface of the calling
+// thread's network namespace, until the returned function is called.
+func (p *Program) Attach(index int, hook Hook) (detach func() error, err error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: p.prog, Attach: hook, Anchor: link.Head()})
+	if err != nil {
+		return nil, fmt.Errorf("attach to %s of interface %d: %w", hook, index, err)
+	}
+	return l.Close, nil
+}
+
+// Close frees the program.
+func (p *Program) Close() error {
+	errs := []error{p.prog.Close()}
+	for _, m := range p.own {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// MapMemory returns the bytes of kernel memory that a map of the program takes,
+// as the kernel counts them.
+func (p *Program) MapMemory(name string) (uint64, error) {
+	info, err := p.prog.Info()
+	if err != nil {
+		return 0, fmt.Errorf("describe program: %w", err)
+	}
+	ids, _ := info.MapIDs()
+	for _, id := range ids {
+		found, bytes, err := memory(id, name)
+		if err != nil {
+			return 0, fmt.Errorf("memory of map %d: %w", id, err)
+		}
+		if found {
+			return bytes, nil
+		}
+	}
+	return 0, fmt.Errorf("the program has no map %s", name)
+}
+
+func memory(id ebpf.MapID, name string) (found bool, bytes uint64, err error) {
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return false, 0, err
+	}
+	defer func() { _ = m.Close() }()
+	info, err := m.Info()
+	if err != nil || info.Name != name {
+		return false, 0, err
+	}
+	bytes, ok := info.Memlock()
+	if !ok {
+		return true, 0, errors.New("the kernel does not tell it")
+	}
+	return true, bytes, nil
+}
+
+// Where says how a frame comes to the program.
+type Where struct {
+	Index int // of the interface
+	// Forwarded says that an interface brought the frame in, and the node did
+	// not make it.
+	Forwarded bool
+}
+
+// context is struct __sk_buff as far as a run reads it.
+type context struct {
+	_              [36]byte
+	IngressIfindex uint32
+	Ifindex        uint32
+	_              [148]byte
+}
+
+// attr is union bpf_attr of BPF_PROG_TEST_RUN.
+type attr struct {
+	prog, retval         uint32
+	sizeIn, sizeOut      uint32
+	dataIn, dataOut      uint64
+	repeat, duration     uint32
+	contextIn            uint32
+	contextOut           uint32
+	contextAt, contextTo uint64
+	flags, cpu, batch, _ uint32
+}
+
+const progTestRun = 10 // BPF_PROG_TEST_RUN
+
+// Run runs the program repeat times on frame, on the calling thread's CPU and in
+// its network namespace. It returns the last run's answer and how long one took
+// on average, by the kernel's own clock and in whole nanoseconds. When a signal
+// interrupts the runs they start again: there may be more than repeat of them.
+func (p *Program) Run(frame []byte, at Where, repeat int) (code uint32, each time.Duration, err error) {
+	ctx := context{Ifindex: uint32(at.Index)} //nolint:gosec // the kernel's are positive
+	if at.Forwarded {
+		ctx.IngressIfindex = ctx.Ifindex
+	}
+	a := attr{
+		prog:      uint32(p.prog.FD()), //nolint:gosec // a file descriptor
+		sizeIn:    uint32(len(frame)),  //nolint:gosec // a frame's length
+		dataIn:    uint64(uintptr(unsafe.Pointer(unsafe.SliceData(frame)))),
+		repeat:    uint32(repeat), //nolint:gosec // a count
+		contextIn: uint32(unsafe.Sizeof(ctx)),
+		contextAt: uint64(uintptr(unsafe.Pointer(&ctx))),
+	}
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(unsafe.SliceData(frame))
+	pin.Pin(&ctx)
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_BPF, progTestRun, uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a))
+		switch errno {
+		case 0:
+			return a.retval, time.Duration(a.duration), nil
+		case unix.EINTR:
+			continue
+		default:
+			return 0, 0, fmt.Errorf("run program: %w", errno)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"text/tabwriter"
+	"time"
+)
+
+// Report is what a run writes. Keys are documented in docs/benchmarks.md.
+type Report struct {
+	Schema  int       `json:"schema"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
+	Quick   bool      `json:"quick"` // too few samples to mean anything
+	Commit  string    `json:"commit"`
+	Machine Machine   `json:"machine"`
+
+	NS             map[string]float64  `json:"ns"`          // a packet
+	NSOneFlow      map[string]float64  `json:"ns_one_flow"` // the same, of one flow only
+	AuditEnforceNS float64             `json:"audit_minus_enforce_ns"`
+	Rules          Rules               `json:"rules"`
+	CRR            map[string]float64  `json:"crr_us"`
+	CPU            map[string]float64  `json:"cpu_s_per_gb"`
+	Promote        float64             `json:"promote_500_ms"`
+	Promotes       Promotes            `json:"promote"`
+	BytesPerFlow   float64             `json:"bytes_per_flow"`
+	FlowsIn256MiB  int                 `json:"flows_in_256_mib"`
+	XDP            map[string]*float64 `json:"xdp_ns"`
+
+	Goals   []Goal            `json:"goals"`
+	Series  map[string]Series `json:"series"`
+	Remarks []string          `json:"remarks"`
+}
+
+// Rules is what a new flow's first packet costs by the policy's size.
+type Rules struct {
+	NS10    float64 `json:"ns_10"`
+	NS10000 float64 `json:"ns_10000"`
+	Ratio   float64 `json:"ratio"`
+}
+
+// Promotes are the switches of staged to live.
+type Promotes struct {
+	MedianMS      float64 `json:"median_ms"` // of 500 workloads at once
+	ClickMedianMS float64 `json:"click_median_ms"`
+	ClickP99MS    float64 `json:"click_p99_ms"`
+	ClickMaxMS    float64 `json:"click_max_ms"`
+	Packets       uint64  `json:"packets"` // judged meanwhile
+	Wrong         uint64  `json:"wrong"`   // of them
+}
+
+// Goal is a promise and whether this run kept it.
+type Goal struct {
+	Name    string  `json:"name"`
+	Want    string  `json:"want"`
+	Limit   float64 `json:"limit"`
+	Value   float64 `json:"value"`
+	Unit    string  `json:"unit"`
+	Reached bool    `json:"reached"`
+}
+
+func newReport(quick bool) *Report {
+	return &Report{
+		Schema: 1, Started: time.Now().UTC(), Quick: quick,
+		NS: map[string]float64{}, NSOneFlow: map[string]float64{}, CRR: map[string]float64{}, CPU: map[string]float64{},
+		XDP:    map[string]*float64{"empty": nil, "entries_1000": nil, "entries_1000000": nil},
+		Series: map[string]Series{}, Remarks: []string{},
+	}
+}
+
+// series notes the samples under a name and returns what they come to.
+func (r *Report) series(name string, samples []float64) Series {
+	s := sum(samples)
+	r.Series[name] = s
+	return s
+}
+
+func (r *Report) goal(name, unit string, value, limit float64) {
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return // not measured
+	}
+	r.Goals = append(r.Goals, Goal{
+		Name: name, Want: fmt.Sprintf("at most %g %s", limit, unit), Limit: limit, Value: round(value), Unit: unit,
+		Reached: value <= limit,
+	})
+}
+
+// judge compares the figures with what is promised.
+func (r *Report) judge() {
+	abs := max(r.AuditEnforceNS, -r.AuditEnforceNS)
+	r.goal("established IPv4, enforce, above an empty program", "ns", r.NS["enforce_v4"]-r.NS["empty"], 50)
+	r.goal("established IPv6, enforce, above an empty program", "ns", r.NS["enforce_v6"]-r.NS["empty"], 65)
+	r.goal("audit and enforce differ", "ns", abs, 5)
+	r.goal("established IPv4, 100,000 flows", "ns", r.NS["enforce_v4_100k"], 400)
+	r.goal("first packet, 10,000 rules and 100,000 flows", "ns", r.NS["first_packet"], 1500)
+	r.goal("first packet, 10,000 rules to 10", "times", r.Rules.Ratio, 1.2)
+	r.goal("connect-request-close, added to what nftables adds", "times",
+		(r.CRR["ringfence"]-r.CRR["none"])/(r.CRR["nftables"]-r.CRR["none"]), 0.5)
+	r.goal("CPU a gigabyte over empty programs", "%", (r.CPU["ringfence"]/r.CPU["empty"]-1)*100, 3)
+	r.goal("500 workloads promoted at once, slowest", "ms", r.Promote, 50)
+	r.goal("wrong verdicts while promoting", "packets", float64(r.Promotes.Wrong), 0)
+}
+
+// print writes the report for a person to read.
+func (r *Report) print(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	line := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
+	line("%s, Linux %s, CPU %d measured, load %s before and %s after, %.0f s", r.Machine.CPU, r.Machine.Kernel,
+		r.Machine.MeasuredCPU, r.Machine.LoadBefore, r.Machine.LoadAfter, r.Seconds)
+	if r.Quick {
+		line("QUICK RUN: too few samples to mean anything")
+	}
+	line("")
+	line("ns a packet\t%s\tempty\tobserve\taudit\tenforce", "")
+	line("  IPv4, 10,000 flows at random\t\t%.0f\t%.0f\t%.0f\t%.0f", r.NS["empty"], r.NS["observe_v4"], r.NS["audit_v4"], r.NS["enforce_v4"])
+	line("  IPv4, one flow\t\t\t%.0f\t%.0f\t%.0f", r.NSOneFlow["observe_v4"], r.NSOneFlow["audit_v4"], r.NSOneFlow["enforce_v4"])
+	line("  IPv6, 10,000 flows at random\t\t\t\t\t%.0f", r.NS["enforce_v6"])
+	line("  IPv6, one flow\t\t\t\t\t%.0f", r.NSOneFlow["enforce_v6"])
+	line("  IPv4, 100,000 flows at random\t\t\t\t\t%.0f", r.NS["enforce_v4_100k"])
+	line("  first packet\t\t\t\t\t%.0f", r.NS["first_packet"])
+	line("  first packet, 10 / 10,000 rules\t\t\t\t\t%.0f / %.0f", r.Rules.NS10, r.Rules.NS10000)
+	line("")
+	line("connect-request-close, µs\tnone %.2f\tnone again %.2f\tringfence %.2f\tnftables %.2f",
+		r.CRR["none"], r.CRR["none_again"], r.CRR["ringfence"], r.CRR["nftables"])
+	line("CPU seconds a gigabyte\tempty %.4f\t\tringfence %.4f", r.CPU["empty"], r.CPU["ringfence"])
+	line("500 workloads promoted, ms\tmedian %.2f\tslowest %.2f\twrong %d of %d packets",
+		r.Promotes.MedianMS, r.Promote, r.Promotes.Wrong, r.Promotes.Packets)
+	line("one workload promoted, ms\tmedian %.3f\tp99 %.3f\tslowest %.3f",
+		r.Promotes.ClickMedianMS, r.Promotes.ClickP99MS, r.Promotes.ClickMaxMS)
+	line("memory\t%.0f bytes a flow\t%d flows in 256 MiB", r.BytesPerFlow, r.FlowsIn256MiB)
+	for _, k := range []string{"empty", "entries_1000", "entries_1000000"} {
+		if v := r.XDP[k]; v != nil {
+			line("prefilter, ns a packet\t%s %.0f", k, *v)
+		}
+	}
+	line("")
+	line("goal\twant\tgot\t")
+	for _, g := range r.Goals {
+		verdict := "reached"
+		if !g.Reached {
+			verdict = "NOT REACHED"
+		}
+		line("  %s\t%s\t%.4g %s\t%s", g.Name, g.Want, g.Value, g.Unit, verdict)
+	}
+	for _, m := range r.Remarks {
+		line("note: %s", m)
+	}
+	return t.Flush()
+}

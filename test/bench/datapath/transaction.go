@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	crrPerSample  = 500
+	crrRounds     = 150
+	bulkPerSample = 256 << 20 // bytes
+	bulkRounds    = 40
+)
+
+// guarded is a pair under the name of its guard.
+type guarded struct {
+	name string
+	guard
+}
+
+// transactions measures connect, request, answer and close.
+func (s *site) transactions(r *Report) error {
+	wall := func(p *pair) (float64, error) {
+		wall, _, err := p.work(crrPerSample)
+		return float64(wall.Nanoseconds()) / 1000 / crrPerSample, err
+	}
+	samples, err := s.compare(crrRounds, "answer", "ask", wall, []guarded{
+		{"none", unguarded}, {"ringfence", ringfence}, {"nftables", nftables}, {"none_again", unguarded},
+	})
+	for name, list := range samples {
+		r.CRR[name] = r.series("crr_us."+name, list).Q1
+	}
+	return err
+}
+
+// bulk measures the CPU time of a bulk transfer.
+func (s *site) bulk(r *Report) error {
+	cpu := func(p *pair) (float64, error) {
+		_, cpu, err := p.work(bulkPerSample)
+		return cpu.Seconds() / bulkPerSample * 1e9, err
+	}
+	samples, err := s.compare(bulkRounds, "sink", "send", cpu, []guarded{
+		{"none", unguarded}, {"empty", emptyPrograms}, {"ringfence", ringfence}, {"nftables", nftables},
+		{"empty_again", emptyPrograms},
+	})
+	for name, list := range samples {
+		r.CPU[name] = r.series("cpu_s_per_gb."+name, list).Q1
+	}
+	return err
+}
+
+// compare measures the same work under several guards, interleaved.
+func (s *site) compare(
+	rounds int, server, client string, measure func(*pair) (float64, error), guards []guarded,
+) (samples map[string][]float64, err error) {
+	mark := len(s.undo)
+	defer func() { err = errors.Join(err, s.closeTo(mark)) }()
+	var columns []column
+	for _, g := range guards {
+		p, err := s.newPair(g.guard, server, client)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", g.name, err)
+		}
+		columns = append(columns, column{name: g.name, measure: func() (float64, error) { return measure(p) }})
+	}
+	// The links' own first packets come and go before anything is measured.
+	if _, err := interleave(1, columns); err != nil {
+		return nil, err
+	}
+	time.Sleep(time.Second)
+	return interleave(s.rounds(rounds), columns)
+}
