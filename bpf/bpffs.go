@@ -15,8 +15,12 @@ func MountBPFFS(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("bpffs directory: %w", err)
 	}
-	if mounted, err := isBPFMount(dir); err != nil || mounted {
+	mounted, err := isBPFMount(dir)
+	if err != nil {
 		return err
+	}
+	if mounted {
+		return checkPrivate(dir)
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	if err := unix.Mount("bpf", dir, "bpf", flags, "mode=0700"); err != nil {
@@ -24,6 +28,19 @@ func MountBPFFS(dir string) error {
 			return fmt.Errorf("mount bpffs at %s: %w: run as root", dir, err)
 		}
 		return fmt.Errorf("mount bpffs at %s: %w", dir, err)
+	}
+	return nil
+}
+
+// checkPrivate refuses a directory that others than root can enter: whoever
+// reaches the pins can change what the programs do.
+func checkPrivate(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", dir, err)
+	}
+	if st.Uid != 0 || st.Mode&0o077 != 0 {
+		return fmt.Errorf("%s is open to others (owner %d, mode %04o): make it root's own, with mode 0700", dir, st.Uid, st.Mode&0o7777)
 	}
 	return nil
 }

@@ -7,11 +7,14 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// Config says where a node's datapath lives and how large it is. Sizes count
-// only when a map is first created: a pinned map keeps the size it has.
+// Config says where a node's datapath lives and how large it is. Pinned
+// maps of other sizes are carried over into new ones, unless what they hold does
+// not fit.
 type Config struct {
 	// PinDir is the node's own directory on a bpffs, e.g. /run/ringfence/bpf/node-1.
 	PinDir string
@@ -47,6 +50,12 @@ type Config struct {
 
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
+
+	// object is where the programs come from: the ones built in, unless a test
+	// upgrades to others.
+	object func() (*ebpf.CollectionSpec, error)
+	// step is told how far Open is, for tests that break off there.
+	step func(d *Datapath, name string)
 }
 
 // IdleLimits say how long a flow without packets is kept.
@@ -81,6 +90,12 @@ func (c Config) WithDefaults() Config {
 	fill(&c.Idle.Other, time.Minute)
 	fill(&c.SweepInterval, 5*time.Second)
 	fill(&c.Pending, flow.VerdictAllow)
+	if c.object == nil {
+		c.object = loadKernel
+	}
+	if c.step == nil {
+		c.step = func(*Datapath, string) {}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -1,10 +1,13 @@
 package bpf
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -22,10 +25,14 @@ type Datapath struct {
 	programs kernelPrograms
 	maps     kernelMaps
 	limits   Limits
-	created  bool // the maps are this process's, not adopted
+	created  bool // the first generation is this process's
+	record   *schema
+	carried  map[[sha256.Size]byte]struct{} // flows, as they were carried
 
 	mu       sync.Mutex // guards what follows, and every change of a map
 	closed   bool
+	gen      *generation
+	formers  []*generation // oldest first
 	settings mapping[kernelRfSettings]
 	reading  bool
 	levels   Levels
@@ -36,7 +43,8 @@ var errClosed = errors.New("datapath is closed")
 
 // Open loads the programs and creates their maps, or adopts those pinned in
 // cfg.PinDir: links found there run the new programs from then on, without a
-// packet in between that none of them saw.
+// packet in between that none of them saw. Maps of another size or layout are
+// carried over into new ones; what cannot be is refused and stays as it is.
 func Open(cfg Config) (*Datapath, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {
@@ -61,30 +69,80 @@ func (d *Datapath) open() error {
 	if err := d.lockPins(); err != nil {
 		return err
 	}
-	spec, err := loadKernel()
+	spec, err := d.cfg.object()
 	if err != nil {
 		return fmt.Errorf("read the programs: %w", err)
 	}
 	size(spec, d.cfg)
-	if err := d.openMaps(spec); err != nil {
+	shape, err := schemaOf(spec)
+	if err != nil {
 		return err
 	}
-	if err := d.policies.open(&d.maps); err != nil {
+	if d.record, err = ownSchema(); err != nil {
 		return err
 	}
-	if err := d.loadPrograms(spec); err != nil {
+	if d.gen, d.formers, err = findGenerations(d.cfg.PinDir); err != nil {
+		return err
+	}
+	if err := d.openMaps(spec, shape); err != nil {
+		return err
+	}
+	if err := d.assign(); err != nil {
 		return err
 	}
 	storeLimits(d.settings.value, d.cfg)
+	if err := d.openWindow(); err != nil {
+		return err
+	}
+	d.step("window open")
 	if err := d.adoptLinks(); err != nil {
 		return err
 	}
+	d.step("links moved")
+	if err := d.settle(); err != nil {
+		return err
+	}
+	d.step("settled")
 	// The programs may be newer than the verdicts in the flow table.
 	bumpEpoch(d.settings.value)
+	if err := d.drainFormers(); err != nil {
+		return err
+	}
 	return d.readLevels()
 }
 
-func (d *Datapath) linkDir() string { return filepath.Join(d.cfg.PinDir, "links") }
+func (d *Datapath) step(name string) { d.cfg.step(d, name) }
+
+// openMaps takes the pinned maps as they are, or makes a new generation.
+func (d *Datapath) openMaps(spec *ebpf.CollectionSpec, shape *schema) error {
+	if d.gen != nil && d.gen.fits(spec, shape) {
+		if err := d.loadPrograms(spec, d.gen.maps); err != nil {
+			return err
+		}
+		return pinProgram(d.programs.RfSweep, filepath.Join(d.gen.dir, pinSweep))
+	}
+	if d.gen == nil {
+		links, err := os.ReadDir(d.linkDir())
+		if err != nil {
+			return fmt.Errorf("read pinned links: %w", err)
+		}
+		if len(links) > 0 {
+			return fmt.Errorf("%s has pinned links without their maps: remove the directory's pins and start again", d.cfg.PinDir)
+		}
+		d.created = true
+	}
+	if err := d.renew(spec, shape); err != nil {
+		if d.gen != nil {
+			return fmt.Errorf("upgrade of the maps in %s, which stay as they are: %w", d.cfg.PinDir, err)
+		}
+		return err
+	}
+	return nil
+}
+
+const linksName = "links"
+
+func (d *Datapath) linkDir() string { return filepath.Join(d.cfg.PinDir, linksName) }
 
 // lockPins makes the directories and takes the node for this process.
 func (d *Datapath) lockPins() error {
@@ -94,6 +152,9 @@ func (d *Datapath) lockPins() error {
 	}
 	if err := os.MkdirAll(d.linkDir(), 0o700); err != nil {
 		return fmt.Errorf("pin directory: %w", err)
+	}
+	if err := checkPrivate(d.cfg.PinDir); err != nil {
+		return err
 	}
 	lock, err := os.Open(d.cfg.PinDir)
 	if err != nil {
@@ -110,134 +171,25 @@ func (d *Datapath) lockPins() error {
 	return nil
 }
 
-// openMaps adopts a whole set of pinned maps, or creates one.
-func (d *Datapath) openMaps(spec *ebpf.CollectionSpec) error {
-	shape, err := fingerprint(spec.Types)
-	if err != nil {
-		return err
+// assign takes the current generation's maps for this process's own.
+func (d *Datapath) assign() error {
+	fields := reflect.ValueOf(&d.maps).Elem()
+	for i := range fields.NumField() {
+		name := fields.Type().Field(i).Tag.Get("ebpf")
+		fields.Field(i).Set(reflect.ValueOf(d.gen.maps[name]))
 	}
-	names := d.mapNames()
-	pinned, err := d.loadPins(spec, names)
-	if err != nil {
-		return err
+	if !d.gen.schema.holds("rf_settings", d.record) {
+		return errors.New("settings: the programs lay them out otherwise than this version")
 	}
-	if pinned[kernelMapSettings] == nil {
-		return d.createMaps(spec, names, pinned, shape)
-	}
-	d.assign(pinned)
-	for _, name := range names {
-		if pinned[name] == nil {
-			return fmt.Errorf("pinned map %s of %s is missing: remove the directory's pins and start again",
-				name, d.cfg.PinDir)
-		}
-		// What the programs are loaded with is what the kernel has.
-		spec.Maps[name].MaxEntries = pinned[name].MaxEntries()
-	}
-	if err := d.mapSettings(); err != nil {
-		return err
-	}
-	if err := checkLayout(d.settings.value, shape); err != nil {
-		return fmt.Errorf("maps pinned in %s are refused: %w: run the version that made them, or remove them", d.cfg.PinDir, err)
-	}
-	return d.setLimits()
-}
-
-// mapNames orders the maps; settings come last, so that they mark a set as whole.
-func (d *Datapath) mapNames() []string {
-	return []string{
-		kernelMapEndpoints, kernelMapQuotas, kernelMapAddresses, kernelMapCidrs, kernelMapFailsafe,
-		kernelMapWorkloads, kernelMapTables, kernelMapRules, kernelMapFlows, kernelMapFragments, kernelMapCounters, kernelMapEvents,
-		kernelMapRingIntent, kernelMapSettings,
-	}
-}
-
-func (d *Datapath) loadPins(spec *ebpf.CollectionSpec, names []string) (map[string]*ebpf.Map, error) {
-	pinned := make(map[string]*ebpf.Map)
-	var errs []error
-	for _, name := range names {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(d.cfg.PinDir, name), nil)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("open pinned map %s: %w", name, err))
-			continue
-		}
-		pinned[name] = m
-		if err := compatible(m, spec.Maps[name]); err != nil {
-			errs = append(errs, fmt.Errorf("maps pinned in %s are refused: %w: run the version that made them, or remove them",
-				d.cfg.PinDir, err))
-		}
-	}
-	if len(errs) > 0 {
-		closeMaps(pinned)
-		return nil, errors.Join(errs...)
-	}
-	return pinned, nil
-}
-
-// createMaps makes a new set. Pins of an earlier start that did not get as far
-// as its settings are replaced: nothing runs on them.
-func (d *Datapath) createMaps(spec *ebpf.CollectionSpec, names []string, left map[string]*ebpf.Map, shape uint64) error {
-	closeMaps(left)
-	links, err := os.ReadDir(d.linkDir())
-	if err != nil {
-		return fmt.Errorf("read pinned links: %w", err)
-	}
-	if len(links) > 0 {
-		return fmt.Errorf("%s has pinned links without their settings: remove the directory's pins and start again", d.cfg.PinDir)
-	}
-	made := make(map[string]*ebpf.Map)
-	for _, name := range names {
-		m, err := ebpf.NewMap(spec.Maps[name])
-		if err != nil {
-			closeMaps(made)
-			return fmt.Errorf("create map %s of %d entries: %w", name, spec.Maps[name].MaxEntries, err)
-		}
-		made[name] = m
-	}
-	d.created = true
-	d.assign(made)
-	if err := d.mapSettings(); err != nil {
-		return err
-	}
-	initSettings(d.settings.value, shape)
-	for _, name := range names {
-		path := filepath.Join(d.cfg.PinDir, name)
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("replace pinned map %s: %w", name, err)
-		}
-		if err := made[name].Pin(path); err != nil {
-			return fmt.Errorf("pin map %s: %w", name, err)
-		}
-	}
-	return d.setLimits()
-}
-
-func closeMaps(maps map[string]*ebpf.Map) {
-	for _, m := range maps {
-		_ = m.Close()
-	}
-}
-
-func (d *Datapath) assign(maps map[string]*ebpf.Map) {
-	d.maps = kernelMaps{
-		Addresses: maps[kernelMapAddresses], Cidrs: maps[kernelMapCidrs], Counters: maps[kernelMapCounters],
-		Endpoints: maps[kernelMapEndpoints], Events: maps[kernelMapEvents], Failsafe: maps[kernelMapFailsafe],
-		Flows: maps[kernelMapFlows], Fragments: maps[kernelMapFragments], Quotas: maps[kernelMapQuotas],
-		RingIntent: maps[kernelMapRingIntent], Rules: maps[kernelMapRules], Settings: maps[kernelMapSettings],
-		Tables: maps[kernelMapTables], Workloads: maps[kernelMapWorkloads],
-	}
-}
-
-func (d *Datapath) mapSettings() (err error) {
+	var err error
 	if d.settings, err = mapValues[kernelRfSettings](d.maps.Settings); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
-	return nil
+	d.setLimits()
+	return d.policies.open(&d.maps)
 }
 
-func (d *Datapath) setLimits() error {
+func (d *Datapath) setLimits() {
 	entries := func(m *ebpf.Map) int { return int(m.MaxEntries()) }
 	d.limits = Limits{
 		Endpoints:       entries(d.maps.Endpoints),
@@ -250,28 +202,17 @@ func (d *Datapath) setLimits() error {
 		Flows:           entries(d.maps.Flows),
 		FlowsOfEndpoint: int(d.cfg.EndpointFlows),
 	}
-	if d.limits.Flows != int(d.cfg.FlowEntries) || entries(d.maps.Events) != int(d.cfg.RingBytes) ||
-		d.limits.PolicyEntries != int(d.cfg.PolicyEntries) {
-		d.cfg.Logger.Warn("pinned maps keep the size they were made with",
-			"flow_entries", d.limits.Flows, "ring_bytes", entries(d.maps.Events),
-			"policy_entries", d.limits.PolicyEntries)
-	}
-	return nil
 }
 
 // Capacity returns the limits of every table, so that a policy that does not
 // fit can be refused before anything is touched.
 func (d *Datapath) Capacity() Limits { return d.limits }
 
-func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
-	replace := map[string]*ebpf.Map{
-		kernelMapAddresses: d.maps.Addresses, kernelMapCidrs: d.maps.Cidrs, kernelMapCounters: d.maps.Counters,
-		kernelMapEndpoints: d.maps.Endpoints, kernelMapEvents: d.maps.Events, kernelMapFailsafe: d.maps.Failsafe,
-		kernelMapFlows: d.maps.Flows, kernelMapFragments: d.maps.Fragments, kernelMapQuotas: d.maps.Quotas,
-		kernelMapRules: d.maps.Rules, kernelMapSettings: d.maps.Settings, kernelMapTables: d.maps.Tables,
-		kernelMapWorkloads: d.maps.Workloads,
-	}
-	delete(spec.Maps, kernelMapRingIntent) // no program reads it
+// loadPrograms loads the programs with these maps.
+func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec, with map[string]*ebpf.Map) error {
+	replace := maps.Clone(with)
+	delete(replace, kernelMapRingIntent) // no program reads it
+	delete(spec.Maps, kernelMapRingIntent)
 	if err := spec.LoadAndAssign(&d.programs, &ebpf.CollectionOptions{MapReplacements: replace}); err != nil {
 		return fmt.Errorf("load the programs: %w", err)
 	}
@@ -283,11 +224,18 @@ func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
 func (d *Datapath) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.close()
+}
+
+func (d *Datapath) close() error {
 	if d.closed {
 		return nil
 	}
 	d.closed = true
-	errs := []error{d.settings.close(), d.policies.close(), d.programs.Close(), d.maps.Close()}
+	errs := []error{d.settings.close(), d.policies.close(), d.programs.Close(), d.gen.close()}
+	for _, f := range d.formers {
+		errs = append(errs, f.close())
+	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())
 	}
@@ -297,19 +245,15 @@ func (d *Datapath) Close() error {
 // Remove detaches the programs, unpins everything and closes d.
 func (d *Datapath) Remove() error {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.closed {
-		d.mu.Unlock()
 		return errClosed
 	}
-	names := d.mapNames()
-	slices.Reverse(names) // settings first: what is left then counts as unfinished
 	errs := []error{d.removeLinks()}
-	for _, name := range names {
-		if err := os.Remove(filepath.Join(d.cfg.PinDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
+	for _, g := range append(slices.Clone(d.formers), d.gen) {
+		if g != nil {
+			errs = append(errs, g.remove())
 		}
 	}
-	errs = append(errs, os.Remove(d.cfg.PinDir))
-	d.mu.Unlock()
-	return errors.Join(append(errs, d.Close())...)
+	return errors.Join(append(errs, os.Remove(d.cfg.PinDir), d.close())...)
 }

@@ -102,32 +102,60 @@ func TestOneAgent(t *testing.T) {
 	openAt(t, l.d.cfg)
 }
 
-// TestForeignLayout checks that maps which other versions laid out are refused,
+// TestForeignLayout checks that maps which this version cannot know are refused,
 // and left alone.
 func TestForeignLayout(t *testing.T) {
+	schemaText := func(t *testing.T, d *Datapath, text string) {
+		path := filepath.Join(d.gen.dir, pinSchema)
+		if err := errors.Join(os.Remove(path), pinSchemaText(path, text)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		change func(t *testing.T, d *Datapath)
 		want   string
 	}{
 		{"layout", func(_ *testing.T, d *Datapath) { d.settings.value.Layout++ }, "have layout 2 and this version needs 1"},
-		{"shape", func(_ *testing.T, d *Datapath) { d.settings.value.Fingerprint++ }, "laid out otherwise"},
+		{"shape", func(_ *testing.T, d *Datapath) { d.settings.value.Fingerprint++ }, "is not the one they were made with"},
 		{"stranger", func(_ *testing.T, d *Datapath) { d.settings.value.Magic++ }, "not ringfence's"},
+		{"no schema", func(t *testing.T, d *Datapath) {
+			if err := os.Remove(filepath.Join(d.gen.dir, pinSchema)); err != nil {
+				t.Fatal(err)
+			}
+		}, "they have no schema"},
+		{"schema of another kind", func(t *testing.T, d *Datapath) { schemaText(t, d, "ringfence schema 2\n") }, `schema begins with "ringfence schema 2"`},
+		{"damaged schema", func(t *testing.T, d *Datapath) {
+			schemaText(t, d, strings.Replace(d.gen.schema.text(), "member ", "membre ", 1))
+		}, `schema line "membre`},
+		{"schema of others", func(t *testing.T, d *Datapath) {
+			schemaText(t, d, strings.Replace(d.gen.schema.text(), "struct rf_owner 8", "struct rf_owner 16", 1))
+		}, "map addresses has value size 8, not 16"},
 		{"value size", func(t *testing.T, d *Datapath) {
 			m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: 12, MaxEntries: 64})
 			if err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join(d.cfg.PinDir, kernelMapAddresses)
+			path := filepath.Join(d.gen.dir, kernelMapAddresses)
 			if err := errors.Join(os.Remove(path), m.Pin(path), m.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}, "map addresses has value size 12, not 8"},
 		{"missing map", func(t *testing.T, d *Datapath) {
-			if err := os.Remove(filepath.Join(d.cfg.PinDir, kernelMapFlows)); err != nil {
+			if err := os.Remove(filepath.Join(d.gen.dir, kernelMapFlows)); err != nil {
 				t.Fatal(err)
 			}
-		}, "pinned map flows of"},
+		}, "pinned map flows is missing"},
+		{"flat", func(t *testing.T, d *Datapath) {
+			if err := d.maps.Settings.Pin(filepath.Join(d.cfg.PinDir, kernelMapSettings)); err != nil {
+				t.Fatal(err)
+			}
+		}, "do not describe themselves"},
+		{"stray", func(t *testing.T, d *Datapath) {
+			if err := os.Mkdir(filepath.Join(d.cfg.PinDir, "stray"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "directory stray is not ringfence's"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
@@ -161,20 +189,6 @@ func (l *lab) pins() []string {
 	return list
 }
 
-// TestSizesAreKept checks that another configuration leaves pinned maps alone.
-func TestSizesAreKept(t *testing.T) {
-	l := newLab(t)
-	cfg := l.d.cfg
-	if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
-		t.Fatal(err)
-	}
-	cfg.FlowEntries, cfg.Addresses, cfg.PolicyTables = 4096, 9999, 7
-	d := openAt(t, cfg)
-	if c := d.Capacity(); c.Flows != 1024 || c.Addresses != 64 || c.PolicyTables != 16 {
-		t.Errorf("capacity %+v", c)
-	}
-}
-
 // TestUnfinishedStart checks that a start which broke off is begun again.
 func TestUnfinishedStart(t *testing.T) {
 	l := newLab(t)
@@ -189,7 +203,8 @@ func TestUnfinishedStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.MkdirAll(cfg.PinDir, 0o700), m.Pin(filepath.Join(cfg.PinDir, kernelMapAddresses)), m.Close()); err != nil {
+	next := filepath.Join(cfg.PinDir, dirNext)
+	if err := errors.Join(os.MkdirAll(next, 0o700), m.Pin(filepath.Join(next, kernelMapAddresses)), m.Close()); err != nil {
 		t.Fatal(err)
 	}
 	d := openAt(t, cfg)
@@ -307,6 +322,20 @@ func TestBPFFS(t *testing.T) {
 	info, err := os.Stat(dir)
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v, error %v", info.Mode(), err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := MountBPFFS(dir); err == nil || !strings.Contains(err.Error(), "is open to others (owner 0, mode 0755)") {
+		t.Errorf("mounted for everybody: error %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "node"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	cfg := labConfig()
+	cfg.PinDir = filepath.Join(dir, "node")
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "mode 0711") {
+		t.Errorf("pin directory for everybody: error %v", err)
 	}
 	for range 2 {
 		if err := UnmountBPFFS(dir); err != nil {

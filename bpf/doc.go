@@ -9,7 +9,8 @@
 // there; Close drops the process's file descriptors and leaves the pins, so
 // the programs go on deciding while no agent runs; Remove takes everything
 // away. Programs are never detached to be replaced: a running link is updated
-// to the new program in one step.
+// to the new program in one step. Maps that have to change are carried over into
+// a new generation, and the old one goes when it has reported everything.
 //
 // # Who writes what
 //

@@ -406,6 +406,7 @@ func (d *Datapath) adoptLinks() error {
 		if _, err := updateLink(d.linkPath(index, h), d.program(h, ep.Flags&endpointHost != 0)); err != nil {
 			return err
 		}
+		d.step("link moved")
 	}
 	for index := range known {
 		if d.alive(index) {

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -105,6 +106,53 @@ func TestReattach(t *testing.T) {
 	}
 	l.attach(e)
 	attached()
+}
+
+// TestReusedIndex checks that pins of an interface which is gone do not count
+// for another one that got its index, with the agent watching and without.
+func TestReusedIndex(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarted %t", restarted), func(t *testing.T) {
+			l := newLab(t, func(c *Config) { c.NetNS = newNetNS(t); addVeth(t, c.NetNS, "web", "web-peer") })
+			cfg, index := l.d.cfg, l.index
+			if restarted {
+				if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			inNetNS(t, l.ns, func() error {
+				old, err := netlink.LinkByName("web")
+				if err != nil {
+					return err
+				}
+				if err := netlink.LinkDel(old); err != nil {
+					return err
+				}
+				return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "db", Index: index}, PeerName: "db-peer"})
+			})
+			if restarted {
+				l.d = openAt(t, cfg)
+			}
+			if list, err := l.d.Attached(); err != nil || len(list) != 0 {
+				t.Errorf("attached %+v, error %v", list, err)
+			}
+			began := time.Now()
+			l.attach(Endpoint{Interface: "db", ID: dbID, Identity: dbIdent})
+			list, err := l.d.Attached()
+			if err != nil || len(list) != 1 || list[0].Index != index || list[0].ID != dbID || list[0].Interface != "db" {
+				t.Fatalf("attached %+v, error %v", list, err)
+			}
+			if list[0].ObservedSince.Before(began.Add(-10 * time.Millisecond)) {
+				t.Errorf("observed since %s before it was attached", began.Sub(list[0].ObservedSince))
+			}
+			if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 2 {
+				t.Errorf("%d links are pinned, want 2", len(pins))
+			}
+			if q := l.quota(webID); q.Gone == 0 && !restarted {
+				t.Error("the former endpoint is still there")
+			}
+		})
+	}
 }
 
 // TestDetachAttach checks that an interface which was let go can be watched

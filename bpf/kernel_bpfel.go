@@ -18,6 +18,12 @@ type kernelRfAddress struct {
 	Addr [16]uint8
 }
 
+type kernelRfAdoptArgs struct {
+	_    structs.HostLayout
+	Key  kernelRfFlowKey
+	Flow kernelRfFlow
+}
+
 type kernelRfCidr struct {
 	_    structs.HostLayout
 	Bits uint32
@@ -191,6 +197,8 @@ type kernelRfSettings struct {
 	Panic             uint32
 	Fingerprint       uint64
 	RingId            uint64
+	CountersId        uint64
+	CarryUntil        uint64
 	SweepInterval     uint64
 	Idle              [8]uint64
 	EndpointFlows     uint32
@@ -244,6 +252,7 @@ const (
 	kernelMapSettings        = "settings"
 	kernelMapTables          = "tables"
 	kernelMapWorkloads       = "workloads"
+	kernelProgRfAdopt        = "rf_adopt"
 	kernelProgRfFromEndpoint = "rf_from_endpoint"
 	kernelProgRfSweep        = "rf_sweep"
 	kernelProgRfToEndpoint   = "rf_to_endpoint"
@@ -291,6 +300,7 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
+	RfAdopt        *ebpf.ProgramSpec `ebpf:"rf_adopt"`
 	RfFromEndpoint *ebpf.ProgramSpec `ebpf:"rf_from_endpoint"`
 	RfSweep        *ebpf.ProgramSpec `ebpf:"rf_sweep"`
 	RfToEndpoint   *ebpf.ProgramSpec `ebpf:"rf_to_endpoint"`
@@ -387,6 +397,7 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
+	RfAdopt        *ebpf.Program `ebpf:"rf_adopt"`
 	RfFromEndpoint *ebpf.Program `ebpf:"rf_from_endpoint"`
 	RfSweep        *ebpf.Program `ebpf:"rf_sweep"`
 	RfToEndpoint   *ebpf.Program `ebpf:"rf_to_endpoint"`
@@ -394,6 +405,7 @@ type kernelPrograms struct {
 
 func (p *kernelPrograms) Close() error {
 	return _KernelClose(
+		p.RfAdopt,
 		p.RfFromEndpoint,
 		p.RfSweep,
 		p.RfToEndpoint,

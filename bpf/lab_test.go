@@ -24,7 +24,12 @@ import (
 // bpffsRoot is this test binary's own bpffs.
 var bpffsRoot string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if order := os.Getenv(killSteps); order != "" {
+		os.Exit(killedChild(order))
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "rf-bpf-")

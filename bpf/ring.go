@@ -69,14 +69,19 @@ func (r *ring) at(pos uint64) (data []byte, next uint64, ok bool) {
 }
 
 // Reader hands out the ring's records. They stay in the ring, and count against
-// its room, until they are committed. It must not be used concurrently.
+// its room, until they are committed. After an upgrade it first serves the ring
+// of before, and goes on to the next one when everything of it is committed: a
+// batch is always of one ring. It must not be used concurrently, but for RingID.
 type Reader struct {
 	d      *Datapath
-	id     uint64
+	id     atomic.Uint64
+	mapID  ebpf.MapID
 	ring   *ring
 	intent mapping[kernelRfIntent]
-	pos    uint64 // of the first record not yet handed out
-	replay Batch  // its range, if one is owed
+	record *translation // of its records, to this version's
+	size   int          // of its records
+	pos    uint64       // of the first record not yet handed out
+	replay Batch        // its range, if one is owed
 	epoll  int
 	wake   int // eventfd
 	buffer []flow.Record
@@ -93,31 +98,84 @@ func (d *Datapath) NewReader() (*Reader, error) {
 	if d.reading {
 		return nil, errors.New("the ring already has a reader")
 	}
-	ring, err := mapRing(d.maps.Events)
-	if err != nil {
-		return nil, err
+	r := &Reader{d: d, epoll: -1, wake: -1}
+	var err error
+	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, errors.Join(fmt.Errorf("create eventfd: %w", err), r.release())
 	}
-	r := &Reader{d: d, id: d.settings.value.RingId, ring: ring, pos: ring.consumed(), epoll: -1, wake: -1}
-	if r.intent, err = mapValues[kernelRfIntent](d.maps.RingIntent); err != nil {
-		return nil, errors.Join(fmt.Errorf("ring intent: %w", err), r.release())
-	}
-	if err := r.openWaiting(d.maps.Events.FD()); err != nil {
+	if err := r.open(d.oldestRing()); err != nil {
 		return nil, errors.Join(err, r.release())
 	}
 	start, end := atomic.LoadUint64(&r.intent.value.Start), atomic.LoadUint64(&r.intent.value.End)
-	if start == r.pos && end > start && end <= ring.produced() {
+	if start == r.pos && end > start && end <= r.ring.produced() {
 		r.replay = Batch{Start: start, End: end}
 	}
 	d.reading = true
 	return r, nil
 }
 
+// oldestRing returns the generation whose ring is to be read out first.
+func (d *Datapath) oldestRing() *generation {
+	for _, f := range d.formers {
+		if !f.shares(d.gen, kernelMapEvents) {
+			return f
+		}
+	}
+	return d.gen
+}
+
+// open makes g's ring the one that is read.
+func (r *Reader) open(g *generation) (err error) {
+	shape := g.schema.structs["rf_record"]
+	if r.record, err = translate("rf_record", shape, r.d.record.structs["rf_record"]); err != nil {
+		return fmt.Errorf("read ring: %w", err)
+	}
+	r.size = shape.size
+	if !g.schema.holds("rf_intent", r.d.record) {
+		return errors.New("ring intent: another version laid it out")
+	}
+	if r.intent, err = mapValues[kernelRfIntent](g.maps[kernelMapRingIntent]); err != nil {
+		return fmt.Errorf("ring intent: %w", err)
+	}
+	events := g.maps[kernelMapEvents]
+	if r.ring, err = mapRing(events); err != nil {
+		return err
+	}
+	r.id.Store(*g.settings.word64("ring_id"))
+	r.mapID, r.pos = g.ids[kernelMapEvents], r.ring.consumed()
+	return r.openWaiting(events.FD())
+}
+
+// advance goes on to the next ring when this one is a former generation's and
+// nothing can come from it any more.
+func (r *Reader) advance() error {
+	if r.ring.consumed() != r.pos || r.ring.produced() != r.pos {
+		return nil
+	}
+	r.d.mu.Lock()
+	defer r.d.mu.Unlock()
+	if r.d.closed {
+		return errClosed
+	}
+	if r.mapID == r.d.gen.ids[kernelMapEvents] {
+		return nil
+	}
+	if err := r.d.drainFormers(); err != nil {
+		return err
+	}
+	next := r.d.oldestRing()
+	if next.ids[kernelMapEvents] == r.mapID {
+		return nil
+	}
+	if err := r.closeRing(); err != nil {
+		return err
+	}
+	return r.open(next)
+}
+
 func (r *Reader) openWaiting(ringFD int) (err error) {
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("create epoll: %w", err)
-	}
-	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("create eventfd: %w", err)
 	}
 	for _, w := range []struct {
 		fd     int
@@ -136,8 +194,9 @@ func (r *Reader) openWaiting(ringFD int) (err error) {
 }
 
 // RingID names the ring over all rings that ever were: with a batch's Start it
-// makes a token that no other batch has.
-func (r *Reader) RingID() uint64 { return r.id }
+// makes a token that no other batch has. It changes only while everything that
+// was handed out is committed.
+func (r *Reader) RingID() uint64 { return r.id.Load() }
 
 // Replay returns the batch that was intended and never committed, if there is
 // one: the same records over the same range. It must come before Next.
@@ -171,6 +230,13 @@ func (r *Reader) Next(ctx context.Context) (Batch, error) {
 		if err != nil || b.End > b.Start {
 			return b, err
 		}
+		ring := r.mapID
+		if err := r.advance(); err != nil {
+			return Batch{Start: r.pos, End: r.pos}, err
+		}
+		if r.mapID != ring {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return Batch{Start: r.pos, End: r.pos}, err
 		}
@@ -202,7 +268,7 @@ func (r *Reader) take(end uint64, n int) (Batch, error) {
 		if data == nil {
 			continue
 		}
-		raw, err := decodeRecord(data)
+		raw, err := r.decode(data)
 		if err != nil {
 			b.Truncated++
 			continue
@@ -211,6 +277,18 @@ func (r *Reader) take(end uint64, n int) (Batch, error) {
 	}
 	r.pos, r.buffer = b.End, b.Records
 	return b, nil
+}
+
+// decode reads one message of the ring, whichever version wrote it.
+func (r *Reader) decode(data []byte) (rawRecord, error) {
+	if len(data) != r.size {
+		return rawRecord{}, fmt.Errorf("record of %d bytes: want %d", len(data), r.size)
+	}
+	data, err := r.record.apply(data)
+	if err != nil {
+		return rawRecord{}, err
+	}
+	return decodeRecord(data)
 }
 
 // The kernel wakes a reader that is all caught up. One that holds records back
@@ -271,11 +349,23 @@ func (r *Reader) Close() error {
 }
 
 func (r *Reader) release() error {
-	var errs []error
-	for _, fd := range []int{r.epoll, r.wake} {
-		if fd >= 0 {
-			errs = append(errs, unix.Close(fd))
-		}
+	err := r.closeRing()
+	if r.wake >= 0 {
+		err = errors.Join(err, unix.Close(r.wake))
 	}
-	return errors.Join(append(errs, r.intent.close(), r.ring.close())...)
+	return err
+}
+
+func (r *Reader) closeRing() error {
+	var errs []error
+	if r.epoll >= 0 {
+		errs = append(errs, unix.Close(r.epoll))
+		r.epoll = -1
+	}
+	errs = append(errs, r.intent.close())
+	if r.ring != nil {
+		errs = append(errs, r.ring.close())
+		r.ring = nil
+	}
+	return errors.Join(errs...)
 }

@@ -17,6 +17,7 @@
 #include "known.h"
 #include "visit.h"
 #include "sweep.h"
+#include "adopt.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -269,6 +270,9 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 {
 	rf_first_direction(v);
 	rf_judge_first(v);
+	if ((v->answer.judged & 0xff) == RF_VERDICT_DENY && v->direction != RF_DIRECTION_UNKNOWN &&
+	    !rf_shows_direction(&v->p))
+		rf_judge_answer(v);
 	if (rf_is_late(&v->p))
 		return rf_finish_stateless(v);
 	if (dead) {

@@ -1,13 +1,13 @@
 package bpf
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -43,7 +43,7 @@ type mapping[T any] struct {
 // distance in the kernel is.
 func mapValues[T any](m *ebpf.Map) (mapping[T], error) {
 	size := int(unsafe.Sizeof(*new(T)))
-	if int(m.ValueSize()) != size || size%8 != 0 {
+	if int(m.ValueSize()) != size && (m.MaxEntries() > 1 || int(m.ValueSize()) < size) || size%8 != 0 {
 		return mapping[T]{}, fmt.Errorf("value of %d bytes: want %d", m.ValueSize(), size)
 	}
 	n, page := int(m.MaxEntries()), os.Getpagesize()
@@ -62,32 +62,6 @@ func (m *mapping[T]) close() error {
 	pages := m.pages
 	*m = mapping[T]{}
 	return unix.Munmap(pages)
-}
-
-// initSettings marks a ring and the maps beside it as this layout's.
-func initSettings(s *kernelRfSettings, fingerprint uint64) {
-	var id [8]byte
-	_, _ = rand.Read(id[:]) // never returns an error
-	s.Magic = settingsMagic
-	s.Layout = settingsLayout
-	s.Fingerprint = fingerprint
-	s.RingId = binary.NativeEndian.Uint64(id[:])
-	atomic.StoreUint32(&s.Epoch, 1)
-}
-
-// checkLayout refuses maps that another version of the programs laid out.
-func checkLayout(s *kernelRfSettings, fingerprint uint64) error {
-	if s.Magic != settingsMagic {
-		return errors.New("they are not ringfence's")
-	}
-	if s.Layout != settingsLayout {
-		return fmt.Errorf("they have layout %d and this version needs %d", s.Layout, settingsLayout)
-	}
-	if s.Fingerprint != fingerprint {
-		return fmt.Errorf("their structures are laid out otherwise (%016x) than this version's (%016x)",
-			s.Fingerprint, fingerprint)
-	}
-	return nil
 }
 
 // storeLimits writes what may change between two runs of the agent.
@@ -204,25 +178,57 @@ func (d *Datapath) Panicked() bool {
 // nothing, and works on pins of other versions too. The nodes it reached are
 // returned beside the error of those that it did not.
 func OpenPinnedPanic(root string, on bool) ([]string, error) {
-	pins, err := filepath.Glob(filepath.Join(root, "*", kernelMapSettings))
-	if err != nil {
-		return nil, fmt.Errorf("look for nodes below %s: %w", root, err)
+	failed := make(map[string]error) // by node, nil: reached
+	done := make(map[string]bool)
+	for {
+		// Again after writing: a generation that was made meanwhile copied
+		// either what was written or what was there before.
+		pins, err := settingsPins(root)
+		if err != nil {
+			return nil, err
+		}
+		pins = slices.DeleteFunc(pins, func(pin string) bool { return done[pin] })
+		if len(pins) == 0 {
+			break
+		}
+		for _, pin := range pins {
+			done[pin] = true
+			node, _, _ := strings.Cut(strings.TrimPrefix(pin, filepath.Clean(root)+"/"), "/")
+			err := panicPin(pin, on)
+			if errors.Is(err, os.ErrNotExist) {
+				continue // removed, or renamed and found again
+			}
+			failed[node] = errors.Join(failed[node], err)
+		}
 	}
-	if len(pins) == 0 {
+	if len(failed) == 0 {
 		return nil, fmt.Errorf("no node is pinned below %s: is this the agent's bpffs, and are you root?", root)
 	}
-	slices.Sort(pins)
 	var nodes []string
 	var errs []error
-	for _, pin := range pins {
-		node := filepath.Base(filepath.Dir(pin))
-		if err := panicPin(pin, on); err != nil {
+	for _, node := range slices.Sorted(maps.Keys(failed)) {
+		if err := failed[node]; err != nil {
 			errs = append(errs, fmt.Errorf("node %s: %w", node, err))
 			continue
 		}
 		nodes = append(nodes, node)
 	}
 	return nodes, errors.Join(errs...)
+}
+
+// settingsPins lists the settings of every generation of every node below root,
+// older ones first.
+func settingsPins(root string) ([]string, error) {
+	var pins []string
+	for _, level := range []string{"*", "*/*"} {
+		found, err := filepath.Glob(filepath.Join(root, level, kernelMapSettings))
+		if err != nil {
+			return nil, fmt.Errorf("look for nodes below %s: %w", root, err)
+		}
+		slices.Sort(found)
+		pins = append(pins, found...)
+	}
+	return pins, nil
 }
 
 // panicPin relies on the settings' first four fields alone, which no version

@@ -68,6 +68,9 @@ func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) 
 	if err := d.dropQuotas(); err != nil {
 		return SweepStats{}, err
 	}
+	if err := d.drainFormers(); err != nil {
+		return SweepStats{}, err
+	}
 	return SweepStats{
 		Flows: args.Flows, Reported: args.Reported, Ended: args.Ended, Deleted: args.Deleted, RingFull: args.RingFull,
 	}, nil
@@ -148,6 +151,17 @@ func (d *Datapath) Counters() (map[string]uint64, error) {
 	return values, nil
 }
 
+// CountersID tells the counters that Counters returns from those that began at
+// 0 anew: an upgrade may replace them.
+func (d *Datapath) CountersID() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return 0
+	}
+	return d.settings.value.CountersId
+}
+
 func counterName(i kernelRfCounter) string {
 	switch {
 	case i < kernelRfCounterRF_COUNT_LIVE_DENY:
@@ -181,6 +195,16 @@ func (d *Datapath) Levels() (Levels, error) {
 	defer func() { _ = ring.close() }()
 	l.RingSize = uint64(ring.size) //nolint:gosec // a map's size
 	l.RingBytes = ring.produced() - ring.consumed()
+	for _, f := range d.formers {
+		if f.shares(d.gen, kernelMapEvents) {
+			continue
+		}
+		n, err := f.backlog()
+		if err != nil {
+			return Levels{}, err
+		}
+		l.RingBytes += n
+	}
 	return l, nil
 }
 

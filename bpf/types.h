@@ -15,6 +15,15 @@
 #define RF_MAGIC  0x52464e43 /* "RFNC" */
 #define RF_LAYOUT 1
 
+/* The tests' other layout: upgrades to it and back are real ones. */
+#ifdef RF_LAYOUT_TEST
+#define RF_TEST_FIELD __u64 test;
+#define RF_TEST_BYTES 8
+#else
+#define RF_TEST_FIELD
+#define RF_TEST_BYTES 0
+#endif
+
 #define RF_IDENTITY_UNKNOWN 0 /* not known yet */
 #define RF_IDENTITY_HOST    1
 #define RF_IDENTITY_WORLD   2
@@ -120,6 +129,8 @@ struct rf_settings {
 	__u32 panic;		  /* not 0: the live slot is only judged */
 	__u64 fingerprint;	  /* of the structures' shape */
 	__u64 ring_id;		  /* of this ring, over all that ever were */
+	__u64 counters_id;	  /* likewise */
+	__u64 carry_until;	  /* ns; until then answers may come before their flows */
 	__u64 sweep_interval;	  /* ns a flow's counters may wait for a record */
 	__u64 idle[RF_STATES];	  /* ns */
 	__u32 endpoint_flows;	  /* quota; 0: none */
@@ -129,8 +140,9 @@ struct rf_settings {
 	/* Interface index<<32 | endpoint id, at index & (RF_INTERFACES - 1): saves
 	 * most packets the look-up in endpoints, which knows them all. */
 	__u64 interfaces[RF_INTERFACES];
+	RF_TEST_FIELD
 };
-_Static_assert(sizeof(struct rf_settings) == 120 + 8 * RF_INTERFACES, "rf_settings");
+_Static_assert(sizeof(struct rf_settings) == 136 + 8 * RF_INTERFACES + RF_TEST_BYTES, "rf_settings");
 
 #define RF_ENDPOINT_HOST 1
 /* Tunnels that are looked into on the interface. */
@@ -246,6 +258,7 @@ _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
 #define RF_FLOW_SYNACK	     4
 #define RF_FLOW_LOCAL_ORIGIN 8	/* the node itself began it */
 #define RF_FLOW_SENT_FIRST   16 /* its first packet came from the endpoint, maybe as an answer */
+#define RF_FLOW_BENEFIT	     32 /* undirected only for an upgrade, see rf_judge_answer */
 #define RF_FLOW_MARKS	     0xffff
 #define RF_FLOW_FLAGS(side)  (16 + 8 * (side)) /* where a side's TCP flags begin in marks */
 
@@ -275,6 +288,7 @@ _Static_assert(sizeof(struct rf_carried) == 8, "rf_carried");
  * 96 bytes an entry is exactly three cache lines, and all that most packets
  * touch is in the first 48 of these. */
 struct rf_flow {
+	RF_TEST_FIELD
 	__u64 judged;	  /* epoch<<32 | staged reason<<24 | staged<<16 | live reason<<8 | live */
 	__u64 counted[2]; /* by side */
 	__u32 marks;	  /* | TCP flags of either side */
@@ -293,7 +307,7 @@ struct rf_flow {
 	__u32 connections;
 	__u32 isn; /* sequence number of the SYN */
 };
-_Static_assert(sizeof(struct rf_flow) == 96, "rf_flow");
+_Static_assert(sizeof(struct rf_flow) == 96 + RF_TEST_BYTES, "rf_flow");
 
 struct rf_fragment_key {
 	__u8 src[16];
@@ -320,6 +334,7 @@ _Static_assert(sizeof(struct rf_fragment) == 24, "rf_fragment");
 
 /* One message of the ring. Counters are deltas since the flow's last one. */
 struct rf_record {
+	RF_TEST_FIELD
 	__u64 time;
 	__u64 first_seen;
 	__u64 forward_packets;
@@ -346,7 +361,7 @@ struct rf_record {
 	__u8 reverse_flags;
 	__u8 pad[2];
 };
-_Static_assert(sizeof(struct rf_record) == 112, "rf_record");
+_Static_assert(sizeof(struct rf_record) == 112 + RF_TEST_BYTES, "rf_record");
 
 /* What the agent is about to store: if it dies in between, the next one sends
  * exactly this again. */
@@ -366,5 +381,19 @@ struct rf_sweep_args {
 	__u64 ring_full;
 };
 _Static_assert(sizeof(struct rf_sweep_args) == 48, "rf_sweep_args");
+
+enum rf_adopted {
+	RF_ADOPTED_NEW,
+	RF_ADOPTED_KNOWN, /* the table had it; what it lacked was added */
+	RF_ADOPTED_GONE,  /* its endpoint is no longer watched */
+	RF_ADOPTED_FULL,
+};
+
+/* Argument of rf_adopt. */
+struct rf_adopt_args {
+	struct rf_flow_key key;
+	struct rf_flow flow;
+};
+_Static_assert(sizeof(struct rf_adopt_args) == 144 + RF_TEST_BYTES, "rf_adopt_args");
 
 #endif

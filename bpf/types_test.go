@@ -136,15 +136,20 @@ func TestConstantsEqualHeader(t *testing.T) {
 	}
 }
 
-// TestFingerprint checks that a change of shape changes the fingerprint.
+// TestFingerprint checks that a change of shape changes the fingerprint, and
+// that a schema is read back as it was written.
 func TestFingerprint(t *testing.T) {
 	spec, err := loadKernel()
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, err := fingerprint(spec.Types)
-	if err != nil || before == 0 {
-		t.Fatalf("fingerprint %x, error %v", before, err)
+	before, err := schemaOf(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := parseSchema(before.text())
+	if err != nil || again.text() != before.text() {
+		t.Errorf("read back as\n%s\nfrom\n%s\nerror %v", again.text(), before.text(), err)
 	}
 	for _, name := range []string{"rf_flow", "rf_record", "rf_rule_key", "rf_table", "rf_workload", "rf_settings", "rf_fragment"} {
 		var s *btf.Struct
@@ -152,9 +157,9 @@ func TestFingerprint(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Members[0], s.Members[1] = s.Members[1], s.Members[0]
-		after, err := fingerprint(spec.Types)
-		if err != nil || after == before {
-			t.Errorf("%s: members swapped, fingerprint %x as before, error %v", name, after, err)
+		after, err := schemaOf(spec)
+		if err != nil || after.fingerprint() == before.fingerprint() {
+			t.Errorf("%s: members swapped, fingerprint as before, error %v", name, err)
 		}
 		s.Members[0], s.Members[1] = s.Members[1], s.Members[0]
 	}

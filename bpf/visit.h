@@ -26,7 +26,8 @@ struct rf_visit {
 	__u8 initiator; /* as the packet shows it, for a flow that begins */
 	__u8 direction;
 	__u8 local_origin; /* RF_ASK_LOCAL_ORIGIN holds, should the flow be the node's */
-	__u8 pad[6];
+	__u8 benefit;	   /* allowed as a possible answer */
+	__u8 pad[5];
 };
 _Static_assert(sizeof(struct rf_visit) == 232, "rf_visit");
 
@@ -134,6 +135,8 @@ static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
 		marks |= RF_FLOW_SYNACK;
 	if (v->from)
 		marks |= RF_FLOW_SENT_FIRST;
+	if (v->benefit)
+		marks |= RF_FLOW_BENEFIT;
 	return marks;
 }
 
@@ -223,6 +226,31 @@ __noinline int rf_report_alone(struct rf_visit *v)
 	return rf_emit(&v->k, &alone, RF_EVENT_NEW, v->now);
 }
 
+/* While an upgrade carries flows from one table to another, an answer may come
+ * where its request is not known. What would be denied is then judged as one;
+ * when the upgrade is done, as what it looks like. */
+__noinline int rf_judge_answer(struct rf_visit *v)
+{
+	struct rf_settings *s;
+	__u32 zero = 0;
+	__u8 direction;
+
+	if (!v)
+		return 0;
+	s = bpf_map_lookup_elem(&settings, &zero);
+	if (!s || v->now >= RF_READ(s->carry_until))
+		return 0;
+	direction = v->direction;
+	v->direction = RF_DIRECTION_UNKNOWN;
+	rf_judge_first(v);
+	v->benefit = (v->answer.judged & 0xff) != RF_VERDICT_DENY;
+	if (!v->benefit) {
+		v->direction = direction;
+		rf_judge_first(v);
+	}
+	return 0;
+}
+
 /* Judges a flow again after the epoch moved. What was counted under the old
  * verdict is reported under it. Returns whether the verdict changed. */
 __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
@@ -232,6 +260,10 @@ __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
 
 	if (!v || !f)
 		return 0;
+	if (f->marks & RF_FLOW_BENEFIT) {
+		__sync_fetch_and_and(&f->marks, ~RF_FLOW_BENEFIT);
+		f->direction = f->initiator == RF_LOCAL ? RF_EGRESS : RF_INGRESS;
+	}
 	if (f->marks & RF_FLOW_LOCAL_ORIGIN)
 		flags |= RF_ASK_LOCAL_ORIGIN;
 	if ((f->direction != RF_INGRESS || f->marks & RF_FLOW_SENT_FIRST) && !v->host &&

@@ -25,8 +25,9 @@ type RecordReader interface {
 // Datapath makes the kernel report flows, and counts what it could not report.
 type Datapath interface {
 	Sweep(context.Context) (bpf.SweepStats, error)
-	// Counters are totals by name since the maps were made.
+	// Counters are totals by name since they began, at 0, under CountersID.
 	Counters() (map[string]uint64, error)
+	CountersID() uint64
 }
 
 // Inventories gives the inventory in force on this node and since when. It is

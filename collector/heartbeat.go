@@ -47,10 +47,10 @@ func (c *counts) take() (records, truncated uint64) {
 
 // beat is what the last heartbeat left behind, also for the next process.
 type beat struct {
-	RingID  uint64    `json:"ringId"`
-	End     time.Time `json:"end"`
-	Lost    uint64    `json:"lost"` // totals of the ring's counters
-	Delayed uint64    `json:"delayed"`
+	CountersID uint64    `json:"countersId"`
+	End        time.Time `json:"end"`
+	Lost       uint64    `json:"lost"` // totals of these counters
+	Delayed    uint64    `json:"delayed"`
 }
 
 const stateName = "collector.state"
@@ -93,9 +93,9 @@ func (c *Collector) newPulse() *pulse {
 		c.metrics.stateErrors.Inc()
 		c.cfg.Logger.Warn("last heartbeat is not known: losses before it may be counted again", "error", err)
 	}
-	if p.last.RingID != c.deps.Reader.RingID() {
+	if id := c.deps.Datapath.CountersID(); p.last.CountersID != id {
 		// Other maps, whose counters began at 0.
-		p.last = beat{RingID: c.deps.Reader.RingID()}
+		p.last = beat{CountersID: id}
 	}
 	// Losses of the time between two agents belong to the first interval, but
 	// the time does not: nobody was there to see it.

@@ -47,10 +47,18 @@ func TestHeartbeats(t *testing.T) {
 			t.Errorf("after the gap: %+v", got)
 		}
 
-		// Other maps count from 0.
+		// Another ring, after an upgrade, changes nothing; other maps count from 0.
 		a.ring.id++
-		a.path.counters = map[string]uint64{counterLost: 200}
 		n := len(a.sink.coverage)
+		stop = a.start()
+		time.Sleep(5 * time.Second)
+		stopped(t, stop)
+		if got := a.sink.coverage[n]; got.Lost != 0 {
+			t.Errorf("with another ring: %+v", got)
+		}
+		a.path.id++
+		a.path.counters = map[string]uint64{counterLost: 200}
+		n = len(a.sink.coverage)
 		stop = a.start()
 		time.Sleep(5 * time.Second)
 		stopped(t, stop)

@@ -216,7 +216,10 @@ type datapath struct {
 	sweeps   int
 	err      error
 	counters map[string]uint64
+	id       uint64 // of the counters
 }
+
+func (d *datapath) CountersID() uint64 { return d.id }
 
 func (d *datapath) Sweep(context.Context) (bpf.SweepStats, error) {
 	d.mu.Lock()
