@@ -113,6 +113,14 @@ func TestMalformed(t *testing.T) {
 				t.Errorf("%d flows, want none", n)
 			}
 			l.want(pass, c.p, "the whole packet")
+			// Nor does it pass for one of a flow that is open.
+			if c.p.proto == flow.TCP {
+				l.want(pass, c.p.reply("SA"), "handshake")
+				l.want(pass, c.p.with("A"), "handshake")
+			}
+			if code := l.from(broken(t, c.p.with("A"), c.change)); code != drop {
+				t.Errorf("in an open flow: %s", verdictName(code))
+			}
 		})
 	}
 }
