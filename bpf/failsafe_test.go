@@ -196,6 +196,11 @@ func TestRelated(t *testing.T) {
 		elsewhere := icmpError(t, router, p)
 		elsewhere.quoted = p.reply("").frame(t)[etherLen:][:len(elsewhere.quoted)]
 		l.want(drop, elsewhere, "error that quotes what its receiver did not send")
+		bystander := icmpError(t, router, p)
+		bystander.dst = evil.in(family)
+		if code := l.to(bystander.frame(t)); code != drop {
+			t.Errorf("error to another, of this one's flow: %s", verdictName(code))
+		}
 
 		l.apply(live(flow.Egress, 2))
 		l.want(drop, p, "flow, denied now")

@@ -181,6 +181,7 @@ func TestTunnelMalformed(t *testing.T) {
 		{"GRE with a key beyond the end", append(cut(gre, l4+4)[:l4], 0x20, 0, 8, 0), "malformed", false},
 		{"IP in IP cut in the inner header", cut(ipip, l4+10), "malformed", false},
 		{"three inner tags", vxlan.wrap(4, append(append(append([]byte(nil), p[:12]...), 0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3), p[12:]...)), "malformed", false},
+		{"VXLAN that ends before its ARP", put(24, 0, 20)(put(2, 0, 40)(vxlan.wrap(4, arp))), "malformed", false},
 		{"ARP in VXLAN", vxlan.wrap(4, arp), "non_ip", true},
 		{"ARP in GRE", teb.wrap(4, arp), "non_ip", true},
 		{"LLC in VXLAN", vxlan.wrap(4, append(append([]byte(nil), p[:12]...), 0, 3, 0x42, 0x42, 3)), "", false},
