@@ -64,7 +64,7 @@ func (d *Datapath) Attach(e Endpoint) error {
 		return fmt.Errorf("attach to %s: endpoint has no number", e.Interface)
 	}
 	if e.Tunnels&^allTunnels != 0 {
-		return fmt.Errorf("attach to %s: tunnels %#x are unknown", e.Interface, uint8(e.Tunnels))
+		return fmt.Errorf("attach to %s: tunnels %#x are unknown", e.Interface, uint32(e.Tunnels))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -196,10 +196,74 @@ func TestRelated(t *testing.T) {
 		elsewhere := icmpError(t, router, p)
 		elsewhere.quoted = p.reply("").frame(t)[etherLen:][:len(elsewhere.quoted)]
 		l.want(drop, elsewhere, "error that quotes what its receiver did not send")
+		bystander := icmpError(t, router, p)
+		bystander.dst = evil.in(family)
+		if code := l.to(bystander.frame(t)); code != drop {
+			t.Errorf("error to another, of this one's flow: %s", verdictName(code))
+		}
 
 		l.apply(live(flow.Egress, 2))
 		l.want(drop, p, "flow, denied now")
 		l.want(drop, icmpError(t, router, p), "error of a denied flow")
+	})
+}
+
+// TestRelatedQuotes checks errors of every kind, and quotes whose headers are not
+// the plain ones.
+func TestRelatedQuotes(t *testing.T) {
+	families(t, func(t *testing.T, family int) {
+		l := newLab(t)
+		l.apply(live(flow.Egress, 1, Entry{Peer: PeerAny}), live(flow.Ingress, 1))
+		w, d := web.in(family), db.in(family)
+		p := udp(w, d, 40000, 53)
+		assoc, _ := sctp(family, web, db)
+		ping := echo(w, d, 7, false)
+		for _, q := range []packet{p, assoc.chunk(sctpInit, 1), ping} {
+			l.want(pass, q, "flow")
+		}
+		errorTypes, others := []uint16{1, 2, 3, 4}, []uint16{5, 100, 127, 200}
+		if family == 4 {
+			errorTypes, others = []uint16{3, 4, 11, 12}, []uint16{5, 9, 30, 40}
+		}
+		for _, kind := range errorTypes {
+			e := icmpError(t, other.in(family), p)
+			e.dport = kind << 8
+			l.want(pass, e, "error")
+		}
+		for _, kind := range others {
+			e := icmpError(t, other.in(family), p)
+			e.dport = kind << 8
+			l.want(drop, e, "no error")
+		}
+		l.want(pass, icmpError(t, other.in(family), assoc.chunk(sctpInit, 1)), "error of an association")
+		l.want(pass, icmpError(t, other.in(family), ping), "error of an echo request")
+
+		// Options go between the headers; the transport's follows in 8 bytes.
+		plain := p.frame(t)[etherLen:]
+		var header, options []byte
+		if family == 4 {
+			header, options = append([]byte(nil), plain[:20]...), []byte{1, 1, 1, 0}
+			header[0] = 0x46
+		} else {
+			header, options = append([]byte(nil), plain[:40]...), []byte{17, 0, 1, 4, 0, 0, 0, 0}
+			header[6] = 60
+		}
+		quote := func(port byte, cut int) packet {
+			transport := append([]byte(nil), plain[len(header):][:8]...)
+			transport[3] = port
+			e := icmpError(t, other.in(family), p)
+			e.quoted = append(append(append([]byte(nil), header...), options...), transport...)
+			e.quoted = e.quoted[:len(e.quoted)-cut]
+			return e
+		}
+		l.want(pass, quote(53, 0), "error that quotes options")
+		l.want(drop, quote(54, 0), "error that quotes options, of another flow")
+		l.want(drop, quote(53, 1), "error that quotes too little")
+
+		_, later := fragments(t, p, 1)
+		e := icmpError(t, other.in(family), p)
+		e.quoted = later[etherLen:]
+		l.want(drop, e, "error that quotes a later fragment")
 	})
 }
 

@@ -27,7 +27,7 @@ func fragments(t *testing.T, p packet, id uint16) (first, later []byte) {
 	cut := func(offset, more uint16, body []byte) []byte {
 		f := append([]byte(nil), whole[:etherLen+40]...)
 		f[etherLen+6] = 44
-		h := []byte{17, 0, byte((offset | more) >> 8), byte(offset | more), 0, 0, byte(id >> 8), byte(id)}
+		h := []byte{byte(p.proto), 0, byte((offset | more) >> 8), byte(offset | more), 0, 0, byte(id >> 8), byte(id)}
 		f = append(append(f, h...), body...)
 		binary.BigEndian.PutUint16(f[etherLen+4:], uint16(8+len(body)))
 		return f
@@ -123,6 +123,34 @@ func TestFragmentsOfOneEndpoint(t *testing.T) {
 		}
 		first, rest = fragments(t, udp(db.in(family), web.in(family), 40000, 53), 9)
 		l.wantAll(pass, "after the sweep", first, rest)
+	})
+}
+
+// TestFragmentsOfOpenFlow checks that fragments are noted, and take no other
+// flow's way, where plain packets of their ports would only be counted.
+func TestFragmentsOfOpenFlow(t *testing.T) {
+	families(t, func(t *testing.T, family int) {
+		l := newLab(t)
+		l.apply(live(flow.Egress, 1, allow(dbIdent, flow.TCP, 80)))
+		p := tcp(web.in(family), db.in(family), 40000, 80, "A")
+		l.connect(p)
+		first, later := fragments(t, p, 1)
+		l.wantAll(pass, "allowed", first, later)
+
+		// One that looks like the open flow's packet, of a datagram that is none.
+		_, later = fragments(t, udp(web.in(family), db.in(family), 40000, 80), 2)
+		body := len(later) - 40 // 64 bytes and the header in all, 32 of them gone
+		if family == 4 {
+			later[etherLen+9] = byte(flow.TCP)
+		} else {
+			later[etherLen+40] = byte(flow.TCP)
+		}
+		copy(later[body:], p.frame(t)[len(p.frame(t))-20:])
+		counted := l.counted()
+		l.wantAll(drop, "in disguise", later)
+		if got := l.counted(); got != counted {
+			t.Errorf("counted %#x, want %#x still", got, counted)
+		}
 	})
 }
 

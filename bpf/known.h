@@ -152,7 +152,9 @@ static __always_inline __u32 rf_endpoint_of(struct rf_settings *s, __u32 ifindex
 	return ep ? ep->id : 0;
 }
 
-static __always_inline int rf_visit_known(struct __sk_buff *skb, bool from)
+/* A function of its own, so that its stack is not below rf_visit_packet's:
+ * kernels before 6.9 count both in steps of 32 bytes. */
+static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
 {
 	__u32 zero = 0, outcome, packets;
 	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);

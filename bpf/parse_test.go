@@ -1,6 +1,8 @@
 package bpf
 
 import (
+	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -66,10 +68,10 @@ func TestMalformed(t *testing.T) {
 		{"TCP header length in IPv6", v6, put(40+12, 0x40)},
 		{"IPv6 source that is an IPv4 address", v6, put(8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1)},
 		{"IPv6 header after the end", v6, put(6, 0, 0, 0, 0, 0)},
-		{"IPv6 routing header with segments left", u6, put(6, append([]byte{43}, chain(u6, []byte{17, 0, 4, 1, 0, 0, 0, 0})...)...)},
-		{"IPv6 chain of nine headers", u6, put(6, append([]byte{60}, chain(u6, nine()...)...)...)},
+		{"IPv6 routing header with segments left", u6, insert(43, []byte{17, 0, 4, 1, 0, 0, 0, 0})},
+		{"IPv6 chain of eight headers", u6, insert(60, options(8)...)},
 		{"later fragment over the TCP header", v4, put(6, 0, 2)},
-		{"later fragment over the TCP header in IPv6", u6, put(6, append([]byte{44}, chain(u6, []byte{6, 0, 0, 16, 0, 0, 0, 1})...)...)},
+		{"later fragment over the TCP header in IPv6", u6, insert(44, []byte{6, 0, 0, 16, 0, 0, 0, 1})},
 		{"later fragment over SCTP's chunk", s4, put(6, 0, 1)},
 		{"frame within the IPv4 header", tagged, keep(4 + 19)},
 		{"frame within the IPv6 header", tagged6, keep(4 + 39)},
@@ -85,8 +87,8 @@ func TestMalformed(t *testing.T) {
 		{"ICMP within its header", echo(web.v4, db.v4, 1, false), put(2, 0, 27)},
 		{"ICMPv6 within its header", echo(web.v6, db.v6, 1, false), put(4, 0, 7)},
 		{"IPv6 destination that is an IPv4 address", v6, put(24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 2)},
-		{"IPv6 fragment of a fragment", u6, put(6, append([]byte{44}, chain(u6, []byte{44, 0, 0, 0, 0, 0, 0, 1}, []byte{17, 0, 0, 0, 0, 0, 0, 1})...)...)},
-		{"IPv6 authentication header beyond the end", u6, put(6, append([]byte{51}, chain(u6, []byte{17, 99, 0, 0, 0, 0, 0, 0})...)...)},
+		{"IPv6 fragment of a fragment", u6, insert(44, []byte{44, 0, 0, 0, 0, 0, 0, 1}, []byte{17, 0, 0, 0, 0, 0, 0, 1})},
+		{"IPv6 authentication header beyond the end", u6, insert(51, []byte{17, 99, 0, 0, 0, 0, 0, 0})},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
@@ -113,26 +115,36 @@ func TestMalformed(t *testing.T) {
 				t.Errorf("%d flows, want none", n)
 			}
 			l.want(pass, c.p, "the whole packet")
+			// Nor does it pass for one of a flow that is open.
+			if c.p.proto == flow.TCP {
+				l.want(pass, c.p.reply("SA"), "handshake")
+				l.want(pass, c.p.with("A"), "handshake")
+			}
+			if code := l.from(broken(t, c.p.with("A"), c.change)); code != drop {
+				t.Errorf("in an open flow: %s", verdictName(code))
+			}
 		})
 	}
 }
 
-// chain keeps p's header up to where extension headers go, and adds them.
-func chain(p packet, headers ...[]byte) []byte {
-	var t testing.T
-	out := append([]byte(nil), p.frame(&t)[etherLen+7:etherLen+40]...)
-	for _, h := range headers {
-		out = append(out, h...)
+// insert puts extension headers, the first of type next, behind the IPv6 header.
+func insert(next byte, headers ...[]byte) func([]byte) []byte {
+	return func(frame []byte) []byte {
+		all := slices.Concat(headers...)
+		frame[etherLen+6] = next
+		payload := binary.BigEndian.Uint16(frame[etherLen+4:])
+		binary.BigEndian.PutUint16(frame[etherLen+4:], payload+uint16(len(all)))
+		return slices.Insert(frame, etherLen+40, all...)
 	}
-	return out
 }
 
-func nine() [][]byte {
+// options makes n headers of options, the last one before UDP.
+func options(n int) [][]byte {
 	var list [][]byte
-	for range 9 {
+	for range n - 1 {
 		list = append(list, []byte{60, 0, 1, 4, 0, 0, 0, 0})
 	}
-	return list
+	return append(list, []byte{17, 0, 1, 4, 0, 0, 0, 0})
 }
 
 // TestHeadersWalked checks that what precedes the ports does not hide them.
@@ -173,6 +185,30 @@ func TestHeadersWalked(t *testing.T) {
 				t.Errorf("allowed port: %s", verdictName(code))
 			}
 			if code := l.from(c.frame(t, 81)); code != drop {
+				t.Errorf("denied port: %s", verdictName(code))
+			}
+			if n := l.counter("malformed"); n != 0 {
+				t.Errorf("%d malformed", n)
+			}
+		})
+	}
+}
+
+// TestExtensionsWalked checks, beside those that are malformed, the longest
+// chain and headers that look like them.
+func TestExtensionsWalked(t *testing.T) {
+	for name, change := range map[string]func([]byte) []byte{
+		"seven headers":                        insert(60, options(7)...),
+		"routing header without segments left": insert(43, []byte{17, 0, 4, 0, 0, 0, 0, 0}),
+		"fragment header of a whole packet":    insert(44, []byte{17, 0, 0, 0, 0, 0, 0, 1}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.apply(live(flow.Egress, 1, allow(dbIdent, flow.UDP, 53)))
+			if code := l.from(broken(t, udp(web.v6, db.v6, 40000, 53), change)); code != pass {
+				t.Errorf("allowed port: %s", verdictName(code))
+			}
+			if code := l.from(broken(t, udp(web.v6, db.v6, 40000, 54), change)); code != drop {
 				t.Errorf("denied port: %s", verdictName(code))
 			}
 			if n := l.counter("malformed"); n != 0 {

@@ -11,6 +11,7 @@ import (
 func TestSweep(t *testing.T) {
 	w, d := web.v4, db.v4
 	established := []packet{tcp(w, d, 1, 2, "S"), tcp(d, w, 2, 1, "SA"), tcp(w, d, 1, 2, "A")}
+	init, ack := sctp(4, web, db)
 	for _, c := range []struct {
 		name    string
 		packets []packet
@@ -25,6 +26,9 @@ func TestSweep(t *testing.T) {
 		{"middle, one side", []packet{tcp(w, d, 1, 2, "A")}, 20 * time.Second},
 		{"middle, both sides", []packet{tcp(w, d, 1, 2, "A"), tcp(d, w, 2, 1, "A")}, time.Hour},
 		{"UDP", []packet{udp(w, d, 1, 2)}, time.Minute},
+		{"INIT", []packet{init.chunk(sctpInit, 1)}, 20 * time.Second},
+		{"association", []packet{init.chunk(sctpInit, 1), ack.chunk(sctpInitAck, 2), init.chunk(sctpCookieEcho, 0)}, time.Hour},
+		{"abort", []packet{init.chunk(sctpInit, 1), ack.chunk(sctpAbort, 0)}, 30 * time.Second},
 		{"ICMP", []packet{echo(w, d, 1, false)}, 5 * time.Second},
 		{"other", []packet{{src: w, dst: d, proto: 47}}, time.Minute},
 	} {

@@ -181,6 +181,7 @@ func TestTunnelMalformed(t *testing.T) {
 		{"GRE with a key beyond the end", append(cut(gre, l4+4)[:l4], 0x20, 0, 8, 0), "malformed", false},
 		{"IP in IP cut in the inner header", cut(ipip, l4+10), "malformed", false},
 		{"three inner tags", vxlan.wrap(4, append(append(append([]byte(nil), p[:12]...), 0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3), p[12:]...)), "malformed", false},
+		{"VXLAN that ends before its ARP", put(24, 0, 20)(put(2, 0, 40)(vxlan.wrap(4, arp))), "malformed", false},
 		{"ARP in VXLAN", vxlan.wrap(4, arp), "non_ip", true},
 		{"ARP in GRE", teb.wrap(4, arp), "non_ip", true},
 		{"LLC in VXLAN", vxlan.wrap(4, append(append([]byte(nil), p[:12]...), 0, 3, 0x42, 0x42, 3)), "", false},
@@ -278,7 +279,7 @@ func TestTunnelQuoted(t *testing.T) {
 // which the node sees the tunnel's packets only.
 func TestTunnelTraffic(t *testing.T) {
 	s := newSite(t)
-	inside := func(h host, local, remote party) {
+	inside := func(h host, local party) {
 		for _, family := range []int{4, 6} {
 			name := fmt.Sprintf("vx%d", family)
 			peer := s.db
@@ -312,8 +313,8 @@ func TestTunnelTraffic(t *testing.T) {
 	}
 	a := addrs("10.9.0.1", "fd09::1")
 	b := addrs("10.9.0.2", "fd09::2")
-	inside(s.web, a, b)
-	inside(s.db, b, a)
+	inside(s.web, a)
+	inside(s.db, b)
 	owners := everyone()
 	for _, family := range []int{4, 6} {
 		owners = append(owners, AddressOwner{a.in(family), webIdent, webID}, AddressOwner{b.in(family), dbIdent, dbID})

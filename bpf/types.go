@@ -24,7 +24,7 @@ type Endpoint struct {
 }
 
 // Tunnels is a set of kinds of tunnel.
-type Tunnels uint8
+type Tunnels uint32
 
 // The kinds of tunnel that the programs can look into, one level deep.
 const (

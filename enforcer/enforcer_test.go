@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/policy/policytest"
 	"github.com/ringfence/ringfence/internal/rollout"
@@ -160,6 +161,38 @@ func TestEndpoints(t *testing.T) {
 	}
 	if r := n.e.Report(); len(r.Workloads) != 2 {
 		t.Errorf("workloads %+v", r.Workloads)
+	}
+}
+
+// Tunnels that the inventory wants looked into reach the kernel, also when they
+// change.
+func TestTunnels(t *testing.T) {
+	n := newNode(t)
+	for i, c := range []struct {
+		names []inventory.Tunnel
+		want  bpf.Tunnels
+	}{
+		{nil, 0},
+		{[]inventory.Tunnel{inventory.TunnelVXLAN}, bpf.TunnelVXLAN},
+		{[]inventory.Tunnel{inventory.TunnelIPIP, inventory.TunnelGENEVE, inventory.TunnelGRE}, bpf.TunnelGENEVE | bpf.TunnelGRE | bpf.TunnelIPIP},
+		{nil, 0},
+	} {
+		st := state(uint64(i+1), nil, nil)
+		e := &st.Inventory.Workloads[0].Endpoints[0]
+		e.Tunnels = c.names
+		n.apply(st)
+		found := false
+		for _, a := range n.m.attached {
+			if a.ID == e.ID {
+				found = true
+				if a.Tunnels != c.want {
+					t.Errorf("step %d: tunnels %#x, want %#x", i, a.Tunnels, c.want)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("step %d: not attached", i)
+		}
 	}
 }
 

@@ -125,6 +125,12 @@ func TestCanonical(t *testing.T) {
 	if !bytes.Equal(a.Canonical(), b.Canonical()) {
 		t.Errorf("order matters:\n%s\n%s", a.Canonical(), b.Canonical())
 	}
+	a.Workloads[1].Endpoints[0].Tunnels = []Tunnel{TunnelVXLAN, TunnelGRE}
+	c := a.Clone()
+	slices.Reverse(c.Workloads[1].Endpoints[0].Tunnels)
+	if !bytes.Equal(a.Canonical(), c.Canonical()) || bytes.Equal(b.Canonical(), c.Canonical()) {
+		t.Errorf("tunnels: %s\n%s", a.Canonical(), c.Canonical())
+	}
 	b.Workloads[0].Labels["app"] = "x"
 	if bytes.Equal(a.Canonical(), b.Canonical()) {
 		t.Error("a changed label does not matter")

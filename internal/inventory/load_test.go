@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +73,17 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestTunnels(t *testing.T) {
+	inv, err := Parse([]byte(strings.Replace(good, "host: true", "host: true, tunnels: [vxlan, geneve, gre, ipip]", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Tunnel{TunnelVXLAN, TunnelGENEVE, TunnelGRE, TunnelIPIP}
+	if got := inv.Workloads[1].Endpoints[0].Tunnels; !slices.Equal(got, want) {
+		t.Errorf("tunnels %v, want %v", got, want)
+	}
+}
+
 func TestLoadMissing(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "none.yaml") {
@@ -123,6 +135,9 @@ func TestParseRefuses(t *testing.T) {
 		{"interface used twice", "node: node-2, interface: rfh1", "node: node-1, interface: rfh1", []string{"rfh1 on node node-1 is used by endpoint frontend-1", "and by endpoint frontend-2"}},
 		{"interface name too long", "interface: eth0", "interface: abcdefghijklmnop", []string{"16 characters: interface names have at most 15"}},
 		{"interface name with a slash", "interface: eth0", "interface: a/b", []string{"is no interface name"}},
+		{"unknown tunnel", "host: true", "host: true, tunnels: [vxlan, wireguard]", []string{"line 17:", `"wireguard" is no tunnel that can be looked into`}},
+		{"tunnel twice", "host: true", "host: true, tunnels: [gre, vxlan, gre]", []string{"line 17:", "workloads[1].endpoints[0].tunnels[2]", "gre is listed twice"}},
+		{"tunnels without an interface", "interface: eth0, host: true", "tunnels: [ipip]", []string{"line 17:", "there is no interface to look into tunnels on"}},
 		{"no endpoints", "    endpoints:\n      - {name: db-1, node: node-2, interface: eth0, host: true, addresses: [10.0.0.2]}\n", "", []string{"workload default/Group/db has none: list at least one"}},
 		{"no addresses", "addresses: [10.1.0.2]", "addresses: []", []string{"endpoint frontend-2 of boutique/Host/frontend has none"}},
 		{"name with a slash", "name: db\n", "name: d/b\n", []string{`"d/b" has a slash`}},
