@@ -19,6 +19,7 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/bpf/drive"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // site is what the measurements share: a bpffs and names for namespaces. All
@@ -82,17 +83,13 @@ func (s *site) rounds(n int) int {
 // netNS makes a network namespace.
 func (s *site) netNS() (string, error) {
 	name := fmt.Sprintf("rf-bench-%d-%d", os.Getpid(), s.serial.Add(1))
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread, which is left in the new namespace, dies.
-		runtime.LockOSThread()
+	if err := wire.OnOwnThread(func() error {
 		ns, err := netns.NewNamed(name)
-		if err == nil {
-			err = ns.Close()
+		if err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		return ns.Close()
+	}); err != nil {
 		return "", fmt.Errorf("make network namespace %s: %w", name, err)
 	}
 	s.later(func() error { return netns.DeleteNamed(name) })
@@ -101,24 +98,18 @@ func (s *site) netNS() (string, error) {
 
 // within runs fn on a thread of its own in a network namespace, pinned to cpu.
 func within(ns string, cpu int, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
-		err := settle(ns, cpu)
-		if err == nil {
-			err = fn()
+	return wire.OnOwnThread(func() error {
+		if err := settle(ns, cpu); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	return <-done
+		return fn()
+	})
 }
 
 // settle brings the calling thread into a network namespace and onto a CPU.
 func settle(ns string, cpu int) error {
-	var set unix.CPUSet
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return fmt.Errorf("pin to CPU %d: %w", cpu, err)
+	if err := pin(cpu); err != nil {
+		return err
 	}
 	h, err := netns.GetFromName(ns)
 	if err != nil {
@@ -131,15 +122,23 @@ func settle(ns string, cpu int) error {
 	return nil
 }
 
-// aside runs fn on a thread of its own, pinned to cpu.
-func aside(cpu int, fn func() error) error {
-	runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
+func pin(cpu int) error {
 	var set unix.CPUSet
 	set.Set(cpu)
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return fmt.Errorf("pin to CPU %d: %w", cpu, err)
 	}
-	return fn()
+	return nil
+}
+
+// aside runs fn on a thread of its own, pinned to cpu.
+func aside(cpu int, fn func() error) error {
+	return wire.OnOwnThread(func() error {
+		if err := pin(cpu); err != nil {
+			return err
+		}
+		return fn()
+	})
 }
 
 // worker is a thread that measures: pinned, in a namespace, and at a priority
@@ -253,7 +252,7 @@ func (s *site) newBench(v6 bool, f flows, size uint32) (*bench, error) {
 	owners := []bpf.AddressOwner{{Addr: b.endpoint, Identity: endpointIdent, Endpoint: endpointID}}
 	for i := range f.hosts {
 		owners = append(owners, bpf.AddressOwner{
-			Addr: peerAddr(b.peers, i+1), Identity: firstPeer + flow.Identity(i), Endpoint: uint32(i + 2), //nolint:gosec // far below
+			Addr: peerAddr(b.peers, i+1), Identity: firstPeer + flow.Identity(i), Endpoint: uint32(i + 2),
 		})
 	}
 	if _, err := b.d.SetAddresses(owners); err != nil {
@@ -303,7 +302,7 @@ func rules(hosts, ports int) []bpf.Entry {
 	for h := range hosts {
 		for p := range ports {
 			list = append(list, bpf.Entry{
-				Peer: firstPeer + flow.Identity(h), Protocol: flow.TCP, Port: uint16(peerPort + p), PortBits: 16, //nolint:gosec // far below
+				Peer: firstPeer + flow.Identity(h), Protocol: flow.TCP, Port: uint16(peerPort + p), PortBits: 16,
 				Rule: uint32(len(list)), //nolint:gosec // far below
 			})
 		}
@@ -333,7 +332,8 @@ func (b *bench) setMode(m mode) error {
 			if dir == flow.Egress {
 				t.Entries = entries
 			}
-			t.Delete = !(m == enforce && slot == flow.SlotLive || m == audit && slot == flow.SlotStaged)
+			used := m == enforce && slot == flow.SlotLive || m == audit && slot == flow.SlotStaged
+			t.Delete = !used
 			tables = append(tables, t)
 		}
 	}
@@ -372,7 +372,7 @@ func (b *bench) run(p *drive.Program, f frame, n int) (ns float64, err error) {
 // runHere is run on the worker itself: nothing comes in between two of its calls.
 func (b *bench) runHere(p *drive.Program, f frame, n int) (ns float64, err error) {
 	code, each, err := p.Run(f.bytes, drive.Where{Index: b.index, Forwarded: f.toEndpoint}, n)
-	if err == nil && code != drive.Next {
+	if err == nil && !p.Passed(code) {
 		err = fmt.Errorf("a packet that the policy allows got answer %d", int32(code)) //nolint:gosec // as the kernel means it
 	}
 	return float64(each), err
@@ -393,8 +393,8 @@ func (b *bench) establish(fl flows) (frame, error) {
 	var last frame
 	for _, step := range []struct {
 		to    bool
-		flags tcpFlags
-	}{{false, syn}, {true, synAck}, {false, ack}} {
+		flags string
+	}{{false, "S"}, {true, "SA"}, {false, "A"}} {
 		f, err := newFrame(b.endpoint, b.peers, step.to, step.flags)
 		if err != nil {
 			return frame{}, err
