@@ -25,7 +25,7 @@
 #define RF_SCTP	  132
 
 #define RF_MAX_VLANS	  2
-#define RF_MAX_EXTENSIONS 8 /* looked at, the one that ends the chain included */
+#define RF_MAX_EXTENSIONS 8 /* walked; a longer chain is malformed */
 
 #define RF_PKT_FIRST_FRAGMENT 1
 #define RF_PKT_LATER_FRAGMENT 2

@@ -69,7 +69,7 @@ func TestMalformed(t *testing.T) {
 		{"IPv6 source that is an IPv4 address", v6, put(8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1)},
 		{"IPv6 header after the end", v6, put(6, 0, 0, 0, 0, 0)},
 		{"IPv6 routing header with segments left", u6, insert(43, []byte{17, 0, 4, 1, 0, 0, 0, 0})},
-		{"IPv6 chain of eight headers", u6, insert(60, options(8)...)},
+		{"IPv6 chain of nine headers", u6, insert(60, options(9)...)},
 		{"later fragment over the TCP header", v4, put(6, 0, 2)},
 		{"later fragment over the TCP header in IPv6", u6, insert(44, []byte{6, 0, 0, 16, 0, 0, 0, 1})},
 		{"later fragment over SCTP's chunk", s4, put(6, 0, 1)},
@@ -198,7 +198,7 @@ func TestHeadersWalked(t *testing.T) {
 // chain and headers that look like them.
 func TestExtensionsWalked(t *testing.T) {
 	for name, change := range map[string]func([]byte) []byte{
-		"seven headers":                        insert(60, options(7)...),
+		"seven headers":                        insert(60, options(8)...),
 		"routing header without segments left": insert(43, []byte{17, 0, 4, 0, 0, 0, 0, 0}),
 		"fragment header of a whole packet":    insert(44, []byte{17, 0, 0, 0, 0, 0, 0, 1}),
 	} {

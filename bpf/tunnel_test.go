@@ -279,6 +279,12 @@ func TestTunnelQuoted(t *testing.T) {
 // which the node sees the tunnel's packets only.
 func TestTunnelTraffic(t *testing.T) {
 	s := newSite(t)
+	// Before there is a tunnel: its devices speak as soon as they are up.
+	for _, h := range []host{s.web, s.db} {
+		if err := s.d.Attach(Endpoint{Interface: h.veth, ID: h.id, Identity: h.ident, Tunnels: TunnelVXLAN}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	inside := func(h host, local party) {
 		for _, family := range []int{4, 6} {
 			name := fmt.Sprintf("vx%d", family)
@@ -321,11 +327,6 @@ func TestTunnelTraffic(t *testing.T) {
 	}
 	if _, err := s.d.SetAddresses(owners); err != nil {
 		t.Fatal(err)
-	}
-	for _, h := range []host{s.web, s.db} {
-		if err := s.d.Attach(Endpoint{Interface: h.veth, ID: h.id, Identity: h.ident, Tunnels: TunnelVXLAN}); err != nil {
-			t.Fatal(err)
-		}
 	}
 	s.apply(Table{
 		TableKey: TableKey{webIdent, flow.SlotLive, flow.Egress}, Revision: 1, Entries: []Entry{allow(dbIdent, flow.TCP, serverPort)},
