@@ -224,17 +224,14 @@ static __always_inline __u32 rf_judge_v6(__u64 high, __u64 low)
 	return marks[at];
 }
 
-/* Copies len bytes from off on, also when the driver left them out of the
- * frame's first piece. */
 static __always_inline bool rf_load(struct xdp_md *ctx, __u32 off, void *to, __u32 len)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
-	if (data + off + len <= end) {
-		__builtin_memcpy(to, data + off, len);
-		return true;
-	}
-	return !bpf_xdp_load_bytes(ctx, off, to, len);
+	if (data + off + len > end)
+		return false;
+	__builtin_memcpy(to, data + off, len);
+	return true;
 }
 
 /* What the lists say of the frame's source. Frames that are too short to tell,
@@ -279,7 +276,11 @@ static __always_inline bool rf_panicked(void)
 	return s && *(volatile const __u32 *)&s->panic;
 }
 
-SEC("xdp.frags")
+/* Not "xdp.frags": for such a program generic XDP copies the packet and forgets
+ * its mac_len, and then the tc programs behind it do not find the IP header. A
+ * driver that would need it, as with jumbo frames, refuses, and generic XDP
+ * makes the packet linear. */
+SEC("xdp")
 int rf_prefilter(struct xdp_md *ctx)
 {
 	__u32 mark = rf_judge(ctx), slot = mark >> 2, verdict = RF_PREFILTER_EXEMPTED;

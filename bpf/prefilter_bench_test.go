@@ -79,12 +79,10 @@ func BenchmarkPrefilterLoad(b *testing.B) {
 	}
 }
 
-const xdpHasFrags = 1 << 5
-
 func returnPass(b *testing.B) *ebpf.Program {
 	b.Helper()
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.XDP, AttachType: ebpf.AttachXDP, Flags: xdpHasFrags, License: "GPL",
+		Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, int32(xdpPass)), asm.Return()},
 	})
 	if err != nil {
@@ -150,7 +148,7 @@ func benchmarkSources(b *testing.B, program *ebpf.Program, samples []netip.Addr,
 		asm.FnTailCall.Call(),
 		asm.Mov.Imm(asm.R0, int32(xdpPass)).WithSymbol("out"),
 		asm.Return())
-	change, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, AttachType: ebpf.AttachXDP, Flags: xdpHasFrags, License: "GPL", Instructions: code})
+	change, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "GPL", Instructions: code})
 	if err != nil {
 		return 0, err
 	}
