@@ -17,7 +17,7 @@ import (
 )
 
 // Limits of a node's deny lists. The entries' one also bounds what the kernel
-// locks in memory: 45 bytes an IPv6 prefix, 8 an IPv4 one.
+// locks in memory: at most 41 bytes an IPv6 prefix, 8 an IPv4 one.
 const (
 	MaxDenyLists        = 32
 	MaxDenyListName     = 63 // bytes

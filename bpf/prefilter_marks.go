@@ -196,7 +196,7 @@ func (t *prefilterTables) indexV4(marks []mark) {
 		for at+1 < len(marks) && marks[at+1].at.low < bucket<<16 {
 			at++
 		}
-		t.v4Index = binary.NativeEndian.AppendUint32(t.v4Index, uint32(at)) //nolint:gosec // bounded by the entries
+		t.v4Index = binary.NativeEndian.AppendUint32(t.v4Index, uint32(at))
 	}
 	for _, m := range marks {
 		t.v4Marks = binary.NativeEndian.AppendUint32(t.v4Marks, uint32(m.at.low)<<16|uint32(m.what)) //nolint:gosec // its lower 16 bits
