@@ -189,7 +189,7 @@ func (p *Prefilter) openSettings(spec *ebpf.MapSpec) (err error) {
 	if err != nil {
 		return fmt.Errorf("prefilter's settings %s: %w", path, err)
 	}
-	if p.settings, err = mapValue[prefilterRfPrefilterSettings](m); err != nil {
+	if p.settings, err = mapValues[prefilterRfPrefilterSettings](m); err != nil {
 		return fmt.Errorf("prefilter's settings: %w", err)
 	}
 	s := p.settings.value
