@@ -24,6 +24,9 @@ const (
 	maxPrefilterEntries = 1_000_000
 )
 
+// prefilterName is the prefilter's directory beside the datapath's pins.
+const prefilterName = "prefilter"
+
 // PrefilterConfig says where a node's prefilter lives and how large it may get.
 type PrefilterConfig struct {
 	// PinDir is the node's own directory on a bpffs, as in Config. The
@@ -114,7 +117,7 @@ func OpenPrefilter(cfg PrefilterConfig) (*Prefilter, error) {
 	return p, nil
 }
 
-func (p *Prefilter) dir() string { return filepath.Join(p.cfg.PinDir, "prefilter") }
+func (p *Prefilter) dir() string { return filepath.Join(p.cfg.PinDir, prefilterName) }
 
 func (p *Prefilter) linkDir() string { return filepath.Join(p.dir(), "links") }
 
@@ -183,7 +186,9 @@ func (p *Prefilter) openSettings(spec *ebpf.MapSpec) (err error) {
 	if made {
 		m, err = ebpf.NewMap(spec)
 	} else if err == nil {
-		err = compatible(m, spec)
+		if !compatible(m, spec) {
+			err = errors.New("they are not ringfence's: remove the directory's pins")
+		}
 	}
 	p.maps.settings = m
 	if err != nil {
@@ -214,7 +219,7 @@ func (p *Prefilter) openSettings(spec *ebpf.MapSpec) (err error) {
 func (p *Prefilter) openMap(spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	path := filepath.Join(p.dir(), spec.Name)
 	m, err := ebpf.LoadPinnedMap(path, nil)
-	if err == nil && compatible(m, spec) == nil && m.MaxEntries() == spec.MaxEntries {
+	if err == nil && compatible(m, spec) && m.MaxEntries() == spec.MaxEntries {
 		return m, nil
 	}
 	if err == nil {

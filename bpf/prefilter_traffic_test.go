@@ -508,3 +508,35 @@ func TestPrefilterThenDatapath(t *testing.T) {
 		})
 	}
 }
+
+// TestPrefilterBesideDatapath checks that the two share a node's directory, over
+// a restart, and obey one panic.
+func TestPrefilterBesideDatapath(t *testing.T) {
+	cfg := labConfig()
+	d := openAt(t, cfg)
+	f := openFilter(t, func(c *PrefilterConfig) { c.PinDir, c.Panicked = cfg.PinDir, d.Panicked })
+	f.set([]DenyList{{"a", true, prefixes("10.0.0.3/32")}})
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(cfg)
+	if err != nil {
+		t.Fatalf("beside a prefilter: %v", err)
+	}
+	for _, on := range []bool{true, false} {
+		nodes, err := OpenPinnedPanic(bpffsRoot, on)
+		if err != nil || len(nodes) != 1 || nodes[0] != filepath.Base(cfg.PinDir) {
+			t.Errorf("panic reached %q, %v", nodes, err)
+		}
+		want := xdpDrop
+		if on {
+			want = xdpPass
+		}
+		if code := f.run(sourceFrame(t, evil.v4)); code != want || d.Panicked() != on {
+			t.Errorf("panic %v: action %d, and of the datapath %v", on, code, d.Panicked())
+		}
+	}
+	if err := errors.Join(f.Remove(), d.Remove()); err != nil {
+		t.Error(err)
+	}
+}
