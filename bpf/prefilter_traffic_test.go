@@ -253,7 +253,8 @@ func TestPrefilterReload(t *testing.T) {
 			if n := f.count("one").Dropped.Packets + f.count("two").Dropped.Packets; n != 32*rounds {
 				t.Errorf("%d frames dropped, want %d", n, 32*rounds)
 			}
-			t.Logf("%d swaps under %d frames: %d denied, none arrived; %d allowed, none lost", swaps, 64*rounds, 32*rounds, 32*rounds)
+			t.Logf("%d swaps under %d frames: of %d denied ones %d arrived, of %d allowed ones %d",
+				swaps, 64*rounds, 32*rounds, w.arrivals(evil.v4), 32*rounds, w.arrivals(web.v4))
 		})
 	}
 }
