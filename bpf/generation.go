@@ -160,7 +160,7 @@ func findGenerations(pinDir string) (current *generation, formers []*generation,
 			if err := os.RemoveAll(path); err != nil {
 				return nil, nil, fmt.Errorf("remove unfinished maps: %w", err)
 			}
-		case name != linksName:
+		case name != linksName && name != prefilterName:
 			g := &generation{dir: path, draining: strings.HasPrefix(name, dirDrain)}
 			_, number, _ := strings.Cut(name, "-")
 			if g.number, err = strconv.Atoi(number); err != nil || (!g.draining && !strings.HasPrefix(name, dirMaps)) {

@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/enforcer"
 	"github.com/ringfence/ringfence/internal/agentlink"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/prefilter"
 	"github.com/ringfence/ringfence/internal/rollout"
 	"github.com/ringfence/ringfence/internal/store"
 )
@@ -47,8 +48,9 @@ type agent struct {
 	logger   *slog.Logger
 	registry *prometheus.Registry
 
-	datapath *bpf.Datapath
-	enforcer *enforcer.Enforcer
+	datapath  *bpf.Datapath
+	enforcer  *enforcer.Enforcer
+	denyLists *prefilter.Watcher
 
 	first   sync.Once
 	applied chan struct{} // closed by the first State
@@ -77,8 +79,9 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 	if err != nil {
 		return err
 	}
+	failsafe := a.failsafe(ctx)
 	if a.enforcer, err = enforcer.New(enforcer.Config{
-		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: a.failsafe(ctx),
+		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: failsafe,
 		Logger: a.logger, Registerer: a.registry,
 	}, a.datapath, link); err != nil {
 		return err
@@ -86,6 +89,11 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 	if _, err := a.enforcer.Start(ctx); err != nil {
 		return err
 	}
+	filter, err := a.prefilter(failsafe)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, filter.Close()) }()
 	records, sink, err := a.collector()
 	if err != nil {
 		return err
@@ -96,6 +104,7 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 	g.Go(func() error { return link.Run(ctx, a) })
 	g.Go(func() error { return a.enforcer.Run(ctx) })
 	g.Go(func() error { return records.Run(ctx) })
+	g.Go(func() error { return a.denyLists.Run(ctx) })
 	g.Go(func() error { return serveAgentMetrics(ctx, a.cfg.agentMetrics(a.cfg.Node), a.registry) })
 	g.Go(func() error {
 		select {
@@ -122,8 +131,39 @@ func (a *agent) link() (*agentlink.Client, error) {
 // Apply implements agentlink.Handler.
 func (a *agent) Apply(ctx context.Context, st rollout.State) (rollout.Report, error) {
 	r, err := a.enforcer.Apply(ctx, st)
+	a.applyDenyLists()
 	a.first.Do(func() { close(a.applied) })
+	r.Problems = append(r.Problems, a.denyLists.Problems()...)
 	return r, err
+}
+
+// prefilter opens what drops denied sources, and the watcher that feeds it.
+func (a *agent) prefilter(failsafe []bpf.Failsafe) (*bpf.Prefilter, error) {
+	filter, err := bpf.OpenPrefilter(bpf.PrefilterConfig{
+		PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Panicked: a.datapath.Panicked,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, f := range failsafe {
+		addrs = append(addrs, f.Addr.Addr())
+	}
+	a.denyLists, err = prefilter.New(prefilter.Config{
+		Node: a.cfg.Node, Failsafe: addrs, Logger: a.logger, Registerer: a.registry,
+	}, filter)
+	if err != nil {
+		return nil, errors.Join(err, filter.Close())
+	}
+	a.applyDenyLists()
+	return filter, nil
+}
+
+// applyDenyLists passes on the inventory that the enforcer took.
+func (a *agent) applyDenyLists() {
+	if index, _ := a.enforcer.Inventory(); index != nil {
+		a.denyLists.Apply(index.Inventory())
+	}
 }
 
 // collector connects the ring buffer with the store.
@@ -150,7 +190,11 @@ func (a *agent) attached() int {
 }
 
 // Report implements agentlink.Handler.
-func (a *agent) Report() rollout.Report { return a.enforcer.Report() }
+func (a *agent) Report() rollout.Report {
+	r := a.enforcer.Report()
+	r.Problems = append(r.Problems, a.denyLists.Problems()...)
+	return r
+}
 
 // Changed implements agentlink.Handler.
 func (a *agent) Changed() <-chan struct{} { return a.enforcer.Changed() }

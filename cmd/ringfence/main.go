@@ -68,7 +68,7 @@ machine and goes the whole way round. It touches nothing outside the lab.`,
 	})
 	root.AddCommand(
 		newDemoCommand(), newUpCommand(), newDownCommand(),
-		newFlowsCommand(), newPolicyCommand(), newPanicCommand(), newVersionCommand(),
+		newFlowsCommand(), newPolicyCommand(), newPanicCommand(), newDenyListCommand(), newVersionCommand(),
 		newServerCommand(), newAgentCommand(), newEngineCommand(), newLabHostCommand(),
 	)
 	return root

@@ -16,6 +16,7 @@ func (inv *Inventory) Clone() Inventory {
 	out := Inventory{Nodes: slices.Clone(inv.Nodes), Workloads: slices.Clone(inv.Workloads)}
 	for i := range out.Nodes {
 		out.Nodes[i].Addresses = slices.Clone(out.Nodes[i].Addresses)
+		out.Nodes[i].DenyLists = slices.Clone(out.Nodes[i].DenyLists)
 	}
 	for i := range out.Workloads {
 		w := &out.Workloads[i]

@@ -19,6 +19,26 @@ type Inventory struct {
 type Node struct {
 	Name      string       `json:"name" yaml:"name"`
 	Addresses []netip.Addr `json:"addresses" yaml:"addresses"`
+	// DenyLists hold on the interfaces of the node's Host endpoints, for what
+	// comes in. The first one that has a source counts it, enforced ones first.
+	DenyLists []DenyList `json:"denyLists,omitempty" yaml:"denyLists"`
+}
+
+// Modes of a deny list. Empty is audit.
+const (
+	ModeAudit   = "audit"   // counted
+	ModeEnforce = "enforce" // counted and dropped
+)
+
+// DenyList is a file of sources on the node that it is for.
+type DenyList struct {
+	// Name is unique on the node, and appears in metrics.
+	Name string `json:"name" yaml:"name"`
+	File string `json:"file" yaml:"file"` // absolute path on the node
+	Mode string `json:"mode,omitempty" yaml:"mode"`
+	// AllowEmpty takes a file without an entry too, instead of keeping the list
+	// as it was.
+	AllowEmpty bool `json:"allowEmpty,omitempty" yaml:"allowEmpty"`
 }
 
 // Workload is a set of endpoints governed together.

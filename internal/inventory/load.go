@@ -86,8 +86,9 @@ func decode(src []byte) (file *ast.File, doc *document, err error) {
 // reported with its place.
 type document struct {
 	Nodes []struct {
-		Name      string   `yaml:"name"`
-		Addresses []string `yaml:"addresses"`
+		Name      string     `yaml:"name"`
+		Addresses []string   `yaml:"addresses"`
+		DenyLists []DenyList `yaml:"denyLists"`
 	} `yaml:"nodes"`
 	Workloads []struct {
 		Namespace string            `yaml:"namespace"`
@@ -131,7 +132,7 @@ func (d *document) inventory() (Inventory, []Problem) {
 		return out
 	}
 	for i, n := range d.Nodes {
-		inv.Nodes = append(inv.Nodes, Node{Name: n.Name, Addresses: addresses(fmt.Sprintf("nodes[%d]", i), n.Addresses)})
+		inv.Nodes = append(inv.Nodes, Node{Name: n.Name, Addresses: addresses(fmt.Sprintf("nodes[%d]", i), n.Addresses), DenyLists: n.DenyLists})
 	}
 	for i, w := range d.Workloads {
 		out := Workload{Namespace: w.Namespace, Kind: w.Kind, Name: w.Name, Labels: w.Labels}

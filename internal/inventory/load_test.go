@@ -3,6 +3,7 @@ package inventory
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -24,6 +25,9 @@ nodes:
   - name: node-1
     addresses: [10.0.0.1, "fd00::1"]
   - name: node-2
+    denyLists:
+      - {name: drop, file: /etc/ringfence/drop.txt, mode: enforce}
+      - {name: tor, file: /etc/ringfence/tor.txt, allowEmpty: true}
 workloads:
   - namespace: boutique
     name: frontend
@@ -51,7 +55,10 @@ func TestLoad(t *testing.T) {
 	want := Inventory{
 		Nodes: []Node{
 			{Name: "node-1", Addresses: []netip.Addr{addr("10.0.0.1"), addr("fd00::1")}},
-			{Name: "node-2"},
+			{Name: "node-2", DenyLists: []DenyList{
+				{Name: "drop", File: "/etc/ringfence/drop.txt", Mode: ModeEnforce},
+				{Name: "tor", File: "/etc/ringfence/tor.txt", AllowEmpty: true},
+			}},
 		},
 		Workloads: []Workload{
 			{
@@ -101,16 +108,16 @@ func TestParseRefuses(t *testing.T) {
 		{"list instead of map", good, "- a\n- b\n", []string{"line 1:"}},
 		{"empty", good, "", []string{"nodes: there are none", "workloads: there are none"}},
 		{"only a comment", good, "# nothing\n", []string{"nodes: there are none"}},
-		{"unknown field", "name: db\n", "name: db\n    lables: {}\n", []string{"line 15:", `unknown field "lables"`}},
-		{"unknown field of an endpoint", "host: true", "hots: true", []string{"line 17:", `unknown field "hots"`}},
+		{"unknown field", "name: db\n", "name: db\n    lables: {}\n", []string{"line 18:", `unknown field "lables"`}},
+		{"unknown field of an endpoint", "host: true", "hots: true", []string{"line 20:", `unknown field "hots"`}},
 		{"identity in the file", "name: db\n", "name: db\n    identity: 300\n", []string{`unknown field "identity"`}},
-		{"duplicate key", "name: db\n", "name: db\n    name: db2\n", []string{"line 15:", `"name"`}},
-		{"wrong type", "host: true", "host: maybe", []string{"line 17:"}},
+		{"duplicate key", "name: db\n", "name: db\n    name: db2\n", []string{"line 18:", `"name"`}},
+		{"wrong type", "host: true", "host: maybe", []string{"line 20:"}},
 		{"second document", "workloads:", "---\nworkloads:", []string{"second YAML document"}},
 		{"alias", "[10.0.0.1, \"fd00::1\"]", "&a [10.0.0.1]", []string{"line 4:", "anchors and aliases"}},
-		{"merge key", "labels: {app: db}", "labels: {<<: {app: db}}", []string{"line 15:", "anchors and aliases"}},
-		{"malformed address", "10.1.0.2", "10.1.0.2/24", []string{"line 12:", "workloads[0].endpoints[1].addresses[0]", "not an IP address"}},
-		{"address of two endpoints", "10.1.0.2", "10.1.0.1", []string{"line 12:", "10.1.0.1 belongs to endpoint frontend-1 of boutique/Host/frontend and to endpoint frontend-2 of boutique/Host/frontend"}},
+		{"merge key", "labels: {app: db}", "labels: {<<: {app: db}}", []string{"line 18:", "anchors and aliases"}},
+		{"malformed address", "10.1.0.2", "10.1.0.2/24", []string{"line 15:", "workloads[0].endpoints[1].addresses[0]", "not an IP address"}},
+		{"address of two endpoints", "10.1.0.2", "10.1.0.1", []string{"line 15:", "10.1.0.1 belongs to endpoint frontend-1 of boutique/Host/frontend and to endpoint frontend-2 of boutique/Host/frontend"}},
 		{"address of two workloads, v6", "[10.0.0.2]", "[\"fd00:1::1\"]", []string{"fd00:1::1 belongs to endpoint frontend-1 of boutique/Host/frontend and to endpoint db-1 of default/Group/db"}},
 		{"address twice on one endpoint", "[10.1.0.2]", "[10.1.0.2, 10.1.0.2]", []string{"listed twice for endpoint frontend-2"}},
 		{"node address on an endpoint", "[10.0.0.2]", "[10.0.0.1]", []string{"10.0.0.1 belongs to node node-1 and to endpoint db-1 of default/Group/db", "leave it out"}},
@@ -123,11 +130,11 @@ func TestParseRefuses(t *testing.T) {
 		{"link-local address", "10.1.0.2", "\"fe80::1\"", []string{"link-local"}},
 		{"zone", "10.1.0.2", "\"fe80::1%eth0\"", []string{"zone"}},
 		{"v4-mapped address", "10.1.0.2", "\"::ffff:10.1.0.2\"", []string{"write it as 10.1.0.2"}},
-		{"no labels", "labels: {app: db}", "labels: {}", []string{"line 15:", "workload default/Group/db has none: give at least one"}},
+		{"no labels", "labels: {app: db}", "labels: {}", []string{"line 18:", "workload default/Group/db has none: give at least one"}},
 		{"labels left out", "    labels: {app: db}\n", "", []string{"workload default/Group/db has none"}},
 		{"bad label key", "{app: db}", "{\"a b\": db}", []string{`label key "a b"`}},
 		{"bad label value", "{app: db}", "{app: \"d b\"}", []string{`label app has value "d b"`}},
-		{"unknown node", "node: node-1", "node: node-9", []string{"line 11:", `there is no node "node-9"`}},
+		{"unknown node", "node: node-1", "node: node-9", []string{"line 14:", `there is no node "node-9"`}},
 		{"no node", "node: node-1, ", "", []string{"workloads[0].endpoints[0].node: missing"}},
 		{"duplicate node", "name: node-2", "name: node-1", []string{`node "node-1" is already nodes[0]`}},
 		{"duplicate workload", "  - kind: Group\n    name: db\n", "  - namespace: boutique\n    name: frontend\n", []string{"workload boutique/Host/frontend is already workloads[0]"}},
@@ -140,6 +147,15 @@ func TestParseRefuses(t *testing.T) {
 		{"tunnels without an interface", "interface: eth0, host: true", "tunnels: [ipip]", []string{"line 17:", "there is no interface to look into tunnels on"}},
 		{"no endpoints", "    endpoints:\n      - {name: db-1, node: node-2, interface: eth0, host: true, addresses: [10.0.0.2]}\n", "", []string{"workload default/Group/db has none: list at least one"}},
 		{"no addresses", "addresses: [10.1.0.2]", "addresses: []", []string{"endpoint frontend-2 of boutique/Host/frontend has none"}},
+		{"deny list of another mode", "mode: enforce", "mode: drop", []string{"line 7:", `nodes[1].denyLists[0].mode: "drop": want audit or enforce`}},
+		{"deny list with a relative file", "/etc/ringfence/drop.txt", "drop.txt", []string{`nodes[1].denyLists[0].file: "drop.txt": want an absolute path`}},
+		{"deny list without a file", "file: /etc/ringfence/drop.txt, ", "", []string{`nodes[1].denyLists[0].file: "": want an absolute path`}},
+		{"deny list without a name", "{name: drop, ", "{", []string{"nodes[1].denyLists[0].name: missing"}},
+		{"two deny lists of one name", "name: tor", "name: drop", []string{`nodes[1].denyLists[1].name: list "drop" is already nodes[1].denyLists[0]`}},
+		{"deny list with a long name", "name: tor", "name: " + strings.Repeat("x", 64), []string{"64 bytes: want at most 63"}},
+		{"deny list with an unknown field", "allowEmpty: true", "allowempty: true", []string{`unknown field "allowempty"`}},
+		{"deny lists without a host's interface", "interface: eth0, host: true, ", "", []string{"nodes[1].denyLists: no endpoint of node node-2 has host: true and an interface"}},
+		{"too many deny lists", "      - {name: tor, file: /etc/ringfence/tor.txt, allowEmpty: true}\n", manyDenyLists(32), []string{"nodes[1].denyLists: there are 33: a node may have 32"}},
 		{"name with a slash", "name: db\n", "name: d/b\n", []string{`"d/b" has a slash`}},
 		{"name of a directory", "name: db\n", "name: ..\n", []string{`".." is a directory's name`}},
 		{"name missing", "    name: db\n", "", []string{"workloads[1].name: missing"}},
@@ -274,8 +290,8 @@ guardrails:
 		t.Errorf("db: %v", list)
 	}
 	for _, c := range []struct{ from, to, want string }{
-		{"port: 22", "port: x", "line 23:35: "},
-		{"name: no-metadata", "name: no-ssh", `line 24:11: guardrails[1].name: "no-ssh" is guardrails[0] already`},
+		{"port: 22", "port: x", "line 26:35: "},
+		{"name: no-metadata", "name: no-ssh", `line 27:11: guardrails[1].name: "no-ssh" is guardrails[0] already`},
 		{"169.254.0.0/16", "169.254.0.1/16", "guardrails[1].peers[0].cidr.prefix: 169.254.0.1/16 has bits set"},
 		{"matchLabels", "labels", `unknown field "labels"`},
 		{"[ingress]", "[in]", `direction "in"`},
@@ -285,4 +301,12 @@ guardrails:
 			t.Errorf("%s: error %v, want %s", c.to, err, c.want)
 		}
 	}
+}
+
+func manyDenyLists(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "      - {name: list-%d, file: /etc/ringfence/list}\n", i)
+	}
+	return b.String()
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ func (inv *Inventory) Validate() error {
 		c.checkWorkload(fmt.Sprintf("workloads[%d]", i), &inv.Workloads[i])
 	}
 	c.checkGuardrails(inv.Guardrails)
+	c.checkDenied(inv)
 	if len(c.problems) == 0 {
 		return nil
 	}
@@ -66,6 +68,54 @@ func (c *checker) checkNodes(nodes []Node) {
 		}
 		c.nodes[n.Name] = path
 		c.checkAddresses(path, n.Addresses, "node "+n.Name)
+		c.checkDenyLists(path, n.DenyLists)
+	}
+}
+
+// Of a node, as the kernel counts them.
+const (
+	maxDenyLists    = 32
+	maxDenyListName = 63
+)
+
+func (c *checker) checkDenyLists(path string, lists []DenyList) {
+	if len(lists) > maxDenyLists {
+		c.add(path+".denyLists", "there are %d: a node may have %d, merge some", len(lists), maxDenyLists)
+	}
+	names := map[string]int{}
+	for i, l := range lists {
+		at := fmt.Sprintf("%s.denyLists[%d]", path, i)
+		first, taken := names[l.Name]
+		switch {
+		case !c.checkName(at+".name", l.Name):
+		case len(l.Name) > maxDenyListName:
+			c.add(at+".name", "%d bytes: want at most %d", len(l.Name), maxDenyListName)
+		case taken:
+			c.add(at+".name", "list %q is already %s.denyLists[%d]: names are unique on a node", l.Name, path, first)
+		default:
+			names[l.Name] = i
+		}
+		if !filepath.IsAbs(l.File) {
+			c.add(at+".file", "%q: want an absolute path on the node", l.File)
+		}
+		if l.Mode != "" && l.Mode != ModeAudit && l.Mode != ModeEnforce {
+			c.add(at+".mode", "%q: want %s or %s", l.Mode, ModeAudit, ModeEnforce)
+		}
+	}
+}
+
+// checkDenied looks for deny lists that no interface would obey.
+func (c *checker) checkDenied(inv *Inventory) {
+	filtered := map[string]bool{}
+	for i := range inv.Workloads {
+		for _, e := range inv.Workloads[i].Endpoints {
+			filtered[e.Node] = filtered[e.Node] || e.Host && e.Interface != ""
+		}
+	}
+	for i, n := range inv.Nodes {
+		if len(n.DenyLists) > 0 && !filtered[n.Name] {
+			c.add(fmt.Sprintf("nodes[%d].denyLists", i), "no endpoint of node %s has host: true and an interface: deny lists hold on those", n.Name)
+		}
 	}
 }
 
