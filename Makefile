@@ -18,6 +18,7 @@ CLANG   := clang-19
 APT_GENERATE := clang-19 llvm-19 libbpf-dev linux-libc-dev protobuf-compiler
 APT_LINT     := clang-format-19
 APT_TEST     := chromium
+APT_BENCH    := nftables
 
 GO_SOURCES := $(shell find . -name '*.go' -not -path './ui/node_modules/*' -not -path './$(BUILD)/*' 2>/dev/null) go.mod go.sum
 SQL_SOURCES := $(wildcard migrations/*.sql)
@@ -112,6 +113,13 @@ fuzz: ## Fuzz every parser for FUZZTIME (default 20s) each
 			echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-20s} $$pkg; \
 		done; \
 	done
+
+.PHONY: bench-datapath
+bench-datapath: ## Measure the datapath against nftables, write build/bench/datapath.json (root)
+	@$(call apt,$(APT_BENCH))
+	@mkdir -p $(BUILD)/bench
+	go build -o $(BUILD)/bench/datapath ./test/bench/datapath
+	./$(BUILD)/bench/datapath -output $(BUILD)/bench/datapath.json $(ARGS)
 
 .PHONY: screenshots
 screenshots: build ui/node_modules ## Take the README's screenshots from a running demo

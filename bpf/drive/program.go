@@ -156,16 +156,16 @@ func (p *Program) Run(frame []byte, at Where, repeat int) (code uint32, each tim
 		ctx.IngressIfindex = ctx.Ifindex
 	}
 	a := attr{
-		prog:      uint32(p.prog.FD()), //nolint:gosec // a file descriptor
-		sizeIn:    uint32(len(frame)),  //nolint:gosec // a frame's length
-		dataIn:    uint64(uintptr(unsafe.Pointer(unsafe.SliceData(frame)))),
-		repeat:    uint32(repeat), //nolint:gosec // a count
+		prog:      uint32(p.prog.FD()),                                      //nolint:gosec // a file descriptor
+		sizeIn:    uint32(len(frame)),                                       //nolint:gosec // a frame's length
+		dataIn:    uint64(uintptr(unsafe.Pointer(unsafe.SliceData(frame)))), //nolint:gosec // pinned below
+		repeat:    uint32(repeat),                                           //nolint:gosec // a count
 		contextIn: uint32(unsafe.Sizeof(ctx)),
-		contextAt: uint64(uintptr(unsafe.Pointer(&ctx))),
+		contextAt: uint64(uintptr(unsafe.Pointer(&ctx))), //nolint:gosec // pinned below
 	}
 	var pin runtime.Pinner
 	defer pin.Unpin()
-	pin.Pin(unsafe.SliceData(frame))
+	pin.Pin(unsafe.SliceData(frame)) //nolint:gosec // the kernel reads it
 	pin.Pin(&ctx)
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_BPF, progTestRun, uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a))

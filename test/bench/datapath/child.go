@@ -28,12 +28,12 @@ const (
 func runChild(role string) error {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(-1)
-	any := &unix.SockaddrInet4{Port: benchPort}
+	everywhere := &unix.SockaddrInet4{Port: benchPort}
 	switch role {
 	case "answer":
-		return serve(any, answer)
+		return serve(everywhere, answer)
 	case "sink":
-		return serve(any, sink)
+		return serve(everywhere, sink)
 	case "ask":
 		asked := 0
 		return command(func(n int) error {

@@ -147,7 +147,9 @@ func (s *site) first(r *Report) (err error) {
 	}
 	r.Rules = Rules{NS10: cost("rules.ns_10"), NS10000: cost("rules.ns_10000")}
 	r.Rules.Ratio = round(r.Rules.NS10000 / r.Rules.NS10)
-	r.NS["first_packet_cold"] = r.series("ns.first_packet, cold", list[2].cold).Q1
+	cold := func(b *beginner) float64 { return r.series(b.name+", cold", b.cold).Q1 }
+	r.Rules.ColdRatio = round(cold(list[1]) / cold(list[0]))
+	r.NS["first_packet_cold"] = cold(list[2])
 	r.NS["first_packet"] = cost("ns.first_packet")
 	return err
 }

@@ -240,13 +240,27 @@ func stranger(i int) netip.Addr { return peerAddr(netip.MustParseAddr("10.10.0.0
 // ringfence enforces an allowlist of policySize clients, with an agent that
 // reads records and sweeps.
 func ringfence(s *site, p *pair) error {
-	// One endpoint makes all connections here, within its quota.
-	d, err := s.open(bpf.Config{NetNS: p.serverNS, FlowEntries: tableSize, EndpointFlows: tableSize})
+	d, err := s.enforced(p)
 	if err != nil {
 		return err
 	}
+	return s.agent(d)
+}
+
+// withoutAgent is the same with nobody there who reads.
+func withoutAgent(s *site, p *pair) error {
+	_, err := s.enforced(p)
+	return err
+}
+
+func (s *site) enforced(p *pair) (*bpf.Datapath, error) {
+	// One endpoint makes all connections here, within its quota.
+	d, err := s.open(bpf.Config{NetNS: p.serverNS, FlowEntries: tableSize, EndpointFlows: tableSize})
+	if err != nil {
+		return nil, err
+	}
 	if err := d.Attach(bpf.Endpoint{Interface: "rf0", ID: endpointID, Identity: endpointIdent, Host: true}); err != nil {
-		return err
+		return nil, err
 	}
 	owners := []bpf.AddressOwner{
 		{Addr: clientAddr, Identity: firstPeer, Endpoint: 2},
@@ -259,18 +273,18 @@ func ringfence(s *site, p *pair) error {
 	out.Direction = flow.Egress
 	for i := range policySize {
 		id := firstPeer + flow.Identity(i)
-		in.Entries = append(in.Entries, bpf.Entry{Peer: id, Protocol: flow.TCP, Port: benchPort, PortBits: 16, Rule: uint32(i)}) //nolint:gosec // far below
+		in.Entries = append(in.Entries, bpf.Entry{Peer: id, Protocol: flow.TCP, Port: benchPort, PortBits: 16, Rule: uint32(i)})
 		if i > 0 {
-			owners = append(owners, bpf.AddressOwner{Addr: stranger(i), Identity: id, Endpoint: uint32(i + 2)}) //nolint:gosec // far below
+			owners = append(owners, bpf.AddressOwner{Addr: stranger(i), Identity: id, Endpoint: uint32(i + 2)})
 		}
 	}
 	if _, err := d.SetAddresses(owners); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := d.Apply([]bpf.Table{in, out}); err != nil {
-		return err
+		return nil, err
 	}
-	return s.agent(d)
+	return d, nil
 }
 
 // agent does for d what an agent does, on the other CPU, until the site closes.
@@ -281,7 +295,9 @@ func (s *site) agent(d *bpf.Datapath) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
-	go func() { done <- read(ctx, r) }()
+	go func() {
+		done <- aside(s.otherCPU(), func() error { return read(ctx, r) })
+	}()
 	go func() {
 		done <- aside(s.otherCPU(), func() error { return sweep(ctx, d) })
 	}()

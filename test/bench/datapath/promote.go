@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/bpf/drive"
@@ -37,6 +39,7 @@ type fleet struct {
 	ns      string
 	members []*member
 	program *drive.Program
+	round   chan struct{} // a packet of each kind was judged
 	packets uint64
 	wrong   uint64
 }
@@ -82,7 +85,7 @@ func (m *member) table(slot flow.Slot, dir flow.Direction, revision uint32) bpf.
 	for peer := peerAlways; peer <= peerNever && dir == flow.Egress; peer++ {
 		if allowed(peer, revision) {
 			t.Entries = append(t.Entries, bpf.Entry{
-				Peer: firstPeer + flow.Identity(peer), Protocol: flow.TCP, Port: peerPort, PortBits: 16, //nolint:gosec // far below
+				Peer: firstPeer + flow.Identity(peer), Protocol: flow.TCP, Port: peerPort, PortBits: 16,
 			})
 		}
 	}
@@ -127,7 +130,7 @@ func (f *fleet) promote(members []*member) (time.Duration, error) {
 
 // newFleet makes the node, with everybody enforced at revision 0.
 func (s *site) newFleet() (*fleet, error) {
-	f := &fleet{s: s}
+	f := &fleet{s: s, round: make(chan struct{})}
 	var err error
 	if f.ns, err = s.netNS(); err != nil {
 		return nil, err
@@ -185,7 +188,7 @@ func (f *fleet) attach() error {
 	err := within(f.ns, f.s.otherCPU(), func() error {
 		for i, m := range f.members {
 			name := fmt.Sprintf("pod%d", i)
-			if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "in-" + name}); err != nil {
+			if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, Group: fleetGroup}, PeerName: "in-" + name}); err != nil {
 				return fmt.Errorf("make veth %s: %w", name, err)
 			}
 			l, err := net.InterfaceByName(name)
@@ -211,25 +214,24 @@ func (f *fleet) attach() error {
 	})
 }
 
-// forget deletes the interfaces.
+// fleetGroup is the fleet's interfaces', so that they can be deleted at once.
+const fleetGroup = 77
+
+// forget deletes the interfaces. One by one each would wait for the kernel.
 func (f *fleet) forget() error {
 	return within(f.ns, f.s.otherCPU(), func() error {
-		for i := range f.members {
-			l, err := netlink.LinkByName(fmt.Sprintf("pod%d", i))
-			if err != nil {
-				return err
-			}
-			if err := netlink.LinkDel(l); err != nil {
-				return err
-			}
-		}
-		return nil
+		req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(fleetGroup)))
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
 	})
 }
 
 // load sends packets of every workload, one after the other, until ctx is done,
 // and judges the verdicts.
 func (f *fleet) load(ctx context.Context) error {
+	defer close(f.round)
 	for round := 0; ; round++ {
 		for _, m := range f.members {
 			for i := range m.frames {
@@ -239,9 +241,12 @@ func (f *fleet) load(ctx context.Context) error {
 					return err
 				}
 			}
-			if ctx.Err() != nil {
-				return nil
-			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case f.round <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -290,9 +295,17 @@ func (s *site) promote(r *Report) (err error) {
 	return err
 }
 
+// look waits until every workload's packets were judged after the last switch.
+func (f *fleet) look() {
+	<-f.round
+	<-f.round // the one before may have begun too early
+}
+
+const clicksALook = 50
+
 func (f *fleet) measure(r *Report) error {
 	var batches, clicks []float64
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	ms := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 	until := time.Now().Add(promoteTime)
 	for range f.s.rounds(promoteRounds) {
 		if len(batches) > 1 && time.Now().After(until) {
@@ -306,6 +319,7 @@ func (f *fleet) measure(r *Report) error {
 			return err
 		}
 		batches = append(batches, ms(took))
+		f.look()
 	}
 	until = time.Now().Add(promoteTime)
 	for range clickRounds {
@@ -321,6 +335,9 @@ func (f *fleet) measure(r *Report) error {
 				return err
 			}
 			clicks = append(clicks, ms(took))
+			if len(clicks)%clicksALook == 0 {
+				f.look()
+			}
 		}
 	}
 	b, c := r.series("promote_500_ms", batches), r.series("promote click, ms", clicks)

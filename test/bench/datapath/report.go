@@ -39,6 +39,8 @@ type Rules struct {
 	NS10    float64 `json:"ns_10"`
 	NS10000 float64 `json:"ns_10000"`
 	Ratio   float64 `json:"ratio"`
+	// ColdRatio is the same with nothing in the processor's caches.
+	ColdRatio float64 `json:"cold_ratio"`
 }
 
 // Promotes are the switches of staged to live.

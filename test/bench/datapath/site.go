@@ -333,7 +333,8 @@ func (b *bench) setMode(m mode) error {
 			if dir == flow.Egress {
 				t.Entries = entries
 			}
-			t.Delete = !(m == enforce && slot == flow.SlotLive || m == audit && slot == flow.SlotStaged)
+			used := m == enforce && slot == flow.SlotLive || m == audit && slot == flow.SlotStaged
+			t.Delete = !used
 			tables = append(tables, t)
 		}
 	}

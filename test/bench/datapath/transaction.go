@@ -27,6 +27,7 @@ func (s *site) transactions(r *Report) error {
 	}
 	samples, err := s.compare(crrRounds, "answer", "ask", wall, []guarded{
 		{"none", unguarded}, {"ringfence", ringfence}, {"nftables", nftables}, {"none_again", unguarded},
+		{"ringfence_without_agent", withoutAgent},
 	})
 	for name, list := range samples {
 		r.CRR[name] = r.series("crr_us."+name, list).Q1
