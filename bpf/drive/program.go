@@ -168,7 +168,7 @@ func (p *Program) Run(frame []byte, at Where, repeat int) (code uint32, each tim
 	pin.Pin(unsafe.SliceData(frame)) //nolint:gosec // the kernel reads it
 	pin.Pin(&ctx)
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_BPF, progTestRun, uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a))
+		_, _, errno := unix.Syscall(unix.SYS_BPF, progTestRun, uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a)) //nolint:gosec // the kernel fills it in
 		switch errno {
 		case 0:
 			return a.retval, time.Duration(a.duration), nil

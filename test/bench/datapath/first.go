@@ -44,7 +44,7 @@ func (s *site) newBeginner(name string, f flows, empty *drive.Program) (*beginne
 		return nil, err
 	}
 	n := &beginner{bench: b, name: name, present: uint64(present.count())} //nolint:gosec // a count
-	if n.open, err = newFrame(b.endpoint, b.peers, false, syn); err != nil {
+	if n.open, err = newFrame(b.endpoint, b.peers, false, "S"); err != nil {
 		return nil, err
 	}
 	more := f

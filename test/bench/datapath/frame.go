@@ -1,13 +1,11 @@
 package main
 
 import (
-	"fmt"
 	"net/netip"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
-
 	"github.com/ringfence/ringfence/bpf/drive"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // frame is a packet of a TCP flow between the endpoint and one of its peers,
@@ -20,48 +18,28 @@ type frame struct {
 	toEndpoint   bool
 }
 
-// tcpFlags are those of a frame.
-type tcpFlags struct{ syn, ack bool }
-
-var (
-	syn    = tcpFlags{syn: true}
-	synAck = tcpFlags{syn: true, ack: true}
-	ack    = tcpFlags{ack: true}
+const (
+	etherLen = 14
+	portLen  = 2
 )
 
-const etherLen, portLen = 14, 2
-
-// newFrame builds a packet of 64 bytes of payload, of flow 0.
-func newFrame(endpoint, peers netip.Addr, toEndpoint bool, flags tcpFlags) (frame, error) {
-	src, dst := endpoint, peerAddr(peers, 1)
-	sport, dport := layers.TCPPort(firstPort), layers.TCPPort(peerPort)
+// newFrame builds a packet of flow 0, with flags as test/wire spells them.
+func newFrame(endpoint, peers netip.Addr, toEndpoint bool, flags string) (frame, error) {
+	p := wire.Packet{
+		Source: endpoint, Destination: peerAddr(peers, 1), Protocol: flow.TCP, SPort: firstPort, DPort: peerPort, Flags: flags,
+	}
 	if toEndpoint {
-		src, dst, sport, dport = dst, src, dport, sport
+		p.Source, p.Destination, p.SPort, p.DPort = p.Destination, p.Source, p.DPort, p.SPort
 	}
-	f := frame{toEndpoint: toEndpoint}
-	eth := &layers.Ethernet{
-		SrcMAC: []byte{2, 0, 0, 0, 0, 1}, DstMAC: []byte{2, 0, 0, 0, 0, 2}, EthernetType: layers.EthernetTypeIPv4,
+	bytes, err := p.Bytes()
+	if err != nil {
+		return frame{}, err
 	}
-	tcp := &layers.TCP{SrcPort: sport, DstPort: dport, SYN: flags.syn, ACK: flags.ack, Seq: 1, Window: 1024}
 	addresses, length, headers := 12, 4, 20
-	var ip gopacket.SerializableLayer
-	if src.Is4() {
-		l := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
-		ip = l
-		_ = tcp.SetNetworkLayerForChecksum(l)
-	} else {
+	if endpoint.Is6() {
 		addresses, length, headers = 8, 16, 40
-		eth.EthernetType = layers.EthernetTypeIPv6
-		l := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolTCP, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
-		ip = l
-		_ = tcp.SetNetworkLayerForChecksum(l)
 	}
-	buf := gopacket.NewSerializeBuffer()
-	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	if err := gopacket.SerializeLayers(buf, opts, eth, ip, tcp, gopacket.Payload(make([]byte, 64))); err != nil {
-		return frame{}, fmt.Errorf("build a packet: %w", err)
-	}
-	f.bytes = buf.Bytes()
+	f := frame{bytes: bytes, toEndpoint: toEndpoint}
 	ports := etherLen + headers
 	peerAt := etherLen + addresses
 	if toEndpoint {

@@ -142,17 +142,17 @@ func (s *site) newFleet() (*fleet, error) {
 	for peer := peerAlways; peer <= peerNever; peer++ {
 		for _, base := range []string{"10.2.0.0", "fd00:2::"} {
 			owners = append(owners, bpf.AddressOwner{
-				Addr: peerAddr(netip.MustParseAddr(base), peer), Identity: firstPeer + flow.Identity(peer), Endpoint: uint32(promoted + peer), //nolint:gosec // far below
+				Addr: peerAddr(netip.MustParseAddr(base), peer), Identity: firstPeer + flow.Identity(peer), Endpoint: uint32(promoted + peer),
 			})
 		}
 	}
 	var tables []bpf.Table
 	for i := 1; i <= s.rounds(promoted); i++ {
-		m := &member{identity: endpointIdent + flow.Identity(i)} //nolint:gosec // far below
+		m := &member{identity: endpointIdent + flow.Identity(i)}
 		f.members = append(f.members, m)
 		for _, family := range [][2]string{{"10.1.0.0", "10.2.0.0"}, {"fd00:1::", "fd00:2::"}} {
 			self := peerAddr(netip.MustParseAddr(family[0]), i)
-			owners = append(owners, bpf.AddressOwner{Addr: self, Identity: m.identity, Endpoint: uint32(i)}) //nolint:gosec // far below
+			owners = append(owners, bpf.AddressOwner{Addr: self, Identity: m.identity, Endpoint: uint32(i)})
 			if err := m.addFrames(self, netip.MustParseAddr(family[1])); err != nil {
 				return nil, err
 			}
@@ -173,7 +173,7 @@ func (s *site) newFleet() (*fleet, error) {
 
 func (m *member) addFrames(self, peers netip.Addr) error {
 	for peer := peerAlways; peer <= peerNever; peer++ {
-		fr, err := newFrame(self, peers, false, syn)
+		fr, err := newFrame(self, peers, false, "S")
 		if err != nil {
 			return err
 		}
@@ -203,7 +203,7 @@ func (f *fleet) attach() error {
 		return err
 	}
 	for i, m := range f.members {
-		e := bpf.Endpoint{Interface: fmt.Sprintf("pod%d", i), ID: uint32(i + 1), Identity: m.identity} //nolint:gosec // far below
+		e := bpf.Endpoint{Interface: fmt.Sprintf("pod%d", i), ID: uint32(i + 1), Identity: m.identity}
 		if err := f.d.Attach(e); err != nil {
 			return err
 		}

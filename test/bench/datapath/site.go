@@ -19,6 +19,7 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/bpf/drive"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // site is what the measurements share: a bpffs and names for namespaces. All
@@ -82,17 +83,13 @@ func (s *site) rounds(n int) int {
 // netNS makes a network namespace.
 func (s *site) netNS() (string, error) {
 	name := fmt.Sprintf("rf-bench-%d-%d", os.Getpid(), s.serial.Add(1))
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread, which is left in the new namespace, dies.
-		runtime.LockOSThread()
+	if err := wire.OnOwnThread(func() error {
 		ns, err := netns.NewNamed(name)
-		if err == nil {
-			err = ns.Close()
+		if err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		return ns.Close()
+	}); err != nil {
 		return "", fmt.Errorf("make network namespace %s: %w", name, err)
 	}
 	s.later(func() error { return netns.DeleteNamed(name) })
@@ -101,24 +98,18 @@ func (s *site) netNS() (string, error) {
 
 // within runs fn on a thread of its own in a network namespace, pinned to cpu.
 func within(ns string, cpu int, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
-		err := settle(ns, cpu)
-		if err == nil {
-			err = fn()
+	return wire.OnOwnThread(func() error {
+		if err := settle(ns, cpu); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	return <-done
+		return fn()
+	})
 }
 
 // settle brings the calling thread into a network namespace and onto a CPU.
 func settle(ns string, cpu int) error {
-	var set unix.CPUSet
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return fmt.Errorf("pin to CPU %d: %w", cpu, err)
+	if err := pin(cpu); err != nil {
+		return err
 	}
 	h, err := netns.GetFromName(ns)
 	if err != nil {
@@ -131,15 +122,23 @@ func settle(ns string, cpu int) error {
 	return nil
 }
 
-// aside runs fn on a thread of its own, pinned to cpu.
-func aside(cpu int, fn func() error) error {
-	runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
+func pin(cpu int) error {
 	var set unix.CPUSet
 	set.Set(cpu)
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return fmt.Errorf("pin to CPU %d: %w", cpu, err)
 	}
-	return fn()
+	return nil
+}
+
+// aside runs fn on a thread of its own, pinned to cpu.
+func aside(cpu int, fn func() error) error {
+	return wire.OnOwnThread(func() error {
+		if err := pin(cpu); err != nil {
+			return err
+		}
+		return fn()
+	})
 }
 
 // worker is a thread that measures: pinned, in a namespace, and at a priority
@@ -394,8 +393,8 @@ func (b *bench) establish(fl flows) (frame, error) {
 	var last frame
 	for _, step := range []struct {
 		to    bool
-		flags tcpFlags
-	}{{false, syn}, {true, synAck}, {false, ack}} {
+		flags string
+	}{{false, "S"}, {true, "SA"}, {false, "A"}} {
 		f, err := newFrame(b.endpoint, b.peers, step.to, step.flags)
 		if err != nil {
 			return frame{}, err
