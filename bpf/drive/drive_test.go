@@ -29,6 +29,24 @@ func TestWalk(t *testing.T) {
 			t.Errorf("all of %v were seen", all)
 		}
 	})
+	t.Run("XDP", func(t *testing.T) {
+		pass, err := EmptyXDP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = pass.Close() })
+		d, err := New(pass, Walk{Fields: fields, Random: 6}, frameLen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = d.Close() })
+		for length, want := range map[int]bool{frameLen: true, frameLen - 1: false} {
+			code, _, err := d.Run(make([]byte, length), Where{}, 10)
+			if err != nil || d.Passed(code) != want {
+				t.Errorf("frame of %d bytes: answer %d, %v", length, code, err)
+			}
+		}
+	})
 	t.Run("short frame", func(t *testing.T) {
 		d := driver(t, Walk{Fields: fields})
 		code, _, err := d.Run(make([]byte, frameLen-1), Where{Index: 1}, 1)
@@ -57,7 +75,7 @@ func driver(t *testing.T, w Walk) *Driver {
 	t.Helper()
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
 		asm.LoadMem(asm.R2, asm.R1, skbData, asm.Word),
-		asm.LoadMem(asm.R3, asm.R1, skbDataEnd, asm.Word),
+		asm.LoadMem(asm.R3, asm.R1, skbData+4, asm.Word),
 		asm.Mov.Imm(asm.R0, 0),
 		asm.Mov.Reg(asm.R4, asm.R2),
 		asm.Add.Imm(asm.R4, frameLen),

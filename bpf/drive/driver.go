@@ -32,9 +32,10 @@ type Driver struct {
 	counter *ebpf.Map
 }
 
+// Offsets of data in struct __sk_buff and in struct xdp_md; data_end follows.
 const (
-	skbData    = 76 // offsetof(struct __sk_buff, data)
-	skbDataEnd = 80
+	skbData = 76
+	xdpData = 0
 )
 
 // New makes a driver for target. Frames that it is run on must be at least
@@ -53,10 +54,13 @@ func New(target *Program, w Walk, length int) (*Driver, error) {
 		return nil, errors.Join(fmt.Errorf("create the driver's counter: %w", err), jump.Close())
 	}
 	d := &Driver{Program: Program{own: []*ebpf.Map{jump, counter}}, counter: counter}
-	d.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "rf_drive", Type: ebpf.SchedCLS, License: "GPL",
-		Instructions: w.instructions(jump.FD(), counter.FD(), length),
-	})
+	spec := &ebpf.ProgramSpec{Name: "rf_drive", Type: ebpf.SchedCLS, License: "GPL"}
+	data := int16(skbData)
+	if target.xdp() {
+		spec.Type, spec.AttachType, data = ebpf.XDP, ebpf.AttachXDP, xdpData
+	}
+	spec.Instructions = w.instructions(data, jump.FD(), counter.FD(), length)
+	d.prog, err = ebpf.NewProgram(spec)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("load the driver: %w", err), jump.Close(), counter.Close())
 	}
@@ -82,12 +86,12 @@ func (d *Driver) At() (i uint64, err error) {
 	return i, nil
 }
 
-func (w Walk) instructions(jump, counter, length int) asm.Instructions {
+func (w Walk) instructions(data int16, jump, counter, length int) asm.Instructions {
 	ins := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
 	ins = append(ins, w.next(counter)...)
 	ins = append(ins,
-		asm.LoadMem(asm.R7, asm.R6, skbData, asm.Word),
-		asm.LoadMem(asm.R3, asm.R6, skbDataEnd, asm.Word),
+		asm.LoadMem(asm.R7, asm.R6, data, asm.Word),
+		asm.LoadMem(asm.R3, asm.R6, data+4, asm.Word),
 		asm.Mov.Reg(asm.R4, asm.R7),
 		asm.Add.Imm(asm.R4, int32(length)), //nolint:gosec // a frame's length
 		asm.JGT.Reg(asm.R4, asm.R3, "out"),

@@ -10,11 +10,14 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Next is what a program returns that lets a packet pass: TCX_NEXT.
+// Next is what a program at a tc hook returns that lets a packet pass: TCX_NEXT.
 const Next = ^uint32(0)
+
+const xdpPass = 2 // XDP_PASS
 
 // Hook is one of the two places of an interface where programs run.
 type Hook = ebpf.AttachType
@@ -48,16 +51,45 @@ func Attached(index int, hook Hook) (*Program, error) {
 	return &Program{prog: prog}, nil
 }
 
-// Empty loads a program that lets every packet pass.
-func Empty() (*Program, error) {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "rf_empty", Type: ebpf.SchedCLS, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()},
+// AttachedXDP returns the XDP program of an interface of the calling thread's
+// network namespace.
+func AttachedXDP(index int) (*Program, error) {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return nil, fmt.Errorf("look up interface %d: %w", index, err)
+	}
+	x := l.Attrs().Xdp
+	if x == nil || !x.Attached {
+		return nil, fmt.Errorf("interface %d has no XDP program", index)
+	}
+	prog, err := ebpf.NewProgramFromID(ebpf.ProgramID(x.ProgId))
+	if err != nil {
+		return nil, fmt.Errorf("open program %d: %w", x.ProgId, err)
+	}
+	return &Program{prog: prog}, nil
+}
+
+// Empty loads a program for a tc hook that lets every packet pass.
+func Empty() (*Program, error) { return empty(ebpf.SchedCLS, ebpf.AttachNone) }
+
+// EmptyXDP loads an XDP program that lets every frame pass.
+func EmptyXDP() (*Program, error) { return empty(ebpf.XDP, ebpf.AttachXDP) }
+
+func empty(kind ebpf.ProgramType, at ebpf.AttachType) (*Program, error) {
+	p := &Program{}
+	code := Next
+	if kind == ebpf.XDP {
+		code = xdpPass
+	}
+	var err error
+	p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "rf_empty", Type: kind, AttachType: at, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, int32(code)), asm.Return()}, //nolint:gosec // as the kernel means it
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load empty program: %w", err)
 	}
-	return &Program{prog: prog}, nil
+	return p, nil
 }
 
 // Attach puts the program in front of a hook of an interface of the calling
@@ -116,7 +148,18 @@ func memory(id ebpf.MapID, name string) (found bool, bytes uint64, err error) {
 	return true, bytes, nil
 }
 
-// Where says how a frame comes to the program.
+func (p *Program) xdp() bool { return p.prog.Type() == ebpf.XDP }
+
+// Passed reports whether the answer of a run let the frame pass.
+func (p *Program) Passed(code uint32) bool {
+	if p.xdp() {
+		return code == xdpPass
+	}
+	return code == Next
+}
+
+// Where says how a frame comes to a program at a tc hook. To an XDP program it
+// comes by the loopback interface.
 type Where struct {
 	Index int // of the interface
 	// Forwarded says that an interface brought the frame in, and the node did
@@ -162,6 +205,9 @@ func (p *Program) Run(frame []byte, at Where, repeat int) (code uint32, each tim
 		repeat:    uint32(repeat),                                           //nolint:gosec // a count
 		contextIn: uint32(unsafe.Sizeof(ctx)),
 		contextAt: uint64(uintptr(unsafe.Pointer(&ctx))), //nolint:gosec // pinned below
+	}
+	if p.xdp() {
+		a.contextIn, a.contextAt = 0, 0
 	}
 	var pin runtime.Pinner
 	defer pin.Unpin()
