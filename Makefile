@@ -88,6 +88,7 @@ test: build test-go test-conformance test-ui test-browser test-demo ## Run every
 
 .PHONY: test-go
 test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
+	@$(call apt,$(APT_BENCH))
 	go test -timeout 15m $(ARGS) $$(go list ./... | grep -v /test/browser)
 
 .PHONY: test-conformance
