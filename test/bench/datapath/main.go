@@ -58,6 +58,7 @@ func parts() []part {
 		{"bulk", (*site).bulk},
 		{"promote", (*site).promote},
 		{"memory", (*site).memory},
+		{"prefilter", (*site).prefilter},
 	}
 }
 

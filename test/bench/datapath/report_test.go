@@ -15,7 +15,7 @@ import (
 var wantKeys = []string{
 	"ns.empty", "ns.observe_v4", "ns.audit_v4", "ns.enforce_v4", "ns.enforce_v6", "ns.enforce_v4_100k", "ns.first_packet",
 	"rules.ns_10", "rules.ns_10000", "crr_us.none", "crr_us.ringfence", "crr_us.nftables",
-	"cpu_s_per_gb.empty", "cpu_s_per_gb.ringfence", "promote_500_ms", "bytes_per_flow", "flows_in_256_mib",
+	"cpu_s_per_gb.empty", "cpu_s_per_gb.ringfence", "xdp_ns.empty", "xdp_ns.entries_1000", "xdp_ns.entries_1000000", "promote_500_ms", "bytes_per_flow", "flows_in_256_mib",
 	"machine.kernel", "machine.cpu", "machine.load_before", "machine.load_after", "machine.bpf_jit_enable",
 }
 
