@@ -11,6 +11,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // Errors that callers tell apart.
@@ -216,6 +217,8 @@ type view struct {
 	services  map[flow.Workload]map[service]bool // that answered, in the edges of a workload
 	selectors map[flow.Workload]selection
 	metrics   *metrics
+
+	guardrails []policy.Guardrail
 }
 
 func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
@@ -234,6 +237,8 @@ func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
 		edges:     map[flow.Workload][]flow.Edge{},
 		services:  map[flow.Workload]map[service]bool{},
 		selectors: map[flow.Workload]selection{},
+
+		guardrails: inv.Guardrails,
 	}
 	for i := range inv.Workloads {
 		w := &inv.Workloads[i]

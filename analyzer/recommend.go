@@ -28,7 +28,7 @@ func (v *view) recommend(ctx context.Context, w flow.Workload) (*Recommendation,
 	failsafe := map[flow.Direction]bool{}
 	for i := range seen {
 		s := &seen[i]
-		peer, exclude := v.qualify(s, forgeries)
+		peer, exclude := v.qualify(w, s, forgeries)
 		if exclude != nil {
 			failsafe[s.direction] = failsafe[s.direction] || exclude.Code == ExcludedFailsafe
 			r.Excluded = append(r.Excluded, *exclude)
@@ -110,8 +110,8 @@ func directionState(rules []Rule, d flow.Direction, failsafe bool) DirectionStat
 	return s
 }
 
-// qualify decides whether an edge may be learned, and as which peer.
-func (v *view) qualify(s *sighting, forgeries map[service]bool) (policy.Peer, *Excluded) {
+// qualify decides whether an edge of w may be learned, and as which peer.
+func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool) (policy.Peer, *Excluded) {
 	e, party := &s.edge, s.peer()
 	exclude := func(code, format string, args ...any) (policy.Peer, *Excluded) {
 		return policy.Peer{}, &Excluded{
@@ -125,6 +125,8 @@ func (v *view) qualify(s *sighting, forgeries map[service]bool) (policy.Peer, *E
 		return exclude(ExcludedFailsafe, "covered by failsafe: it is never denied, so it needs no rule")
 	case s.forged || v.forgedAs(s, forgeries):
 		return exclude(ExcludedSpoofed, "spoofed: an observed endpoint sent it from an address that is not its own")
+	case v.guardrailOf(w, s) != "":
+		return exclude(ExcludedGuardrail, "guardrail %s denies it, which no rule can allow", v.guardrailOf(w, s))
 	case e.Answered == 0 && e.DeniedLive > 0:
 		return exclude(ExcludedUnanswered, "never answered: %s, %d denied by the live policy", number(e.Connections, "attempt"), e.DeniedLive)
 	case e.Answered == 0:

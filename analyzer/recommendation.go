@@ -138,6 +138,7 @@ const (
 	ExcludedFailsafe   = "failsafe"
 	ExcludedDirection  = "direction-unknown"
 	ExcludedSpoofed    = "spoofed"
+	ExcludedGuardrail  = "guardrail"
 	ExcludedUnknown    = "unknown-peer"
 	ExcludedNoLabels   = "no-labels"
 )

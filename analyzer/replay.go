@@ -104,13 +104,14 @@ func (v *view) isHost(w flow.Workload) bool {
 // denied when any of them is.
 func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly bool) {
 	party := s.peer()
+	guard := v.guard(p.Workload)
 	facts := func(a netip.Addr) policy.Facts {
 		f := v.facts(s, a)
 		f.Peer.Outside = v.isHost(p.Workload)
 		return f
 	}
-	if !party.IsWorkload() || !namesAddresses(p.Rules(s.direction)) {
-		return policy.Evaluate(p, facts(party.Address)), false
+	if !party.IsWorkload() || !namesAddresses(p.Rules(s.direction), guard.Guardrails) {
+		return guard.Evaluate(p, facts(party.Address)), false
 	}
 	var addrs []netip.Addr
 	if w := v.workloads[party.Workload]; w != nil {
@@ -119,11 +120,11 @@ func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly 
 		}
 	}
 	if len(addrs) == 0 {
-		return policy.Evaluate(p, facts(netip.Addr{})), false
+		return guard.Evaluate(p, facts(netip.Addr{})), false
 	}
 	allowed, denied := 0, 0
 	for _, a := range addrs {
-		one := policy.Evaluate(p, facts(a))
+		one := guard.Evaluate(p, facts(a))
 		if one.Denied() {
 			denied++
 			j = one
@@ -137,8 +138,27 @@ func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly 
 	return j, allowed > 0 && denied > 0
 }
 
-func namesAddresses(rules []policy.Rule) bool {
-	return slices.ContainsFunc(rules, func(r policy.Rule) bool {
-		return slices.ContainsFunc(r.Peers, func(p policy.Peer) bool { return p.CIDR != nil })
-	})
+// guard returns what judges flows of w beside its policy.
+func (v *view) guard(w flow.Workload) policy.Evaluator {
+	known := v.workloads[w]
+	if known == nil {
+		return policy.Evaluator{}
+	}
+	return policy.Evaluator{Guardrails: policy.Governing(v.guardrails, w, known.Labels)}
+}
+
+// guardrailOf returns the name of the guardrail that denies an edge of w, also
+// if it denies only some of the peer's addresses.
+func (v *view) guardrailOf(w flow.Workload, s *sighting) string {
+	everything := []policy.Rule{{}}
+	j, _ := v.judge(&policy.Policy{
+		Workload: w, IsolateIngress: true, IsolateEgress: true, Ingress: everything, Egress: everything,
+	}, s)
+	return j.Guardrail
+}
+
+func namesAddresses(rules []policy.Rule, guardrails []policy.Guardrail) bool {
+	isAddress := func(p policy.Peer) bool { return p.CIDR != nil }
+	return slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Peers, isAddress) }) ||
+		slices.ContainsFunc(guardrails, func(g policy.Guardrail) bool { return slices.ContainsFunc(g.Peers, isAddress) })
 }

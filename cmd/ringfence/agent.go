@@ -56,7 +56,13 @@ type agent struct {
 
 // run works until ctx ends, and leaves the programs in the kernel deciding.
 func (a *agent) run(ctx context.Context, ready func() error) (err error) {
-	a.datapath, err = bpf.Open(bpf.Config{PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Logger: a.logger})
+	pending, err := pendingAnswer(a.cfg.Pending)
+	if err != nil {
+		return err
+	}
+	a.datapath, err = bpf.Open(bpf.Config{
+		PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Pending: pending, Logger: a.logger,
+	})
 	if err != nil {
 		return err
 	}

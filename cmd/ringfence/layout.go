@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/statefile"
 )
 
@@ -140,6 +141,19 @@ type agentConfig struct {
 	layout
 	Node  string `json:"node"`
 	NetNS string `json:"netns"` // named network namespace; empty for the agent's own
+	// Pending is the answer to identities that are not known yet; "" is allow.
+	Pending string `json:"pending,omitempty"`
+}
+
+// pendingAnswer reads what --pending takes.
+func pendingAnswer(s string) (flow.Verdict, error) {
+	switch s {
+	case "", "allow":
+		return flow.VerdictAllow, nil
+	case "deny":
+		return flow.VerdictDeny, nil
+	}
+	return flow.VerdictUnknown, fmt.Errorf("--pending %q: want allow or deny", s)
 }
 
 // storeAccess is how the agents reach ClickHouse. The server writes it.

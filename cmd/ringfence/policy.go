@@ -164,6 +164,13 @@ func showRevision(ctx context.Context, w io.Writer, c *api.ClientWithResponses, 
 	for _, r := range res.JSON200.Rules {
 		rows = append(rows, []string{string(r.Direction), r.Sentence})
 	}
+	detail, err := c.GetWorkloadWithResponse(ctx, wl.Namespace, wl.Kind, wl.Name)
+	if err := expect(detail, err); err != nil {
+		return err
+	}
+	for _, g := range detail.JSON200.Guardrails {
+		rows = append(rows, []string{"guardrail", g.Name + ": " + g.Sentence})
+	}
 	return out.print(w, res.JSON200, []string{fmt.Sprintf("%s@%d", wl, n)}, []string{"DIRECTION", "RULE"}, rows)
 }
 

@@ -209,7 +209,7 @@ func (f *serverFlags) config() (serverConfig, error) {
 func newUpCommand() *cobra.Command {
 	var (
 		flags                  serverFlags
-		invPath, node          string
+		invPath, node, pending string
 		places                 layout
 		warmUp, confirm, guard time.Duration
 	)
@@ -230,6 +230,9 @@ enforced. "ringfence down" removes them.`,
 					return fmt.Errorf("%s %s: want a positive duration such as 10s", name, d)
 				}
 			}
+			if _, err := pendingAnswer(pending); err != nil {
+				return err
+			}
 			cfg, err := flags.config()
 			if err != nil {
 				return err
@@ -244,7 +247,7 @@ enforced. "ringfence down" removes them.`,
 			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, warmUp
 			s := &stack{
 				server: cfg,
-				agents: []agentConfig{{layout: places, Node: node}},
+				agents: []agentConfig{{layout: places, Node: node, Pending: pending}},
 				logs:   cmd.ErrOrStderr(),
 				logger: newLogger(cmd.ErrOrStderr()),
 			}
@@ -266,6 +269,7 @@ enforced. "ringfence down" removes them.`,
 	fs.StringVar(&places.RuntimeDir, "runtime-dir", defaultRuntimeDir, "where sockets and pinned maps are")
 	fs.DurationVar(&warmUp, "warm-up", time.Hour, "observe an endpoint for so long before it may be enforced; the idle limit of an established connection is safe")
 	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
+	fs.StringVar(&pending, "pending", "allow", "allow or deny: what happens to an endpoint, or where policies are enforced to a peer, whose identity is not known yet")
 	fs.DurationVar(&guard, "guard", 10*time.Minute, "for so long after enforcing, denying what used to be allowed rolls back")
 	return cmd
 }

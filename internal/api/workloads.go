@@ -64,7 +64,13 @@ func (s *Server) GetWorkload(ctx context.Context, r GetWorkloadRequestObject) (G
 	}
 	out := GetWorkload200JSONResponse{
 		Summary: summaryOf(&w, s.stats.get(ctx, s, time.Second).stats), Endpoints: []Endpoint{}, Nodes: nodeSlotsOf(w.Nodes),
-		Actions: Actions{Audit: optional(actions.Audit), Enforce: optional(actions.Enforce), Rollback: optional(actions.Rollback)},
+		Actions:    Actions{Audit: optional(actions.Audit), Enforce: optional(actions.Enforce), Rollback: optional(actions.Rollback)},
+		Guardrails: []Guardrail{},
+	}
+	if x := s.deps.Control.Inventory(); x != nil {
+		for _, g := range x.Guardrails(ref) {
+			out.Guardrails = append(out.Guardrails, Guardrail{Name: g.Name, Sentence: g.String()})
+		}
 	}
 	for _, e := range w.Workload.Endpoints {
 		addresses := make([]string, 0, len(e.Addresses))

@@ -341,6 +341,12 @@ function workload(name, endpoints, i) {
       confirmed: true,
     })),
     actions: {},
+    guardrails: [
+      {
+        name: "no-metadata",
+        sentence: "no workload may connect to 169.254.169.254 on any port of any protocol",
+      },
+    ],
   };
 }
 

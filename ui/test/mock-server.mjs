@@ -368,7 +368,13 @@ async function workloadApi(mock, req, url) {
   switch (`${req.method} ${what ?? ""}`) {
     case "GET ":
       mock.restage(w);
-      return { summary: w.summary, endpoints: w.endpoints, nodes: w.nodes, actions: w.actions };
+      return {
+        summary: w.summary,
+        endpoints: w.endpoints,
+        nodes: w.nodes,
+        actions: w.actions,
+        guardrails: w.guardrails,
+      };
     case "GET recommendation":
       return fixtures.recommendation(name);
     case "GET revisions":

@@ -499,10 +499,17 @@ export interface components {
             observedSince?: string;
         };
         Workload: {
+            /** @description What no policy of the workload can allow where it isolates a direction. */
+            guardrails: components["schemas"]["Guardrail"][];
             summary: components["schemas"]["WorkloadSummary"];
             endpoints: components["schemas"]["Endpoint"][];
             nodes: components["schemas"]["NodeSlots"][];
             actions: components["schemas"]["Actions"];
+        };
+        Guardrail: {
+            name: string;
+            /** @description What it denies, in words */
+            sentence: string;
         };
         /** @description What may be done now; a missing entry may be done, a present one says why not. */
         Actions: {

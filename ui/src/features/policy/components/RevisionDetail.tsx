@@ -93,6 +93,20 @@ export function RevisionDetail({
       {sides.map((side) => (
         <SideRules key={side} side={side} diff={diff} />
       ))}
+      {workload.guardrails.length > 0 && (
+        <>
+          <h3 className={classes.side}>{t("revisions.guardrails")}</h3>
+          <ul className={classes.rules} data-testid="guardrails">
+            {workload.guardrails.map((g) => (
+              <li key={g.name} className={classes.rule}>
+                <span className={classes.sentence}>
+                  {g.name}: {g.sentence}
+                </span>
+              </li>
+            ))}
+          </ul>
+        </>
+      )}
     </Panel>
   );
 }
