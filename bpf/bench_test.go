@@ -198,30 +198,27 @@ func BenchmarkPromote(b *testing.B) {
 	}
 }
 
-// BenchmarkFirstPacket measures a packet of no flow, which finds no room, by
-// the size of the policy that it is judged by.
+// BenchmarkFirstPacket measures a packet of no flow beside 100,000 flows, which
+// finds no room, by the size of the policy that it is judged by.
 func BenchmarkFirstPacket(b *testing.B) {
 	for _, rules := range []int{10, 10000} {
 		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
-			l := newLab(b, func(c *Config) { c.PolicyEntries, c.EndpointFlows = 65536, 1 })
-			const loopback = uint32(1)
-			var ep kernelRfEndpoint
-			if err := l.d.maps.Endpoints.Lookup(uint32(l.index), &ep); err != nil {
-				b.Fatal(err)
-			}
-			if err := l.d.maps.Endpoints.Put(loopback, ep); err != nil {
-				b.Fatal(err)
-			}
+			const flows = 100_000
+			l := newLab(b, func(c *Config) { c.PolicyEntries, c.FlowEntries, c.EndpointFlows = 65536, 131072, flows })
 			l.apply(live(flow.Egress, 1, entries(80, rules)...))
-			l.want(pass, tcp(web.v4, db.v4, 1, 80, "S"), "the one flow")
-			frame := tcp(web.v4, db.v4, 40000, 80, "S").frame(b)
+			l.lendLoopback()
+			l.fillEstablished(4, flows)
+			l.d.settings.value.EndpointFlows = 1
+			l.want(drop, tcp(web.v4, world.v4, 1, 80, "S"), "what no rule allows")
+			frame := tcp(web.v4, db.v4, 40000, uint16(79+rules), "S").frame(b)
+			before, n := l.counter("stateless"), max(b.N, 1000)
 			var perPacket time.Duration
 			inNetNS(b, l.ns, func() (err error) {
-				_, perPacket, err = l.d.programs.RfFromEndpoint.Benchmark(frame, max(b.N, 1000), nil)
+				_, perPacket, err = l.d.programs.RfFromEndpoint.Benchmark(frame, n, nil)
 				return err
 			})
-			if err := l.d.maps.Endpoints.Delete(loopback); err != nil {
-				b.Fatal(err)
+			if judged := l.counter("stateless") - before; judged != uint64(n) {
+				b.Fatalf("%d packets judged as first ones, want %d", judged, n)
 			}
 			b.ReportMetric(float64(perPacket), "ns/packet")
 		})

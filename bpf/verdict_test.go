@@ -141,6 +141,39 @@ var packetRules = []packetRule{
 		reason:  flow.ReasonDefault,
 	},
 	{
+		name:    "ICMP type with any code, not another type",
+		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 8)...)},
+		allowed: func(family int) packet { p := ping(web.in(family), db.in(family)); p.dport |= 1; return p },
+		denied: func(family int) packet {
+			p := ping(web.in(family), db.in(family))
+			p.dport = 10 << 8
+			if family == 6 {
+				p.dport = 139 << 8
+			}
+			return p
+		},
+		reason: flow.ReasonDefault,
+	},
+	{
+		name:    "another node, by its reserved identity",
+		tables:  []Table{live(flow.Ingress, 1, allow(flow.IdentityRemoteNode, flow.TCP, 80))},
+		allowed: between(other, web, syn(40000, 80)),
+		denied:  between(node, web, syn(40000, 80)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:   "one address of the world",
+		tables: []Table{cidrTable(flow.Egress, allow(cidrIdent, flow.TCP, 443))},
+		cidrs: func(family int) []CIDRIdentity {
+			return []CIDRIdentity{{netip.PrefixFrom(world.in(family), world.in(family).BitLen()), cidrIdent}}
+		},
+		allowed: between(web, world, syn(40000, 443)),
+		denied: func(family int) packet {
+			return tcp(web.in(family), world.in(family).Next(), 40000, 443, "S")
+		},
+		reason: flow.ReasonDefault,
+	},
+	{
 		name:    "any peer",
 		tables:  []Table{live(flow.Egress, 1, allow(PeerAny, flow.TCP, 443))},
 		allowed: between(web, world, syn(40000, 443)),

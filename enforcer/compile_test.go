@@ -392,6 +392,18 @@ func TestRefusals(t *testing.T) {
 			m.limits.PolicyTables = 1 // both directions are open alike
 			st.Slots[0].Staged = revision(8, open)
 		}, "policy shop/Host/cart revision 8 does not fit: this node's policies need 2 tables until they have switched, there is room for 1"},
+		{"too many tables beside those in force", func(st *rollout.State, m *model) {
+			m.limits.PolicyTables = 1
+			st.Slots[0].Live = revision(8, open)
+		}, "policy shop/Host/cart revision 8 does not fit: this node's policies need 2 tables until they have switched, there is room for 1"},
+		{"too many entries of guardrails", func(st *rollout.State, m *model) {
+			m.limits.PolicyEntries = 15
+			st.Inventory.Guardrails = []policy.Guardrail{{Name: "wide", Ports: wide.Egress[0].Ports}}
+			st.Slots[0].Staged = revision(8, open)
+		}, "policy shop/Host/cart revision 7 with its guardrails needs 16 entries for ingress, the table holds 15"},
+		{"bad guardrail", func(st *rollout.State, _ *model) {
+			st.Inventory.Guardrails = []policy.Guardrail{{Name: "all"}}
+		}, "inventory is not valid: guardrails[0]: has neither peers nor ports"},
 		{"changed after approval", func(st *rollout.State, _ *model) {
 			st.Slots[0].Staged = revision(8, wide)
 			st.Slots[0].Staged.Policy.IsolateEgress = false
