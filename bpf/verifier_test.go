@@ -1,6 +1,9 @@
 package bpf
 
 import (
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -27,9 +30,52 @@ func TestVerifier(t *testing.T) {
 		}
 		n, ok := info.VerifiedInstructions()
 		size, _ := info.TranslatedSize()
-		t.Logf("%s: %d instructions verified, %d bytes\n%s", name, n, size, p.VerifierLog)
+		depth := stackOf(t, spec.Programs[name], p.VerifierLog)
+		if depth > 512 {
+			t.Errorf("%s: %d bytes of stack in steps of 32, as kernels before 6.9 count: want at most 512", name, depth)
+		}
+		t.Logf("%s: %d instructions verified, %d bytes, stack %d\n%s", name, n, size, depth, p.VerifierLog)
 		if !ok || n == 0 || n > 500_000 {
 			t.Errorf("%s: %d instructions verified, want some and at most half of the kernel's limit", name, n)
 		}
 	}
+}
+
+// stackOf adds up the stacks of the functions that call each other deepest. The
+// verifier's log has them in the order of the code.
+func stackOf(t *testing.T, p *ebpf.ProgramSpec, log string) int {
+	t.Helper()
+	line := regexp.MustCompile(`stack depth ([0-9+]+)`).FindStringSubmatch(log)
+	if line == nil {
+		t.Fatalf("no stack depth in %q", log)
+	}
+	depths := strings.Split(line[1], "+")
+	var function string
+	own := map[string]int{}
+	calls := map[string][]string{}
+	for _, ins := range p.Instructions {
+		if s := ins.Symbol(); s != "" && len(own) < len(depths) {
+			function = s
+			bytes, err := strconv.Atoi(depths[len(own)])
+			if err != nil {
+				t.Fatal(err)
+			}
+			own[function] = max(bytes+31, 32) / 32 * 32
+		}
+		if ins.IsFunctionReference() {
+			calls[function] = append(calls[function], ins.Reference())
+		}
+	}
+	if len(own) != len(depths) {
+		t.Fatalf("%d functions and %d depths", len(own), len(depths))
+	}
+	var deepest func(string) int
+	deepest = func(name string) int {
+		below := 0
+		for _, callee := range calls[name] {
+			below = max(below, deepest(callee))
+		}
+		return own[name] + below
+	}
+	return deepest(p.Name)
 }
