@@ -276,7 +276,7 @@ static __always_inline int rf_walk_ipv6(struct __sk_buff *skb, struct rf_packet 
 	__u8 h[8];
 	int i;
 
-	for (i = 0; i < RF_MAX_EXTENSIONS; i++) {
+	for (i = 0; i <= RF_MAX_EXTENSIONS; i++) {
 		switch (next) {
 		case IPPROTO_HOPOPTS:
 		case IPPROTO_ROUTING:

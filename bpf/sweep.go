@@ -76,14 +76,15 @@ func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) 
 	}, nil
 }
 
-// dropQuotas forgets detached endpoints that hold no more flows.
+// dropQuotas forgets detached endpoints that hold neither flows nor notes of
+// fragments any more.
 func (d *Datapath) dropQuotas() error {
 	quotas, err := readMap[uint32, kernelRfQuota](d.maps.Quotas)
 	if err != nil {
 		return fmt.Errorf("read quotas: %w", err)
 	}
 	for id, q := range quotas {
-		if q.Gone == 0 || q.Flows != 0 {
+		if q.Gone == 0 || q.Flows != 0 || q.Fragments != 0 {
 			continue
 		}
 		if err := d.maps.Quotas.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

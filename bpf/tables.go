@@ -50,6 +50,7 @@ func (d *Datapath) SetCIDRs(cidrs []CIDRIdentity) (Changes, error) {
 		}
 		want[key] = uint32(c.Identity)
 	}
+	keepFamiliesApart(want)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -57,6 +58,22 @@ func (d *Datapath) SetCIDRs(cidrs []CIDRIdentity) (Changes, error) {
 	}
 	changes, err := replaceMap(d.maps.Cidrs, "prefixes", want)
 	return changes, d.replaced(changes, err, &d.levels.CIDRs, len(want))
+}
+
+// keepFamiliesApart has IPv4 addresses, which lie inside IPv6's in the kernel's
+// tables, fall under no IPv6 prefix: ::/0 is not everything.
+func keepFamiliesApart(want map[kernelRfCidr]uint32) {
+	allIPv4 := cidrKey(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	if _, given := want[allIPv4]; given {
+		return
+	}
+	for k := range want {
+		p := netip.PrefixFrom(netip.AddrFrom16(k.Addr), int(k.Bits))
+		if k.Bits < allIPv4.Bits && p.Contains(netip.AddrFrom16(allIPv4.Addr)) {
+			want[allIPv4] = 0 // no identity
+			return
+		}
+	}
 }
 
 func cidrKey(p netip.Prefix) kernelRfCidr {

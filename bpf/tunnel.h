@@ -48,11 +48,11 @@ static __always_inline void rf_geneve(struct __sk_buff *skb, __u32 at, struct rf
 
 /* Another version of GRE (PPTP's), or one that is routed by its sender, is not
  * looked into. */
-static __always_inline void rf_gre(struct __sk_buff *skb, __u32 at, struct rf_inner *in)
+static __always_inline void rf_gre(struct __sk_buff *skb, __u32 at, __u32 end, struct rf_inner *in)
 {
 	__u8 h[4];
 
-	if (bpf_skb_load_bytes(skb, at, h, sizeof(h))) {
+	if (at + sizeof(h) > end || bpf_skb_load_bytes(skb, at, h, sizeof(h))) {
 		in->malformed = 1;
 		return;
 	}
@@ -80,7 +80,7 @@ static __always_inline void rf_find_inner(struct __sk_buff *skb, const struct rf
 	} else if (p->protocol == IPPROTO_UDP && port == RF_PORT_GENEVE && tunnels & RF_ENDPOINT_GENEVE) {
 		rf_geneve(skb, p->l4 + sizeof(struct udphdr), in);
 	} else if (p->protocol == RF_GRE && tunnels & RF_ENDPOINT_GRE) {
-		rf_gre(skb, p->l4, in);
+		rf_gre(skb, p->l4, p->end, in);
 	} else if (p->protocol == RF_IPIP && tunnels & RF_ENDPOINT_IPIP) {
 		in->at = p->l4;
 		in->type = ETH_P_IP;
