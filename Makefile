@@ -113,6 +113,10 @@ fuzz: ## Fuzz every parser for FUZZTIME (default 20s) each
 		done; \
 	done
 
+.PHONY: fuzz-datapath
+fuzz-datapath: ## Send N (default 20 million) frames through the datapath and its model; SEED=… repeats a run (root)
+	@N=$${N:-20000000} SEED=$${SEED:-$$(date +%s)} go test -count=1 -timeout 12h -v -run '^TestAgreement$$' ./bpf
+
 .PHONY: screenshots
 screenshots: build ui/node_modules ## Take the README's screenshots from a running demo
 	@$(call apt,$(APT_TEST))
