@@ -160,7 +160,7 @@ func (w *twin) event(r *rand.Rand) {
 			w.age(point, r.IntN(3) == 0, drawTunnels(r))
 		}
 	case n < 600:
-		w.sweep([]int{-1, -1, 1, 1, 2, 2, 3, 4, 6, 7}[r.IntN(10)])
+		w.sweep([]int{-1, -1, -1, -1, 1, 2, 3, 4, 6, 7}[r.IntN(10)])
 	case n < 700:
 		w.ageFlows(r)
 	case n < 900:

@@ -93,6 +93,10 @@ func (g *generator) newTalk() *talk {
 	if g.chance(5) {
 		t.sport = t.dport
 	}
+	if t.protocol == 17 && g.chance(15) { // ports that are more than a port
+		pair := choose(g, [2]uint16{68, 67}, [2]uint16{546, 547}, [2]uint16{40000, 4789}, [2]uint16{4789, 40000}, [2]uint16{40000, 6081})
+		t.sport, t.dport = pair[0], pair[1]
+	}
 	t.seq = [2]uint32{g.r.Uint32N(3), g.r.Uint32N(3)}
 	t.kind = choose[uint8](g, 8, 8, 8, 13, 15, 17)
 	if t.protocol == 1 && t.v6 {

@@ -335,6 +335,23 @@ func (w *twin) compareFlows() {
 		}
 		w.coverage[fmt.Sprintf("state %d", shown.State)]++
 	}
+	w.compareQuotas()
+}
+
+// compareQuotas compares what the kernel thinks that each endpoint holds.
+func (w *twin) compareQuotas() {
+	w.t.Helper()
+	quotas, err := readMap[uint32, kernelRfQuota](w.d.maps.Quotas)
+	if err != nil {
+		w.fail("read the quotas: %v", err)
+	}
+	for _, p := range w.points {
+		q := quotas[p.id] // none is as good as nothing held
+		if int(q.Flows) != w.m.held[p.id] || int(q.Fragments) != w.m.noted[p.id] {
+			w.fail("endpoint %d: %d flows and %d notes counted, the model has %d and %d",
+				p.id, q.Flows, q.Fragments, w.m.held[p.id], w.m.noted[p.id])
+		}
+	}
 }
 
 // sweep runs one as if hours had passed, and compares what it did.
