@@ -1,0 +1,203 @@
+package gapless
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// plan is how much changes under the traffic.
+type plan struct {
+	swaps    uint64
+	kills    int
+	upgrades int
+	gap      gap
+}
+
+// rates of frames a second, all senders together.
+const (
+	rateClient = 105_000
+	rateServer = 30_000
+	rateEvil   = 5_000
+	rateTold   = 100_000 // what the test promises
+)
+
+// TestChangesUnderTraffic swaps policies, kills agents and upgrades them while
+// frames pass, and wants every allowed one delivered and no forbidden one.
+func TestChangesUnderTraffic(t *testing.T) {
+	lost, slipped := change(t, plan{swaps: 10_000, kills: 100, upgrades: 100})
+	if lost != 0 || slipped != 0 {
+		t.Errorf("%d allowed frames were lost, %d forbidden ones delivered", lost, slipped)
+	}
+}
+
+// TestControls makes the same test fail: it would see a gap if there were one.
+func TestControls(t *testing.T) {
+	for _, g := range []gap{reattach, empty} {
+		t.Run(string(g), func(t *testing.T) {
+			lost, slipped := change(t, plan{swaps: 100, kills: 5, upgrades: 5, gap: g})
+			if lost == 0 && slipped == 0 {
+				t.Error("every allowed frame was delivered and no forbidden one: the test does not see gaps")
+			}
+		})
+	}
+}
+
+// change returns how many allowed frames were lost, and how many forbidden ones
+// delivered, while agents carry out the plan.
+func change(t *testing.T, p plan) (lost, slipped uint64) {
+	t.Helper()
+	n := newNetwork(t)
+	r := newReceiver(t, n)
+	o, shared := n.node(t, bpf.Config{
+		FlowEntries: 1 << 17, EndpointFlows: 1 << 17, RingBytes: 4 << 20, Addresses: 64, CIDRs: 64,
+		Idle:          bpf.IdleLimits{SYN: 5 * time.Second, UDP: 5 * time.Second},
+		OrphanedAfter: 2 * time.Second,
+	})
+	o.Gap = p.gap
+	classes := n.classes()
+	agent := startAgent(t, o)
+	agent.await(t, "its first policies", func() bool { return shared.Swaps.Load() > 1 })
+
+	senders := []*sender{newSender(t, classes[0]...), newSender(t, classes[1]...), newSender(t, classes[2]...)}
+	for i, rate := range []int{rateClient, rateServer, rateEvil} {
+		senders[i].start(rate)
+		// Answers come after what they answer.
+		agent.await(t, "frames of sender", func() bool { return classes[i][0].sent.Load() > 10_000 || i > 0 })
+	}
+	began := time.Now()
+	changes := o.carryOut(t, p, agent, shared)
+	for _, s := range senders {
+		s.halt(t)
+	}
+	took := time.Since(began)
+	r.settle(t)
+
+	var sent uint64
+	for _, list := range classes {
+		for _, c := range list {
+			l, s := c.verdict(t, r)
+			lost, slipped, sent = lost+l, slipped+s, sent+c.sent.Load()
+			t.Logf("%-44s sent %9d, arrived %9d%s", c.name, c.sent.Load(), r.arrival(t, c.number).Packets, c.remark(t, r))
+		}
+	}
+	rate := 0.0
+	for _, s := range senders {
+		rate += float64(s.sent()) / s.elapsed.Seconds()
+	}
+	t.Logf("%d frames in %.1f s, %.0f a second; %s; %d flows reported; lost %d, slipped through %d",
+		sent, took.Seconds(), rate, changes, shared.Records.Load(), lost, slipped)
+	if rate < rateTold {
+		t.Errorf("%.0f frames a second, want %d: the machine is too busy for this test", rate, rateTold)
+	}
+	o.check(t)
+	return lost, slipped
+}
+
+// carryOut replaces agent by others until the plan is done.
+func (o *orders) carryOut(t *testing.T, p plan, agent *process, shared *notes) string {
+	t.Helper()
+	random := rand.New(rand.NewPCG(1, uint64(p.kills))) //nolint:gosec // not for secrets
+	life := p.swaps / uint64(p.kills+p.upgrades)        //nolint:gosec // positive
+	unready, opened := 0, shared.Opened.Load()
+	for i := range p.kills + p.upgrades {
+		until := shared.Swaps.Load() + random.Uint64N(2*life)
+		kill, early := i%2 == 0, i%8 == 2
+		if early {
+			// Before it is done with what it found.
+			time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
+			unready++
+		} else {
+			agent.await(t, "its swaps", func() bool { return shared.Opened.Load() >= opened && shared.Swaps.Load() >= until })
+			time.Sleep(time.Duration(random.IntN(2000)) * time.Microsecond)
+		}
+		if kill {
+			agent.kill(t)
+		} else {
+			agent.stop(t)
+			o.Datapath.FlowEntries += 256
+		}
+		opened = shared.Opened.Load() + 1
+		agent = startAgent(t, *o)
+	}
+	agent.await(t, "the last swaps", func() bool { return shared.Opened.Load() >= opened && shared.Swaps.Load() >= p.swaps })
+	agent.stop(t)
+	return fmt.Sprintf("%d swaps, %d kill -9 (%d at the start), %d upgrades, %d sweeps",
+		shared.Swaps.Load(), p.kills, unready, p.upgrades, shared.Sweeps.Load())
+}
+
+// check wants flows to have had room: without it verdicts are others.
+func (o *orders) check(t *testing.T) {
+	t.Helper()
+	counters, err := o.adopt(t).Counters()
+	must(t, err)
+	for _, name := range []string{"table_full", "quota", "malformed", "spoofed"} {
+		if counters[name] != 0 {
+			t.Errorf("counter %s is %d", name, counters[name])
+		}
+	}
+}
+
+func (s *sender) sent() (n uint64) {
+	for _, c := range s.classes {
+		n += c.sent.Load()
+	}
+	return n
+}
+
+// remark tells of a flipping class how often it was seen to flip.
+func (c *class) remark(t testing.TB, r *receiver) string {
+	t.Helper()
+	a := r.arrival(t, c.number)
+	if c.want != flip {
+		return ""
+	}
+	if a.Packets == 0 || a.Packets == c.sent.Load() {
+		t.Errorf("%s: %d of %d arrived: no swap took effect", c.name, a.Packets, c.sent.Load())
+	}
+	return fmt.Sprintf(", off %d times", a.Gaps)
+}
+
+// classes are what the client, the server and the evil host send.
+func (n *network) classes() [3][]*class {
+	var out [3][]*class
+	number := uint32(0)
+	for _, c := range []struct {
+		sender   int
+		name     string
+		from, to *host
+		want     want
+		protocol flow.Protocol
+		sport    uint16
+		dport    uint16
+		flows    int
+		spread   spread
+		share    int
+	}{
+		{0, "allowed, long", n.client, n.server, arrive, flow.UDP, 20000, open, 64, bySource, 32},
+		{0, "allowed, new flow each", n.client, n.server, arrive, flow.UDP, 40000, open, 0, bySource, 1},
+		{0, "allowed, new connection each", n.client, n.server, arrive, flow.TCP, 40000, open, 0, bySource, 1},
+		{0, "forbidden by egress, long", n.client, n.server, never, flow.UDP, 20000, shut, 64, bySource, 8},
+		{0, "forbidden by egress, new flow each", n.client, n.server, never, flow.UDP, 40000, shut, 0, bySource, 1},
+		{0, "forbidden by ingress, long", n.client, n.server, never, flow.UDP, 20000, shutThere, 64, bySource, 8},
+		{0, "forbidden by ingress, new connection each", n.client, n.server, never, flow.TCP, 40000, shutThere, 0, bySource, 1},
+		{0, "allowed by every other revision", n.client, n.server, flip, flow.UDP, 20000, flipping, 16, bySource, 8},
+		{1, "answers of the allowed", n.server, n.client, arrive, flow.UDP, open, 20000, 64, byDestination, 32},
+		{1, "answers of nothing", n.server, n.client, never, flow.UDP, open, 10000, 64, byDestination, 16},
+		{2, "forbidden source, long", n.evil, n.server, never, flow.UDP, 20000, open, 64, bySource, 16},
+		{2, "forbidden destination, long", n.evil, n.client, never, flow.UDP, 20000, open, 64, bySource, 16},
+	} {
+		for _, family := range []int{4, 6} {
+			out[c.sender] = append(out[c.sender], &class{
+				name: fmt.Sprintf("IPv%d %s", family, c.name), number: number, from: c.from, to: c.to, want: c.want,
+				family: family, protocol: c.protocol, sport: c.sport, dport: c.dport, flows: c.flows, spread: c.spread, share: c.share,
+			})
+			number++
+		}
+	}
+	return out
+}
