@@ -266,3 +266,12 @@ func (o *orders) adopt(t *testing.T) *bpf.Datapath {
 	t.Cleanup(func() { must(t, d.Remove()) })
 	return d
 }
+
+// open runs the datapath in this process, all endpoints watched and no policy.
+func (n *network) open(t *testing.T, cfg bpf.Config) *bpf.Datapath {
+	t.Helper()
+	o, _ := n.node(t, cfg)
+	d := o.adopt(t)
+	must(t, o.prepare(d))
+	return d
+}

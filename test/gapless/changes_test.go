@@ -59,32 +59,18 @@ func change(t *testing.T, p plan) (lost, slipped uint64) {
 		OrphanedAfter: 2 * time.Second,
 	})
 	o.Gap = p.gap
-	classes := n.classes()
+	list := classes(append(n.kinds(),
+		kind{"allowed by every other revision", n.client, n.server, flip, flow.UDP, 20000, flipping, 16, bySource, 8},
+		kind{"answers of nothing", n.server, n.client, never, flow.UDP, open, 10000, 64, byDestination, 16},
+	))
 	agent := startAgent(t, o)
 	agent.await(t, "its first policies", func() bool { return shared.Swaps.Load() > 1 })
 
-	senders := []*sender{newSender(t, classes[0]...), newSender(t, classes[1]...), newSender(t, classes[2]...)}
-	for i, rate := range []int{rateClient, rateServer, rateEvil} {
-		senders[i].start(rate)
-		// Answers come after what they answer.
-		agent.await(t, "frames of sender", func() bool { return classes[i][0].sent.Load() > 10_000 || i > 0 })
-	}
+	senders := n.send(t, list, rateClient, rateServer, rateEvil)
 	began := time.Now()
 	changes := o.carryOut(t, p, agent, shared)
-	for _, s := range senders {
-		s.halt(t)
-	}
 	took := time.Since(began)
-	r.settle(t)
-
-	var sent uint64
-	for _, list := range classes {
-		for _, c := range list {
-			l, s := c.verdict(t, r)
-			lost, slipped, sent = lost+l, slipped+s, sent+c.sent.Load()
-			t.Logf("%-44s sent %9d, arrived %9d%s", c.name, c.sent.Load(), r.arrival(t, c.number).Packets, c.remark(t, r))
-		}
-	}
+	sent, lost, slipped := n.compare(t, r, senders, list)
 	rate := 0.0
 	for _, s := range senders {
 		rate += float64(s.sent()) / s.elapsed.Seconds()
@@ -142,11 +128,30 @@ func (o *orders) check(t *testing.T) {
 	}
 }
 
-func (s *sender) sent() (n uint64) {
-	for _, c := range s.classes {
-		n += c.sent.Load()
+// send starts a sender for each host. Answers come after what they answer.
+func (n *network) send(t *testing.T, list []*class, rates ...int) (senders []*sender) {
+	t.Helper()
+	for i, h := range n.hosts() {
+		s := newSender(t, of(h, list)...)
+		s.start(t, rates[i])
+		senders = append(senders, s)
 	}
-	return n
+	return senders
+}
+
+// compare ends the senders, and compares what they sent with what arrived.
+func (n *network) compare(t *testing.T, r *receiver, senders []*sender, list []*class) (sent, lost, slipped uint64) {
+	t.Helper()
+	for _, s := range senders {
+		s.halt(t)
+	}
+	r.settle(t)
+	for _, c := range list {
+		l, s := c.verdict(t, r)
+		sent, lost, slipped = sent+c.sent.Load(), lost+l, slipped+s
+		t.Logf("%-42s sent %9d, arrived %9d%s", c.name, c.sent.Load(), r.arrival(t, c.number).Packets, c.remark(t, r))
+	}
+	return sent, lost, slipped
 }
 
 // remark tells of a flipping class how often it was seen to flip.
@@ -162,42 +167,57 @@ func (c *class) remark(t testing.TB, r *receiver) string {
 	return fmt.Sprintf(", off %d times", a.Gaps)
 }
 
-// classes are what the client, the server and the evil host send.
-func (n *network) classes() [3][]*class {
-	var out [3][]*class
-	number := uint32(0)
-	for _, c := range []struct {
-		sender   int
-		name     string
-		from, to *host
-		want     want
-		protocol flow.Protocol
-		sport    uint16
-		dport    uint16
-		flows    int
-		spread   spread
-		share    int
-	}{
-		{0, "allowed, long", n.client, n.server, arrive, flow.UDP, 20000, open, 64, bySource, 32},
-		{0, "allowed, new flow each", n.client, n.server, arrive, flow.UDP, 40000, open, 0, bySource, 1},
-		{0, "allowed, new connection each", n.client, n.server, arrive, flow.TCP, 40000, open, 0, bySource, 1},
-		{0, "forbidden by egress, long", n.client, n.server, never, flow.UDP, 20000, shut, 64, bySource, 8},
-		{0, "forbidden by egress, new flow each", n.client, n.server, never, flow.UDP, 40000, shut, 0, bySource, 1},
-		{0, "forbidden by ingress, long", n.client, n.server, never, flow.UDP, 20000, shutThere, 64, bySource, 8},
-		{0, "forbidden by ingress, new connection each", n.client, n.server, never, flow.TCP, 40000, shutThere, 0, bySource, 1},
-		{0, "allowed by every other revision", n.client, n.server, flip, flow.UDP, 20000, flipping, 16, bySource, 8},
-		{1, "answers of the allowed", n.server, n.client, arrive, flow.UDP, open, 20000, 64, byDestination, 32},
-		{1, "answers of nothing", n.server, n.client, never, flow.UDP, open, 10000, 64, byDestination, 16},
-		{2, "forbidden source, long", n.evil, n.server, never, flow.UDP, 20000, open, 64, bySource, 16},
-		{2, "forbidden destination, long", n.evil, n.client, never, flow.UDP, 20000, open, 64, bySource, 16},
-	} {
+// kind is a class of both families.
+type kind struct {
+	name         string
+	from, to     *host
+	want         want
+	protocol     flow.Protocol
+	sport, dport uint16
+	flows        int
+	spread       spread
+	share        int
+}
+
+// classes numbers kinds of frames, for each family one.
+func classes(kinds []kind) (list []*class) {
+	for _, k := range kinds {
 		for _, family := range []int{4, 6} {
-			out[c.sender] = append(out[c.sender], &class{
-				name: fmt.Sprintf("IPv%d %s", family, c.name), number: number, from: c.from, to: c.to, want: c.want,
-				family: family, protocol: c.protocol, sport: c.sport, dport: c.dport, flows: c.flows, spread: c.spread, share: c.share,
+			list = append(list, &class{
+				name: fmt.Sprintf("IPv%d %s", family, k.name), number: uint32(len(list)), //nolint:gosec // few
+				from: k.from, to: k.to, want: k.want, family: family, protocol: k.protocol,
+				sport: k.sport, dport: k.dport, flows: k.flows, spread: k.spread, share: k.share,
 			})
-			number++
+		}
+	}
+	return list
+}
+
+// of returns the classes that h sends.
+func of(h *host, list []*class) (out []*class) {
+	for _, c := range list {
+		if c.from == h {
+			out = append(out, c)
 		}
 	}
 	return out
+}
+
+// kinds are what the client, the server and the evil host send, and what must
+// happen to it under every revision.
+func (n *network) kinds() []kind {
+	client, server, evil := n.client, n.server, n.evil
+	return []kind{
+		{"allowed, long", client, server, arrive, flow.UDP, 20000, open, 64, bySource, 32},
+		{"allowed, new flow each", client, server, arrive, flow.UDP, 40000, open, 0, bySource, 1},
+		{"allowed, new connection each", client, server, arrive, flow.TCP, 40000, open, 0, bySource, 1},
+		{"forbidden by egress, long", client, server, never, flow.UDP, 20000, shut, 64, bySource, 8},
+		{"forbidden by egress, new flow each", client, server, never, flow.UDP, 40000, shut, 0, bySource, 1},
+		{"forbidden by ingress, long", client, server, never, flow.UDP, 20000, shutThere, 64, bySource, 8},
+		{"forbidden by ingress, new flow each", client, server, never, flow.UDP, 40000, shutThere, 0, bySource, 1},
+		{"answers of the allowed", server, client, arrive, flow.UDP, open, 20000, 64, byDestination, 32},
+		{"forbidden, no answer to anything", server, client, never, flow.UDP, decoy, 10000, 64, byDestination, 16},
+		{"forbidden source, long", evil, server, never, flow.UDP, 20000, open, 64, bySource, 16},
+		{"forbidden destination, long", evil, client, never, flow.UDP, 20000, open, 64, bySource, 16},
+	}
 }

@@ -1,6 +1,8 @@
 package gapless
 
 import (
+	"testing"
+
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -55,4 +57,18 @@ func revision(n uint64) []bpf.Table {
 		table(serverIdentity, flow.SlotLive, flow.Ingress, ingress),
 		table(serverIdentity, flow.SlotLive, flow.Egress, nil),
 	}
+}
+
+// apply puts the tables of a revision in force in one slot.
+func apply(t testing.TB, d *bpf.Datapath, slot flow.Slot, tables []bpf.Table) {
+	t.Helper()
+	var list []bpf.Table
+	for _, table := range tables {
+		if table.Slot == flow.SlotLive {
+			table.Slot = slot
+			list = append(list, table)
+		}
+	}
+	_, err := d.Apply(list)
+	must(t, err)
 }

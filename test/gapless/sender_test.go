@@ -200,11 +200,20 @@ func newSender(t *testing.T, classes ...*class) *sender {
 }
 
 // start sends rate frames a second until halt is called; short of time it
-// catches up.
-func (s *sender) start(rate int) {
+// catches up. It returns when every flow has begun.
+func (s *sender) start(t testing.TB, rate int) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop, s.began = cancel, time.Now()
 	go func() { s.done <- s.run(ctx, rate) }()
+	for _, c := range s.classes {
+		for c.sent.Load() < uint64(len(c.frames)) {
+			if time.Since(s.began) > 10*time.Second {
+				t.Fatalf("%s: %d frames in 10 s", c.name, c.sent.Load())
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 func (s *sender) halt(t testing.TB) {
@@ -273,6 +282,13 @@ func (s *sender) burst() (int, error) {
 	}
 	runtime.KeepAlive(vectors)
 	return len(messages), nil
+}
+
+func (s *sender) sent() (n uint64) {
+	for _, c := range s.classes {
+		n += c.sent.Load()
+	}
+	return n
 }
 
 // verdict compares what was sent of a class with what arrived.
