@@ -65,7 +65,7 @@ func openNotes(path string) (*notes, error) {
 	if err != nil {
 		return nil, err
 	}
-	return (*notes)(unsafe.Pointer(unsafe.SliceData(page))), nil //nolint:gosec // a page holds them
+	return (*notes)(unsafe.Pointer(unsafe.SliceData(page))), nil
 }
 
 // runAgent is the agent's process: it lives until it is told to end, or killed.
@@ -214,7 +214,6 @@ func (p *process) await(t testing.TB, what string, done func() bool) {
 		}
 		if time.Now().After(deadline) {
 			_ = p.cmd.Process.Kill()
-			<-p.ended
 			t.Fatalf("no %s in 30 s: %s", what, p.stderr.String())
 		}
 	}

@@ -87,8 +87,8 @@ func change(t *testing.T, p plan) (lost, slipped uint64) {
 // carryOut replaces agent by others until the plan is done.
 func (o *orders) carryOut(t *testing.T, p plan, agent *process, shared *notes) string {
 	t.Helper()
-	random := rand.New(rand.NewPCG(1, uint64(p.kills))) //nolint:gosec // not for secrets
-	life := p.swaps / uint64(p.kills+p.upgrades)        //nolint:gosec // positive
+	random := rand.New(rand.NewPCG(1, uint64(p.kills)))
+	life := p.swaps / uint64(p.kills+p.upgrades)
 	unready, opened := 0, shared.Opened.Load()
 	for i := range p.kills + p.upgrades {
 		until := shared.Swaps.Load() + random.Uint64N(2*life)
@@ -184,7 +184,7 @@ func classes(kinds []kind) (list []*class) {
 	for _, k := range kinds {
 		for _, family := range []int{4, 6} {
 			list = append(list, &class{
-				name: fmt.Sprintf("IPv%d %s", family, k.name), number: uint32(len(list)), //nolint:gosec // few
+				name: fmt.Sprintf("IPv%d %s", family, k.name), number: uint32(len(list)),
 				from: k.from, to: k.to, want: k.want, family: family, protocol: k.protocol,
 				sport: k.sport, dport: k.dport, flows: k.flows, spread: k.spread, share: k.share,
 			})

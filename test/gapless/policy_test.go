@@ -47,7 +47,7 @@ func revision(n uint64) []bpf.Table {
 	table := func(identity flow.Identity, slot flow.Slot, d flow.Direction, entries []bpf.Entry) bpf.Table {
 		return bpf.Table{
 			TableKey: bpf.TableKey{Identity: identity, Slot: slot, Direction: d},
-			Revision: uint32(n + 1), Entries: entries, //nolint:gosec // few
+			Revision: uint32(n + 1), Entries: entries,
 		}
 	}
 	return []bpf.Table{

@@ -67,7 +67,7 @@ const (
 // the node, that only forwards, does not look at above IP.
 func (c *class) build() error {
 	for i := range max(c.flows, 1) {
-		frame, err := c.frame(uint16(i)) //nolint:gosec // fewer than there are ports
+		frame, err := c.frame(uint16(i))
 		if err != nil {
 			return fmt.Errorf("class %s: %w", c.name, err)
 		}
@@ -135,7 +135,7 @@ func sumIPv4(header []byte) {
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}
-	binary.BigEndian.PutUint16(header[10:], ^uint16(sum)) //nolint:gosec // folded
+	binary.BigEndian.PutUint16(header[10:], ^uint16(sum))
 }
 
 // take returns the class's next frame, numbered. It is good until the class's
@@ -151,12 +151,26 @@ func (c *class) take() []byte {
 		if c.spread == byDestination {
 			at, first = at+2, c.dport
 		}
-		span := int(^first) + 1                                           // ports from the first on
-		binary.BigEndian.PutUint16(frame[at:], first+uint16(c.next%span)) //nolint:gosec // within the span
+		binary.BigEndian.PutUint16(frame[at:], first+uint16(c.next%portsFrom(first)))
 	}
 	c.next++
-	binary.NativeEndian.PutUint64(frame[len(frame)-8:], uint64(c.next)) //nolint:gosec // counts up
+	binary.NativeEndian.PutUint64(frame[len(frame)-8:], uint64(c.next))
 	return frame
+}
+
+// portsFrom is how many ports there are from the first on.
+func portsFrom(first uint16) int { return 1<<16 - int(first) }
+
+// begun is how many flows the class has begun.
+func (c *class) begun() uint64 {
+	if c.flows > 0 {
+		return uint64(c.flows)
+	}
+	first := c.sport
+	if c.spread == byDestination {
+		first = c.dport
+	}
+	return min(c.sent.Load(), uint64(portsFrom(first)))
 }
 
 // sender puts the classes of one host on its interface, behind no queue: what
@@ -266,7 +280,7 @@ func (s *sender) burst() (int, error) {
 		messages[i].header.SetIovlen(1)
 	}
 	for sent := 0; sent < len(messages); {
-		//nolint:gosec // sendmmsg has no wrapper
+
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&messages[sent])),
 			uintptr(len(messages)-sent), 0, 0, 0)
 		if errno == unix.EINTR {
@@ -300,6 +314,7 @@ func (c *class) verdict(t testing.TB, r *receiver) (lost, slipped uint64) {
 		return sent - got, 0
 	case never:
 		return 0, got
+	default:
+		return 0, 0
 	}
-	return 0, 0
 }
