@@ -160,32 +160,13 @@ func TestOrphanUnderContention(t *testing.T) {
 		c.OrphanedAfter, c.SweepInterval = time.Microsecond, time.Nanosecond
 		c.RingBytes = 1 << 20
 	})
-	const senders, sweeps, repeat = 3, 400, 20
+	const senders, sweeps = 3, 400
 	var wg sync.WaitGroup
 	var sent atomic.Uint64
 	done := make(chan struct{})
 	for i := range senders {
-		wg.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				// Two of the senders share their flows; those of a while ago are idle.
-				p := udp(web.v4, db.v4, uint16(1000+n/10%200+200*(i/2)), 53)
-				ctx := skb{Ifindex: uint32(l.index)}
-				err := netNS(l.ns).do(func() error {
-					_, err := l.d.programs.RfFromEndpoint.Run(&ebpf.RunOptions{Data: p.frame(t), Context: ctx, Repeat: repeat})
-					return err
-				})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				sent.Add(repeat)
-			}
-		})
+		// Two of the senders share their flows; those of a while ago are idle.
+		wg.Go(func() { l.hammer(done, &sent, func(n int) uint16 { return uint16(1000 + n/200%200 + 200*(i/2)) }) })
 	}
 	var sum total
 	for range sweeps {
@@ -210,6 +191,31 @@ func TestOrphanUnderContention(t *testing.T) {
 		t.Errorf("quota counts %d flows in an empty table, error %v", quota.Flows, err)
 	}
 	t.Logf("%d packets, %d flows, %d sweeps of the kernel", sent.Load(), sum.connections, l.counter("orphan_sweeps"))
+}
+
+// hammer sends datagrams from the ports that port names, and counts them, until
+// done. Each is a run of its own: the kernel may break off one of several
+// packets, and then nobody knows how many it was.
+func (l *lab) hammer(done <-chan struct{}, sent *atomic.Uint64, port func(n int) uint16) {
+	frame := udp(web.v4, db.v4, 0, 53).frame(l.t)
+	err := netNS(l.ns).do(func() error {
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				return nil
+			default:
+			}
+			binary.BigEndian.PutUint16(frame[etherLen+20:], port(n))
+			_, err := l.d.programs.RfFromEndpoint.Run(&ebpf.RunOptions{Data: frame, Context: skb{Ifindex: uint32(l.index)}})
+			if err != nil {
+				return err
+			}
+			sent.Add(1)
+		}
+	})
+	if err != nil {
+		l.t.Error(err)
+	}
 }
 
 // TestOneSweep has the kernel's sweep fall due in the middle of the agent's, in
