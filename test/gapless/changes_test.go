@@ -39,7 +39,7 @@ func TestChangesUnderTraffic(t *testing.T) {
 func TestControls(t *testing.T) {
 	for _, g := range []gap{reattach, empty} {
 		t.Run(string(g), func(t *testing.T) {
-			lost, slipped := change(t, plan{swaps: 100, kills: 5, upgrades: 5, gap: g})
+			lost, slipped := change(t, plan{swaps: 300, kills: 5, upgrades: 5, gap: g})
 			if lost == 0 && slipped == 0 {
 				t.Error("every allowed frame was delivered and no forbidden one: the test does not see gaps")
 			}
@@ -71,6 +71,12 @@ func change(t *testing.T, p plan) (lost, slipped uint64) {
 	changes := o.carryOut(t, p, agent, shared)
 	took := time.Since(began)
 	sent, lost, slipped := n.compare(t, r, senders, list)
+	for _, c := range list {
+		// Starting an agent takes effect too; most swaps must do without.
+		if seen := r.arrival(t, c.number).Gaps; c.want == flip && seen < p.swaps/10 {
+			t.Errorf("%s: seen to go off %d times: swaps take no effect", c.name, seen)
+		}
+	}
 	rate := 0.0
 	for _, s := range senders {
 		rate += float64(s.sent()) / s.elapsed.Seconds()
@@ -157,14 +163,10 @@ func (n *network) compare(t *testing.T, r *receiver, senders []*sender, list []*
 // remark tells of a flipping class how often it was seen to flip.
 func (c *class) remark(t testing.TB, r *receiver) string {
 	t.Helper()
-	a := r.arrival(t, c.number)
 	if c.want != flip {
 		return ""
 	}
-	if a.Packets == 0 || a.Packets == c.sent.Load() {
-		t.Errorf("%s: %d of %d arrived: no swap took effect", c.name, a.Packets, c.sent.Load())
-	}
-	return fmt.Sprintf(", off %d times", a.Gaps)
+	return fmt.Sprintf(", off %d times", r.arrival(t, c.number).Gaps)
 }
 
 // kind is a class of both families.

@@ -74,10 +74,13 @@ func TestConnectionsSurviveEnforcing(t *testing.T) {
 	stop()
 	running.Wait()
 	for _, s := range every(streams, 1) {
-		if err := s.exchange(5000, answerLimit); err != nil {
-			t.Errorf("idle: %v", err)
-		}
+		running.Go(func() {
+			if err := s.exchange(5000, answerLimit); err != nil {
+				t.Errorf("idle: %v", err)
+			}
+		})
 	}
+	running.Wait()
 	if n := dropped(); n != 0 {
 		t.Errorf("%d frames were dropped", n)
 	}
@@ -97,29 +100,32 @@ func TestConnectionsSurviveEnforcing(t *testing.T) {
 func (n *network) finishAll(t *testing.T, d *bpf.Datapath, streams []*stream) {
 	t.Helper()
 	var rest []*stream
+	var running sync.WaitGroup
 	for _, s := range streams {
 		if s.number/4%2 == 0 { // busy and idle, of either family
 			rest = append(rest, s)
 			continue
 		}
-		if err := s.finish(); err != nil {
-			t.Error(err)
-		}
+		running.Go(func() {
+			if err := s.finish(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
+	running.Wait()
 	none := revision(0)
 	for i := range none {
 		none[i].Revision, none[i].Entries = 2, nil
 	}
 	apply(t, d, flow.SlotLive, none)
-	var asking sync.WaitGroup
 	for _, s := range rest {
-		asking.Go(func() {
+		running.Go(func() {
 			if err := s.exchange(100, 500*time.Millisecond); err == nil {
 				t.Errorf("connection %d goes on although nothing is allowed", s.number)
 			}
 		})
 	}
-	asking.Wait()
+	running.Wait()
 }
 
 // every returns every other stream, by family and age alike.
