@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -75,6 +76,10 @@ func runAgent() int {
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 		defer stop()
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(1) // the test is gone
+		}()
 		err = o.follow(ctx)
 	}
 	if err != nil {
@@ -130,7 +135,7 @@ func (o *orders) prepare(d *bpf.Datapath) error {
 
 // revisionLasts is long enough for a burst of every sender: a revision that
 // nobody meets would prove nothing.
-const revisionLasts = 2 * time.Millisecond
+const revisionLasts = time.Millisecond
 
 // swap puts one revision in force after the other, and sweeps now and then.
 func (o *orders) swap(ctx context.Context, d *bpf.Datapath, n *notes) error {
@@ -207,8 +212,10 @@ func startAgent(t testing.TB, o orders) *process {
 	p := &process{cmd: exec.Command(self), ended: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), agentVariable+"="+string(value), "GOMAXPROCS=2")
 	p.cmd.Stderr = &p.stderr
-	p.cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	_, err = p.cmd.StdinPipe() // open for as long as this process is
+	must(t, err)
 	must(t, p.cmd.Start())
+	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
 	go func() { p.ended <- p.cmd.Wait() }()
 	return p
 }

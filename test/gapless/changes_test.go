@@ -54,13 +54,13 @@ func change(t *testing.T, p plan) (lost, slipped uint64) {
 	n := newNetwork(t)
 	r := newReceiver(t, n)
 	o, shared := n.node(t, bpf.Config{
-		FlowEntries: 1 << 17, EndpointFlows: 1 << 17, RingBytes: 4 << 20, Addresses: 64, CIDRs: 64,
+		FlowEntries: 1 << 17, EndpointFlows: 1 << 17, RingBytes: 16 << 20, Addresses: 64, CIDRs: 64,
 		Idle:          bpf.IdleLimits{SYN: 5 * time.Second, UDP: 5 * time.Second},
 		OrphanedAfter: 2 * time.Second,
 	})
 	o.Gap = p.gap
 	list := classes(append(n.kinds(),
-		kind{"allowed by every other revision", n.client, n.server, flip, flow.UDP, 20000, flipping, 16, bySource, 8},
+		kind{"allowed by every other revision", n.client, n.server, flip, flow.UDP, 20000, flipping, 16, bySource, 16},
 		kind{"answers of nothing", n.server, n.client, never, flow.UDP, open, 10000, 64, byDestination, 16},
 	))
 	agent := startAgent(t, o)
@@ -210,12 +210,12 @@ func of(h *host, list []*class) (out []*class) {
 func (n *network) kinds() []kind {
 	client, server, evil := n.client, n.server, n.evil
 	return []kind{
-		{"allowed, long", client, server, arrive, flow.UDP, 20000, open, 64, bySource, 32},
+		{"allowed, long", client, server, arrive, flow.UDP, 20000, open, 64, bySource, 64},
 		{"allowed, new flow each", client, server, arrive, flow.UDP, 40000, open, 0, bySource, 1},
 		{"allowed, new connection each", client, server, arrive, flow.TCP, 40000, open, 0, bySource, 1},
-		{"forbidden by egress, long", client, server, never, flow.UDP, 20000, shut, 64, bySource, 8},
+		{"forbidden by egress, long", client, server, never, flow.UDP, 20000, shut, 64, bySource, 16},
 		{"forbidden by egress, new flow each", client, server, never, flow.UDP, 40000, shut, 0, bySource, 1},
-		{"forbidden by ingress, long", client, server, never, flow.UDP, 20000, shutThere, 64, bySource, 8},
+		{"forbidden by ingress, long", client, server, never, flow.UDP, 20000, shutThere, 64, bySource, 16},
 		{"forbidden by ingress, new flow each", client, server, never, flow.UDP, 40000, shutThere, 0, bySource, 1},
 		{"answers of the allowed", server, client, arrive, flow.UDP, open, 20000, 64, byDestination, 32},
 		{"forbidden, no answer to anything", server, client, never, flow.UDP, decoy, 10000, 64, byDestination, 16},

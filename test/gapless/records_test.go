@@ -16,7 +16,7 @@ import (
 // come that are killed again and again, and at last one that stays: what is
 // stored is what was sent, to the packet, the byte and the connection.
 func TestRecordsAddUp(t *testing.T) {
-	const kills = 30
+	const kills = 20
 	n := newNetwork(t)
 	r := newReceiver(t, n)
 	o, shared := n.node(t, bpf.Config{
