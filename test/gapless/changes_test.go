@@ -122,10 +122,15 @@ func (o *orders) carryOut(t *testing.T, p plan, agent *process, shared *notes) s
 		shared.Swaps.Load(), p.kills, unready, p.upgrades, shared.Sweeps.Load())
 }
 
-// check wants flows to have had room: without it verdicts are others.
+// check wants flows to have had room, without which verdicts are others, and
+// each upgrade to have made the table larger.
 func (o *orders) check(t *testing.T) {
 	t.Helper()
-	counters, err := o.adopt(t).Counters()
+	d := o.adopt(t)
+	if got := d.Capacity().Flows; got != int(o.Datapath.FlowEntries) {
+		t.Errorf("the flow table has room for %d flows after the upgrades, want %d", got, o.Datapath.FlowEntries)
+	}
+	counters, err := d.Counters()
 	must(t, err)
 	for _, name := range []string{"table_full", "quota", "malformed", "spoofed"} {
 		if counters[name] != 0 {
