@@ -160,7 +160,7 @@ func TestOrphanUnderContention(t *testing.T) {
 		c.OrphanedAfter, c.SweepInterval = time.Microsecond, time.Nanosecond
 		c.RingBytes = 1 << 20
 	})
-	const senders, sweeps = 3, 400
+	const senders, sweeps = 3, 200
 	var wg sync.WaitGroup
 	var sent atomic.Uint64
 	done := make(chan struct{})
@@ -317,4 +317,44 @@ func awaitGone(t testing.TB, what string, id ebpf.ProgramID) {
 		}
 		return errors.Is(err, os.ErrNotExist)
 	})
+}
+
+// TestOrphanOfGenerations checks that there is one timer a flow table: with the
+// table the next generation takes its timer over, and beside another one it has
+// its own, while the former still sweeps what links may still run on.
+func TestOrphanOfGenerations(t *testing.T) {
+	l := newLab(t, orphanable)
+	ids := func() (list [2]ebpf.MapID) {
+		t.Helper()
+		for i, m := range []*ebpf.Map{l.d.maps.Flows, l.d.maps.Keeper} {
+			info, err := m.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			list[i], _ = info.ID()
+		}
+		return list
+	}
+	first := ids()
+	reopen := func(change func(*Config)) [2]ebpf.MapID {
+		t.Helper()
+		cfg := l.d.cfg
+		change(&cfg)
+		if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
+			t.Fatal(err)
+		}
+		l.d = openAt(t, cfg)
+		l.openReader()
+		return ids()
+	}
+	if got := reopen(func(c *Config) { c.Addresses *= 2 }); got != first {
+		t.Errorf("flow table and timer are maps %v, were %v", got, first)
+	}
+	got := reopen(func(c *Config) { c.FlowEntries *= 2 })
+	if got[0] == first[0] || got[1] == first[1] {
+		t.Errorf("flow table and timer are maps %v, were %v: want both anew", got, first)
+	}
+	l.abandon()
+	n := l.counter("orphan_sweeps")
+	await(t, "the new generation's sweep", func() bool { return l.counter("orphan_sweeps") > n })
 }
