@@ -95,6 +95,10 @@ test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binar
 test-conformance: ## Judge the Cyclonus cases and our own by evaluator, tables and kernel; print counts (root)
 	cd test/conformance && go test -count=1 -timeout 15m $(ARGS)
 
+.PHONY: test-gapless
+test-gapless: ## Swap, kill, upgrade, flood and lose readers under traffic, with the counts (root)
+	go test -count=1 -v -timeout 10m $(ARGS) ./test/gapless
+
 .PHONY: test-ui
 test-ui: ui/node_modules ## Run the UI's unit tests
 	cd ui && npm test --silent

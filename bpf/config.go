@@ -41,6 +41,9 @@ type Config struct {
 	// SweepInterval is how long a flow's counters may wait for a record;
 	// default 5 s.
 	SweepInterval time.Duration
+	// OrphanedAfter is how long after the last Sweep the kernel sweeps by
+	// itself, and then again and again, until an agent does; default 10 s.
+	OrphanedAfter time.Duration
 
 	// Pending is the answer where an identity is not known yet: to every flow of
 	// such an endpoint, failsafe apart, and to flows with such a peer that no
@@ -89,6 +92,7 @@ func (c Config) WithDefaults() Config {
 	fill(&c.Idle.ICMP, 5*time.Second)
 	fill(&c.Idle.Other, time.Minute)
 	fill(&c.SweepInterval, 5*time.Second)
+	fill(&c.OrphanedAfter, 10*time.Second)
 	fill(&c.Pending, flow.VerdictAllow)
 	if c.object == nil {
 		c.object = loadKernel
@@ -136,6 +140,7 @@ func (c Config) Validate() error {
 	}{
 		{"SYN", c.Idle.SYN}, {"established", c.Idle.Established}, {"closing", c.Idle.Closing},
 		{"UDP", c.Idle.UDP}, {"ICMP", c.Idle.ICMP}, {"other", c.Idle.Other}, {"sweep", c.SweepInterval},
+		{"orphaned", c.OrphanedAfter},
 	} {
 		if d.d < 0 {
 			errs = append(errs, fmt.Errorf("%s limit %s: want a positive duration", d.name, d.d))

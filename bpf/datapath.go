@@ -91,6 +91,9 @@ func (d *Datapath) open() error {
 		return err
 	}
 	storeLimits(d.settings.value, d.cfg)
+	if err := d.keep(); err != nil {
+		return err
+	}
 	if err := d.openWindow(); err != nil {
 		return err
 	}

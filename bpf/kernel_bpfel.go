@@ -55,9 +55,10 @@ const (
 	kernelRfCounterRF_COUNT_UNREPORTED_PACKETS  kernelRfCounter = 19
 	kernelRfCounterRF_COUNT_RECORDS             kernelRfCounter = 20
 	kernelRfCounterRF_COUNT_RING_FULL           kernelRfCounter = 21
-	kernelRfCounterRF_COUNT_LIVE_DENY           kernelRfCounter = 22
-	kernelRfCounterRF_COUNT_STAGED_DENY         kernelRfCounter = 33
-	kernelRfCounterRF_COUNTERS                  kernelRfCounter = 44
+	kernelRfCounterRF_COUNT_ORPHAN_SWEEPS       kernelRfCounter = 22
+	kernelRfCounterRF_COUNT_LIVE_DENY           kernelRfCounter = 23
+	kernelRfCounterRF_COUNT_STAGED_DENY         kernelRfCounter = 34
+	kernelRfCounterRF_COUNTERS                  kernelRfCounter = 45
 )
 
 type kernelRfEndpoint struct {
@@ -200,6 +201,7 @@ type kernelRfSettings struct {
 	CountersId        uint64
 	CarryUntil        uint64
 	SweepInterval     uint64
+	OrphanedAfter     uint64
 	Idle              [8]uint64
 	EndpointFlows     uint32
 	EndpointFragments uint32
@@ -246,6 +248,7 @@ const (
 	kernelMapFailsafe        = "failsafe"
 	kernelMapFlows           = "flows"
 	kernelMapFragments       = "fragments"
+	kernelMapKeeper          = "keeper"
 	kernelMapQuotas          = "quotas"
 	kernelMapRingIntent      = "ring_intent"
 	kernelMapRules           = "rules"
@@ -254,6 +257,7 @@ const (
 	kernelMapWorkloads       = "workloads"
 	kernelProgRfAdopt        = "rf_adopt"
 	kernelProgRfFromEndpoint = "rf_from_endpoint"
+	kernelProgRfKeep         = "rf_keep"
 	kernelProgRfSweep        = "rf_sweep"
 	kernelProgRfToEndpoint   = "rf_to_endpoint"
 )
@@ -302,6 +306,7 @@ type kernelSpecs struct {
 type kernelProgramSpecs struct {
 	RfAdopt        *ebpf.ProgramSpec `ebpf:"rf_adopt"`
 	RfFromEndpoint *ebpf.ProgramSpec `ebpf:"rf_from_endpoint"`
+	RfKeep         *ebpf.ProgramSpec `ebpf:"rf_keep"`
 	RfSweep        *ebpf.ProgramSpec `ebpf:"rf_sweep"`
 	RfToEndpoint   *ebpf.ProgramSpec `ebpf:"rf_to_endpoint"`
 }
@@ -318,6 +323,7 @@ type kernelMapSpecs struct {
 	Failsafe   *ebpf.MapSpec `ebpf:"failsafe"`
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
+	Keeper     *ebpf.MapSpec `ebpf:"keeper"`
 	Quotas     *ebpf.MapSpec `ebpf:"quotas"`
 	RingIntent *ebpf.MapSpec `ebpf:"ring_intent"`
 	Rules      *ebpf.MapSpec `ebpf:"rules"`
@@ -360,6 +366,7 @@ type kernelMaps struct {
 	Failsafe   *ebpf.Map `ebpf:"failsafe"`
 	Flows      *ebpf.Map `ebpf:"flows"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
+	Keeper     *ebpf.Map `ebpf:"keeper"`
 	Quotas     *ebpf.Map `ebpf:"quotas"`
 	RingIntent *ebpf.Map `ebpf:"ring_intent"`
 	Rules      *ebpf.Map `ebpf:"rules"`
@@ -378,6 +385,7 @@ func (m *kernelMaps) Close() error {
 		m.Failsafe,
 		m.Flows,
 		m.Fragments,
+		m.Keeper,
 		m.Quotas,
 		m.RingIntent,
 		m.Rules,
@@ -399,6 +407,7 @@ type kernelVariables struct {
 type kernelPrograms struct {
 	RfAdopt        *ebpf.Program `ebpf:"rf_adopt"`
 	RfFromEndpoint *ebpf.Program `ebpf:"rf_from_endpoint"`
+	RfKeep         *ebpf.Program `ebpf:"rf_keep"`
 	RfSweep        *ebpf.Program `ebpf:"rf_sweep"`
 	RfToEndpoint   *ebpf.Program `ebpf:"rf_to_endpoint"`
 }
@@ -407,6 +416,7 @@ func (p *kernelPrograms) Close() error {
 	return _KernelClose(
 		p.RfAdopt,
 		p.RfFromEndpoint,
+		p.RfKeep,
 		p.RfSweep,
 		p.RfToEndpoint,
 	)

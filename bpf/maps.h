@@ -150,6 +150,16 @@ struct {
 	__type(value, struct rf_intent);
 } ring_intent SEC(".maps");
 
+/* Key 0. The timer that sweeps while no agent does: armed by rf_keep and
+ * rf_sweep, which userspace runs. Being in a pinned map it outlives the agent,
+ * with the program that armed it; when the map's last pin goes it stops. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rf_keeper);
+} keeper SEC(".maps");
+
 static __always_inline void rf_count(enum rf_counter counter)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &counter);

@@ -39,6 +39,7 @@ var counterHelp = map[kernelRfCounter]string{
 	kernelRfCounterRF_COUNT_UNREPORTED_PACKETS:  "Packets of flows that found no room, which no record counts.",
 	kernelRfCounterRF_COUNT_RECORDS:             "Records written to the ring buffer.",
 	kernelRfCounterRF_COUNT_RING_FULL:           "Records that found the ring buffer full and wait for the sweep.",
+	kernelRfCounterRF_COUNT_ORPHAN_SWEEPS:       "Sweeps of the flow table that the kernel made because no agent did.",
 }
 
 var levelHelp = map[string]string{

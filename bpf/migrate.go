@@ -20,7 +20,7 @@ import (
 // together are maps that mean something only side by side: when one is made
 // anew, all are.
 var together = [][]string{
-	{kernelMapFlows, kernelMapQuotas, kernelMapFragments},
+	{kernelMapFlows, kernelMapQuotas, kernelMapFragments, kernelMapKeeper},
 	{kernelMapEvents, kernelMapRingIntent},
 }
 

@@ -61,32 +61,13 @@ func TestCountsUnderContention(t *testing.T) {
 		c.SweepInterval = time.Nanosecond
 		c.Idle = IdleLimits{SYN: 1, Established: 1, Closing: 1, UDP: 1, ICMP: 1, Other: 1}
 	})
-	const senders, sweeps, repeat = 3, 150, 20
+	const senders, sweeps = 3, 150
 	var wg sync.WaitGroup
 	var sent atomic.Uint64
 	done := make(chan struct{})
 	for i := range senders {
-		wg.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				// Two of the senders share their flows.
-				p := udp(web.v4, db.v4, uint16(1000+n%50+100*(i/2)), 53)
-				ctx := skb{Ifindex: uint32(l.index)}
-				err := netNS(l.ns).do(func() error {
-					_, err := l.d.programs.RfFromEndpoint.Run(&ebpf.RunOptions{Data: p.frame(t), Context: ctx, Repeat: repeat})
-					return err
-				})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				sent.Add(repeat)
-			}
-		})
+		// Two of the senders share their flows.
+		wg.Go(func() { l.hammer(done, &sent, func(n int) uint16 { return uint16(1000 + n/20%50 + 100*(i/2)) }) })
 	}
 	var sum total
 	var deleted uint64

@@ -79,6 +79,7 @@ func storeLimits(s *kernelRfSettings, cfg Config) {
 		atomic.StoreUint64(&s.Idle[i], ns)
 	}
 	atomic.StoreUint64(&s.SweepInterval, nanoseconds(cfg.SweepInterval))
+	atomic.StoreUint64(&s.OrphanedAfter, nanoseconds(cfg.OrphanedAfter))
 	atomic.StoreUint32(&s.EndpointFlows, cfg.EndpointFlows)
 	atomic.StoreUint32(&s.Pending, uint32(cfg.Pending))
 	atomic.StoreUint32(&s.EndpointFragments, cfg.EndpointFragments)

@@ -6,9 +6,31 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
+
+// keep has the kernel sweep by itself, from Config.OrphanedAfter from now on,
+// unless Sweep comes before.
+func (d *Datapath) keep() error {
+	code, err := d.programs.RfKeep.Run(&ebpf.RunOptions{})
+	if err == nil {
+		err = errnoOf(code)
+	}
+	if err != nil {
+		return fmt.Errorf("arm the kernel's own sweep: %w", err)
+	}
+	return nil
+}
+
+// errnoOf reads what a syscall program returned: 0 or a negative errno.
+func errnoOf(code uint32) error {
+	if code == 0 {
+		return nil
+	}
+	return unix.Errno(-int32(code)) //nolint:gosec // the program returns an int
+}
 
 // Sweep reports flows whose counters waited long enough, ends those that are
 // idle and deletes those that ended. It also deletes policy tables that are in
@@ -58,11 +80,11 @@ func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) 
 	}
 	args := kernelRfSweepArgs{Now: now}
 	code, err := d.programs.RfSweep.Run(&ebpf.RunOptions{Context: &args, ContextOut: &args})
+	if err == nil {
+		err = errnoOf(code)
+	}
 	if err != nil {
 		return SweepStats{}, fmt.Errorf("sweep the flow table: %w", err)
-	}
-	if code != 0 {
-		return SweepStats{}, fmt.Errorf("sweep the flow table: program returned %d", code)
 	}
 	d.levels.Flows = args.Flows - args.Deleted
 	if err := d.dropQuotas(); err != nil {
@@ -118,6 +140,7 @@ var counterNames = [...]string{
 	kernelRfCounterRF_COUNT_UNREPORTED_PACKETS:  "unreported_packets",
 	kernelRfCounterRF_COUNT_RECORDS:             "records",
 	kernelRfCounterRF_COUNT_RING_FULL:           "ring_full",
+	kernelRfCounterRF_COUNT_ORPHAN_SWEEPS:       "orphan_sweeps",
 }
 
 // reasons is how many values flow.Reason has: the length of the two runs of

@@ -9,9 +9,12 @@
  * after, deletes it: any program that found it alive has long returned. */
 #define RF_GRACE_NS 50000000ULL
 
+#define RF_CLOCK_MONOTONIC 1
+
 struct rf_sweep {
 	struct rf_sweep_args args;
 	__u64 interval;
+	__u64 orphaned; /* not 0: no agent asks, the kernel does it by itself */
 	__u64 idle[RF_STATES];
 };
 
@@ -41,14 +44,18 @@ static __always_inline void rf_sweep_idle(struct rf_flow_key *k, struct rf_flow 
 	bool ended = RF_READ(f->marks) & RF_FLOW_ENDED;
 
 	if (!ended || rf_unreported(f)) {
-		if (!rf_emit(k, f, ended ? RF_EVENT_SWEEP : RF_EVENT_END, s->args.now)) {
+		if (rf_emit(k, f, ended ? RF_EVENT_SWEEP : RF_EVENT_END, s->args.now)) {
+			s->args.reported++;
+			if (!ended)
+				s->args.ended++;
+			__sync_fetch_and_or(&f->marks, RF_FLOW_ENDED);
+		} else {
 			s->args.ring_full++;
-			return;
+			/* With nobody reading, room for a new flow is worth more
+			 * than an end record that counts nothing. */
+			if (!s->orphaned || rf_unreported(f))
+				return;
 		}
-		s->args.reported++;
-		if (!ended)
-			s->args.ended++;
-		__sync_fetch_and_or(&f->marks, RF_FLOW_ENDED);
 	}
 	RF_WRITE(f->reported_at, s->args.now);
 	__sync_val_compare_and_swap(&f->life, RF_ALIVE, RF_DYING);
@@ -102,27 +109,89 @@ static long rf_sweep_fragment(void *map, struct rf_fragment_key *k, struct rf_fr
 	return 0;
 }
 
+/* One sweep of both tables. Never two at once: see rf_sweep. */
+static __always_inline void rf_sweep_tables(const struct rf_settings *settings_value, struct rf_sweep *s)
+{
+	int i;
+
+	s->interval = settings_value->sweep_interval;
+	for (i = 0; i < RF_STATES; i++)
+		s->idle[i] = settings_value->idle[i];
+	bpf_for_each_map_elem(&flows, rf_sweep_flow, s, 0);
+	bpf_for_each_map_elem(&fragments, rf_sweep_fragment, s, 0);
+}
+
+/* The timer's: it fires only when no agent has put it off in time. */
+static int rf_sweep_orphaned(void *map, __u32 *key, struct rf_keeper *k)
+{
+	struct rf_settings *settings_value;
+	struct rf_sweep s = {};
+	__u32 zero = 0;
+
+	settings_value = bpf_map_lookup_elem(&settings, &zero);
+	if (!settings_value)
+		return 0;
+	/* The flows' own, coarse clock is not for programs of this type. It is
+	 * a tick behind at most, which no limit is fine enough to notice. */
+	s.args.now = bpf_ktime_get_ns();
+	s.orphaned = 1;
+	rf_sweep_tables(settings_value, &s);
+	rf_count_shared(RF_COUNT_ORPHAN_SWEEPS);
+	bpf_timer_start(&k->timer, settings_value->orphaned_after, 0);
+	return 0;
+}
+
+static __always_inline int rf_arm(const struct rf_settings *settings_value, struct rf_keeper *k)
+{
+	int err = bpf_timer_init(&k->timer, &keeper, RF_CLOCK_MONOTONIC);
+
+	if (err && err != -16) /* EBUSY: an earlier agent did it */
+		return err;
+	err = bpf_timer_set_callback(&k->timer, rf_sweep_orphaned);
+	if (err)
+		return err;
+	return bpf_timer_start(&k->timer, settings_value->orphaned_after, 0);
+}
+
+/* Run by userspace at its start: from then on the timer runs this program's
+ * sweep, not that of an earlier version. Returns 0 or a negative errno. */
+SEC("syscall")
+int rf_keep(void *unused)
+{
+	struct rf_settings *settings_value;
+	struct rf_keeper *k;
+	__u32 zero = 0;
+
+	settings_value = bpf_map_lookup_elem(&settings, &zero);
+	k = bpf_map_lookup_elem(&keeper, &zero);
+	if (!settings_value || !k)
+		return -2;
+	bpf_timer_cancel(&k->timer);
+	return rf_arm(settings_value, k);
+}
+
 /* Run by userspace every second: reports what waits, ends what is idle. The
- * caller gives the time, on the clock of the flows. */
+ * caller gives the time, on the clock of the flows. Cancelling the timer waits
+ * for its sweep to end, and it is armed anew when this one has: there is one
+ * sweep at a time, which the steps of a flow's death and the quotas rely on.
+ * Returns 0 or a negative errno. */
 SEC("syscall")
 int rf_sweep(struct rf_sweep_args *args)
 {
 	struct rf_settings *settings_value;
 	struct rf_sweep s = {};
+	struct rf_keeper *k;
 	__u32 zero = 0;
-	int i;
 
 	settings_value = bpf_map_lookup_elem(&settings, &zero);
-	if (!settings_value)
-		return 1;
+	k = bpf_map_lookup_elem(&keeper, &zero);
+	if (!settings_value || !k)
+		return -2;
 	s.args.now = args->now;
-	s.interval = settings_value->sweep_interval;
-	for (i = 0; i < RF_STATES; i++)
-		s.idle[i] = settings_value->idle[i];
-	bpf_for_each_map_elem(&flows, rf_sweep_flow, &s, 0);
-	bpf_for_each_map_elem(&fragments, rf_sweep_fragment, &s, 0);
+	bpf_timer_cancel(&k->timer);
+	rf_sweep_tables(settings_value, &s);
 	*args = s.args;
-	return 0;
+	return rf_arm(settings_value, k);
 }
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef RF_TYPES_H
 #define RF_TYPES_H
 
+#include <linux/bpf.h>
 #include <linux/types.h>
 
 /*
@@ -112,6 +113,7 @@ enum rf_counter {
 	RF_COUNT_UNREPORTED_PACKETS,  /* of flows that found no room: no record counts them */
 	RF_COUNT_RECORDS,	      /* records written to the ring */
 	RF_COUNT_RING_FULL,	      /* records that found no room; the sweep tries again */
+	RF_COUNT_ORPHAN_SWEEPS,	      /* sweeps the kernel made because no agent did */
 	RF_COUNT_LIVE_DENY,	      /* packets the live slot denies, by reason */
 	RF_COUNT_STAGED_DENY = RF_COUNT_LIVE_DENY + RF_REASONS, /* its twin: what audit would drop */
 	RF_COUNTERS = RF_COUNT_STAGED_DENY + RF_REASONS,
@@ -132,6 +134,7 @@ struct rf_settings {
 	__u64 counters_id;	  /* likewise */
 	__u64 carry_until;	  /* ns; until then answers may come before their flows */
 	__u64 sweep_interval;	  /* ns a flow's counters may wait for a record */
+	__u64 orphaned_after;	  /* ns without an agent's sweep until the kernel makes one */
 	__u64 idle[RF_STATES];	  /* ns */
 	__u32 endpoint_flows;	  /* quota; 0: none */
 	__u32 endpoint_fragments; /* notes in the fragment table; 0: no quota */
@@ -142,7 +145,7 @@ struct rf_settings {
 	__u64 interfaces[RF_INTERFACES];
 	RF_TEST_FIELD
 };
-_Static_assert(sizeof(struct rf_settings) == 136 + 8 * RF_INTERFACES + RF_TEST_BYTES, "rf_settings");
+_Static_assert(sizeof(struct rf_settings) == 144 + 8 * RF_INTERFACES + RF_TEST_BYTES, "rf_settings");
 
 #define RF_ENDPOINT_HOST 1
 /* Tunnels that are looked into on the interface. */
@@ -370,6 +373,11 @@ struct rf_intent {
 	__u64 end;
 };
 _Static_assert(sizeof(struct rf_intent) == 16, "rf_intent");
+
+struct rf_keeper {
+	struct bpf_timer timer;
+};
+_Static_assert(sizeof(struct rf_keeper) == 16, "rf_keeper");
 
 /* Argument and answer of rf_sweep. */
 struct rf_sweep_args {
