@@ -31,6 +31,16 @@ func (l *lab) abandon() {
 	}
 	l.t.Cleanup(func() {
 		_ = errors.Join(ghost.maps.Flows.Close(), ghost.maps.Counters.Close(), ghost.programs.Close())
+		if _, err := os.Stat(ghost.cfg.PinDir); err != nil {
+			return // a later agent has cleared up
+		}
+		d, err := Open(ghost.cfg)
+		if err == nil {
+			err = d.Remove()
+		}
+		if err != nil {
+			l.t.Error(err)
+		}
 	})
 	l.d = ghost
 }
