@@ -394,3 +394,46 @@ func TestPanic(t *testing.T) {
 		l.want(drop, p, "after panic")
 	})
 }
+
+// TestOtherSideOfDropped checks that nobody keeps an endpoint from what it is
+// allowed by sending first under the same tuple.
+func TestOtherSideOfDropped(t *testing.T) {
+	families(t, func(t *testing.T, family int) {
+		here, there := web.in(family), db.in(family)
+		for _, c := range []struct {
+			name                    string
+			theirs, ours, ourAnswer packet
+		}{
+			{"UDP", udp(there, here, 53, 40000), udp(here, there, 40000, 53), udp(there, here, 53, 40000)},
+			{"TCP", tcp(there, here, 53, 40000, "S"), tcp(here, there, 40000, 53, "S"), tcp(there, here, 53, 40000, "SA")},
+		} {
+			t.Run(c.name+", allowed out", func(t *testing.T) {
+				l := newLab(t)
+				l.apply(live(flow.Ingress, 1), live(flow.Egress, 1, allow(dbIdent, flow.UDP, 53), allow(dbIdent, flow.TCP, 53)))
+				l.want(drop, c.theirs, "unasked for")
+				l.want(pass, c.ours, "the endpoint's own")
+				l.want(pass, c.ourAnswer, "its answer")
+			})
+			t.Run(c.name+", allowed in", func(t *testing.T) {
+				l := newLab(t)
+				l.apply(live(flow.Egress, 1), live(flow.Ingress, 1, allow(dbIdent, flow.UDP, 40000), allow(dbIdent, flow.TCP, 40000)))
+				l.want(drop, c.ours, "the endpoint may not begin")
+				l.want(pass, c.theirs, "the peer may")
+				answer := c.ours
+				if c.name == "TCP" {
+					answer = tcp(here, there, 40000, 53, "SA")
+				}
+				l.want(pass, answer, "the endpoint's answer")
+			})
+			t.Run(c.name+", allowed neither way", func(t *testing.T) {
+				l := newLab(t)
+				l.apply(live(flow.Egress, 1), live(flow.Ingress, 1))
+				l.want(drop, c.theirs, "unasked for")
+				l.want(drop, c.ours, "the endpoint's own")
+				if got := l.flows(); got != 1 {
+					t.Errorf("%d flows, want the one", got)
+				}
+			})
+		}
+	})
+}

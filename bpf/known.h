@@ -177,10 +177,13 @@ static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
 	judged = RF_READ(f->judged);
 	if (RF_READ(f->life) != RF_ALIVE || judged >> 32 != RF_READ(s->epoch) || !rf_is_open(f))
 		return RF_UNUSUAL;
+	outcome = rf_outcome(judged, RF_READ(s->panic));
+	/* The other side of what is dropped may begin a flow of its own. */
+	if (outcome == RF_OUTCOME_DROPPED && f->initiator != (from ? RF_LOCAL : RF_REMOTE))
+		return RF_UNUSUAL;
 	packets = skb->gso_segs;
 	rf_count_packet(f, from ? RF_LOCAL : RF_REMOTE, flags, packets ? packets : 1, skb->len,
 			bpf_ktime_get_coarse_ns());
-	outcome = rf_outcome(judged, RF_READ(s->panic));
 	rf_count_verdict(judged, outcome);
 	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
 }

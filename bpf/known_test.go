@@ -26,7 +26,7 @@ func TestKnownFlow(t *testing.T) {
 			{"TCP audited", tcp(web.in(family), db.in(family), 40000, 80, "A"), []Table{staged(flow.Egress, 1)}, flow.OutcomeAudited, pass},
 			{"UDP audited", udp(web.in(family), db.in(family), 40000, 80), []Table{staged(flow.Egress, 1)}, flow.OutcomeAudited, pass},
 			{"TCP enforced", tcp(web.in(family), db.in(family), 40000, 80, "A"), []Table{live(flow.Egress, 1)}, flow.OutcomeDropped, drop},
-			{"UDP enforced", udp(web.in(family), db.in(family), 40000, 80), []Table{live(flow.Egress, 1)}, flow.OutcomeDropped, drop},
+			{"UDP enforced", udp(web.in(family), db.in(family), 40000, 80), []Table{live(flow.Egress, 1), live(flow.Ingress, 1)}, flow.OutcomeDropped, drop},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				l := newLab(t)

@@ -21,24 +21,27 @@ func (m *model) flow(a *arrival) bool {
 		return m.unknown(a, late)
 	}
 	event := flow.EventNone
-	switch {
-	case f.dying:
+	if f.dying {
 		f.dying = false
 		m.begin(a)
-		m.restart(a, f)
 		event = flow.EventNew
-	case a.p.opens():
-		same, restarts := m.syn(a, f)
+	} else {
+		if f.judged != m.epoch && m.again(a, f) {
+			event = flow.EventVerdict
+		}
+		same, restarts := m.begins(a, f)
 		if !same {
+			if event != flow.EventNone {
+				m.record(a.key, f, event, 0)
+			}
 			return m.alone(a)
 		}
 		if restarts {
-			m.restart(a, f)
 			event = flow.EventNew
 		}
 	}
-	if f.judged != m.epoch && m.again(a, f) {
-		event = flow.EventVerdict
+	if event == flow.EventNew {
+		m.restart(a, f)
 	}
 	m.add(a, f)
 	if a.p.shakes() && !a.p.later && step(a, f) {
@@ -60,6 +63,21 @@ func (m *model) add(a *arrival, f *modelFlow) {
 func (m *model) alone(a *arrival) bool {
 	m.count(kernelRfCounterRF_COUNT_STATELESS)
 	return m.finish(a.answer[0], a.answer[1])
+}
+
+// begins says whether a packet may touch the flow of its tuple, and whether it
+// begins a new one. What is dropped has no answers, so that its other side may.
+func (m *model) begins(a *arrival, f *modelFlow) (same, restarts bool) {
+	opens := a.p.opens() || !a.p.later && !a.p.shakes() && a.p.protocol != 1 && a.p.protocol != 58
+	dropped := f.live.Verdict == flow.VerdictDeny && !m.panic
+	if opens && dropped && a.side != f.initiator && f.direction != flow.DirectionUnknown && f.state != stateClosing {
+		m.begin(a)
+		return true, a.answer[0].Verdict != flow.VerdictDeny
+	}
+	if !a.p.opens() {
+		return true, false
+	}
+	return m.syn(a, f)
 }
 
 // syn says whether a SYN may touch its flow, and whether it begins a new one

@@ -227,29 +227,61 @@ static __always_inline enum rf_syn rf_judge_syn(struct rf_visit *v, struct rf_fl
 	return RF_SYN_SAME;
 }
 
+/* Packets that are no flow's beginning. */
+static __always_inline bool rf_is_late(const struct rf_packet *p)
+{
+	return p->flags & RF_PKT_LATER_FRAGMENT || (rf_has_handshake(p) && p->tcp_flags & RF_TCP_RST);
+}
+
+/* Whether the packet would begin a flow, came it not from the other side of one
+ * that is dropped. Nothing can be an answer to what never arrived: without this
+ * anybody could keep an endpoint from what it is allowed, by sending first. */
+static __always_inline bool rf_crosses(const struct rf_visit *v, const struct rf_flow *f)
+{
+	if (v->side == f->initiator || f->direction == RF_DIRECTION_UNKNOWN || f->state == RF_STATE_CLOSING)
+		return false;
+	if (!rf_is_new_syn(&v->p) &&
+	    (rf_is_late(&v->p) || rf_shows_direction(&v->p) || rf_has_handshake(&v->p)))
+		return false;
+	return rf_outcome(RF_READ(f->judged), v->panic) == RF_OUTCOME_DROPPED;
+}
+
+static __always_inline enum rf_syn rf_judge_beginning(struct rf_visit *v, struct rf_flow *f)
+{
+	if (rf_crosses(v, f)) {
+		rf_first_direction(v);
+		rf_judge_first(v);
+		return (v->answer.judged & 0xff) == RF_VERDICT_DENY ? RF_SYN_SAME : RF_SYN_RESTART;
+	}
+	return rf_is_new_syn(&v->p) ? rf_judge_syn(v, f) : RF_SYN_SAME;
+}
+
 /* A packet of a flow in the table. */
 static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool revived)
 {
-	__u32 event = RF_EVENT_NONE;
+	__u32 event = RF_EVENT_NEW;
 
 	if (revived) {
 		rf_first_direction(v);
 		rf_judge_first(v);
-		rf_restart(v, f);
-		event = RF_EVENT_NEW;
-	} else if (rf_is_new_syn(&v->p)) {
-		enum rf_syn syn = rf_judge_syn(v, f);
-
-		if (syn == RF_SYN_ALONE)
+	} else {
+		event = RF_EVENT_NONE;
+		if (RF_READ(f->judged) >> 32 != v->epoch && rf_rejudge(v, f))
+			event = RF_EVENT_VERDICT;
+		switch (rf_judge_beginning(v, f)) {
+		case RF_SYN_ALONE:
+			if (event)
+				rf_emit(&v->k, f, event, v->now);
 			return rf_finish_stateless(v);
-		if (syn == RF_SYN_RESTART) {
-			rf_restart(v, f);
+		case RF_SYN_RESTART:
 			event = RF_EVENT_NEW;
+			break;
+		case RF_SYN_SAME:
+			break;
 		}
 	}
-	if (RF_READ(f->judged) >> 32 != v->epoch && rf_rejudge(v, f))
-		event = RF_EVENT_VERDICT;
-
+	if (event == RF_EVENT_NEW)
+		rf_restart(v, f);
 	rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
 	if (rf_has_handshake(&v->p) && !(v->p.flags & RF_PKT_LATER_FRAGMENT) &&
 	    rf_tcp_step(f, v->side & 1, &v->p))
@@ -257,12 +289,6 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 	else if (event)
 		rf_emit(&v->k, f, event, v->now);
 	return rf_finish(v, RF_READ(f->judged));
-}
-
-/* Packets that are no flow's beginning. */
-static __always_inline bool rf_is_late(const struct rf_packet *p)
-{
-	return p->flags & RF_PKT_LATER_FRAGMENT || (rf_has_handshake(p) && p->tcp_flags & RF_TCP_RST);
 }
 
 /* A packet of no flow in the table. */

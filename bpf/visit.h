@@ -19,7 +19,6 @@ struct rf_visit {
 	__u32 endpoint;
 	__u32 epoch;
 	__u32 panic;
-	__u32 tunnels;	/* RF_ENDPOINT_TUNNELS that are looked into */
 	__u8 side;	/* who sent the packet: RF_LOCAL or RF_REMOTE */
 	__u8 from;	/* it comes from the endpoint */
 	__u8 host;	/* the endpoint is the node itself */
@@ -27,9 +26,9 @@ struct rf_visit {
 	__u8 direction;
 	__u8 local_origin; /* RF_ASK_LOCAL_ORIGIN holds, should the flow be the node's */
 	__u8 benefit;	   /* allowed as a possible answer */
-	__u8 pad[5];
+	__u8 tunnels;	   /* RF_ENDPOINT_TUNNELS that are looked into */
 };
-_Static_assert(sizeof(struct rf_visit) == 232, "rf_visit");
+_Static_assert(sizeof(struct rf_visit) == 224, "rf_visit");
 
 static __always_inline const __u8 *rf_local(const struct rf_visit *v)
 {
