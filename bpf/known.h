@@ -71,7 +71,7 @@ static __always_inline bool rf_plain_ip(struct __sk_buff *skb, bool from, struct
 	     *l3 = data + sizeof(struct ethhdr);
 	__be16 type;
 
-	if (l3 > end)
+	if (l3 > end || rf_may_be_bare(skb))
 		return false;
 	type = *(__be16 *)(data + offsetof(struct ethhdr, h_proto));
 	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD)) {

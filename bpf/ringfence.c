@@ -361,7 +361,8 @@ static __noinline int rf_visit_packet(struct __sk_buff *skb, bool from)
 
 	if (!rf_arrive(skb, &v, from))
 		return RF_PASS;
-	parsed = rf_parse(skb, &v.p);
+	/* Pods' packets come in from their side of the link, the node's go out. */
+	parsed = rf_parse(skb, &v.p, from != v.host);
 	if (parsed == RF_PARSED && v.tunnels)
 		parsed = rf_parse_inner(skb, &v.p, v.tunnels);
 	if (parsed == RF_PARSED_NON_IP) {
