@@ -105,23 +105,42 @@ static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow
 	r->connections = rf_xchg32(&f->connections, 0);
 }
 
-/* Writes a record with what is unreported. Returns 0, and leaves the counters
- * where they are, when the ring has no room. */
-__noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __u64 now)
+/* Waking a reader that is caught up costs more than writing the record. It looks
+ * by itself, see ring.go, and is woken whenever a quarter of the ring was written.
+ * "before" is where the ring was written up to before the reservation, so that no
+ * step is missed however many CPUs write. */
+static __always_inline __u64 rf_wakes(__u64 before)
+{
+	__u64 quarter = bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4;
+
+	return (before ^ bpf_ringbuf_query(&events, BPF_RB_PROD_POS)) >= quarter ? BPF_RB_FORCE_WAKEUP
+										 : BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline struct rf_record *rf_reserve(__u64 *before)
 {
 	struct rf_record *r;
-	__u32 initiator;
-	__u64 judged;
 
-	if (!k || !f)
-		return 0;
+	*before = bpf_ringbuf_query(&events, BPF_RB_PROD_POS);
 	r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);
-	if (!r) {
+	if (!r)
 		rf_count_shared(RF_COUNT_RING_FULL);
-		return 0;
-	}
-	initiator = f->initiator;
-	judged = RF_READ(f->judged);
+	return r;
+}
+
+static __always_inline void rf_submit(struct rf_record *r, __u64 before)
+{
+	bpf_ringbuf_submit(r, rf_wakes(before));
+	rf_count_shared(RF_COUNT_RECORDS);
+}
+
+/* Fills in all but the event and the counters. */
+static __always_inline void rf_fill_record(struct rf_record *r, const struct rf_flow_key *k,
+					   const struct rf_flow *f)
+{
+	__u32 initiator = f->initiator;
+	__u64 judged = RF_READ(f->judged);
+
 	r->time = RF_READ(f->last_seen);
 	r->first_seen = f->first_seen;
 	__builtin_memcpy(r->src, initiator ? k->remote : k->local, 16);
@@ -140,14 +159,28 @@ __noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __
 	r->staged_reason = judged >> 24;
 	r->pad[0] = 0;
 	r->pad[1] = 0;
+}
+
+/* Writes a record with what is unreported. Returns 0, and leaves the counters
+ * where they are, when the ring has no room. */
+__noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __u64 now)
+{
+	struct rf_record *r;
+	__u64 before;
+
+	if (!k || !f)
+		return 0;
+	r = rf_reserve(&before);
+	if (!r)
+		return 0;
+	rf_fill_record(r, k, f);
 	/* The first record of a flow is its new one, whoever writes it. */
 	if (!(__sync_fetch_and_or(&f->marks, RF_FLOW_REPORTED) & RF_FLOW_REPORTED) && event == RF_EVENT_SWEEP)
 		event = RF_EVENT_NEW;
 	r->event = event;
-	rf_fill_counters(r, f, initiator);
+	rf_fill_counters(r, f, f->initiator);
 	RF_WRITE(f->reported_at, now);
-	bpf_ringbuf_submit(r, 0);
-	rf_count_shared(RF_COUNT_RECORDS);
+	rf_submit(r, before);
 	return 1;
 }
 
@@ -210,9 +243,9 @@ static __always_inline __u8 rf_first_state(const struct rf_packet *p)
 }
 
 /* Moves a TCP or SCTP flow on by one packet. Returns true when that closed it. */
-static __always_inline bool rf_tcp_step(struct rf_flow *f, __u32 side, const struct rf_packet *p)
+static __always_inline bool rf_tcp_step(struct rf_flow *f, __u32 side, __u8 flags)
 {
-	__u8 flags = p->tcp_flags, fin = f->fin;
+	__u8 fin = f->fin;
 
 	if (flags & RF_TCP_RST) {
 		f->state = RF_STATE_CLOSING;

@@ -7,7 +7,8 @@
 
 /*
  * The way of nearly every packet: plain TCP or UDP of a flow that is in the
- * table, open, and judged under today's epoch. It only has to be counted.
+ * table and judged under today's epoch. It only has to be counted, and its
+ * connection followed.
  * Whatever is not perfectly ordinary is left to rf_visit_packet, which starts
  * from the beginning, so that the checks here may be too strict and never too
  * lax.
@@ -70,7 +71,7 @@ static __always_inline bool rf_plain_ip(struct __sk_buff *skb, bool from, struct
 	     *l3 = data + sizeof(struct ethhdr);
 	__be16 type;
 
-	if (l3 > end)
+	if (l3 > end || rf_may_be_bare(skb))
 		return false;
 	type = *(__be16 *)(data + offsetof(struct ethhdr, h_proto));
 	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD)) {
@@ -120,7 +121,7 @@ static __always_inline int rf_plain_l4(struct __sk_buff *skb, bool from, struct 
 		header = (((__u8 *)tcp)[12] >> 4) * 4;
 		flags = ((__u8 *)tcp)[13];
 		if (header < sizeof(*tcp) || header > p->len ||
-		    flags & (RF_TCP_SYN | RF_TCP_FIN | RF_TCP_RST))
+		    (flags & (RF_TCP_SYN | RF_TCP_ACK)) == RF_TCP_SYN)
 			return RF_UNUSUAL;
 	} else if (p->protocol == IPPROTO_UDP) {
 		__u32 size = bpf_ntohs(udp->len);
@@ -135,9 +136,17 @@ static __always_inline int rf_plain_l4(struct __sk_buff *skb, bool from, struct 
 	return flags;
 }
 
-static __always_inline bool rf_is_open(const struct rf_flow *f)
+/* Moves a TCP flow on. Most packets find it established, and leave it so. */
+static __always_inline bool rf_moves(const struct rf_flow *f, __u8 flags)
 {
-	return f->state == RF_STATE_ESTABLISHED || f->state == RF_STATE_UDP;
+	return flags & (RF_TCP_SYN | RF_TCP_FIN | RF_TCP_RST) || f->state != RF_STATE_ESTABLISHED;
+}
+
+__noinline int rf_step(struct rf_flow_key *k, struct rf_flow *f, __u32 side, __u32 flags, __u64 now)
+{
+	if (k && f && rf_tcp_step(f, side & 1, flags))
+		rf_end(k, f, now);
+	return 0;
 }
 
 /* 0, which no endpoint has, for an interface that is not watched. */
@@ -161,7 +170,7 @@ static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
 	struct rf_plain p;
 	struct rf_flow_key k;
 	struct rf_flow *f;
-	__u64 judged;
+	__u64 judged, now;
 	int flags;
 
 	if (!s || !rf_plain_ip(skb, from, &p, &k))
@@ -175,15 +184,17 @@ static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
 	if (!f)
 		return RF_UNUSUAL;
 	judged = RF_READ(f->judged);
-	if (RF_READ(f->life) != RF_ALIVE || judged >> 32 != RF_READ(s->epoch) || !rf_is_open(f))
+	if (RF_READ(f->life) != RF_ALIVE || judged >> 32 != RF_READ(s->epoch))
 		return RF_UNUSUAL;
 	outcome = rf_outcome(judged, RF_READ(s->panic));
 	/* The other side of what is dropped may begin a flow of its own. */
 	if (outcome == RF_OUTCOME_DROPPED && f->initiator != (from ? RF_LOCAL : RF_REMOTE))
 		return RF_UNUSUAL;
 	packets = skb->gso_segs;
-	rf_count_packet(f, from ? RF_LOCAL : RF_REMOTE, flags, packets ? packets : 1, skb->len,
-			bpf_ktime_get_coarse_ns());
+	now = bpf_ktime_get_coarse_ns();
+	rf_count_packet(f, from ? RF_LOCAL : RF_REMOTE, flags, packets ? packets : 1, skb->len, now);
+	if (p.protocol == IPPROTO_TCP && rf_moves(f, flags))
+		rf_step(&k, f, from ? RF_LOCAL : RF_REMOTE, flags, now);
 	rf_count_verdict(judged, outcome);
 	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
 }

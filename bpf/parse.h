@@ -13,6 +13,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "maps.h"
 #include "types.h"
 
 /* Bytes are copied out with bpf_skb_load_bytes: it works wherever in the skb
@@ -385,16 +386,47 @@ static __always_inline __u32 rf_parse_ethernet(struct __sk_buff *skb, __u32 at, 
 	return 0;
 }
 
-/* The frame's Ethernet header and tags, then its IP packet. */
-static __always_inline int rf_parse(struct __sk_buff *skb, struct rf_packet *p)
+/* Whether the frame begins with what may be an IP header: in most, the receiver's
+ * address stands there. */
+static __always_inline bool rf_may_be_bare(struct __sk_buff *skb)
 {
-	__u16 type = 0;
+	__u8 *data = (void *)(long)skb->data;
 
-	p->l3 = rf_parse_ethernet(skb, 0, &type);
-	if (!p->l3)
+	if ((void *)(data + sizeof(struct ethhdr)) > (void *)(long)skb->data_end)
+		return true;
+	if (data[0] >> 4 == 4)
+		return bpf_ntohs(*(__be16 *)(data + 2)) <= skb->len;
+	return data[0] >> 4 == 6 && bpf_ntohs(*(__be16 *)(data + 4)) <= skb->len;
+}
+
+/* An XDP program in generic mode may cost a packet its Ethernet header on the way
+ * to the ingress hook: the kernel copies it and forgets how long that header was.
+ * The network header is then where the frame begins, or a byte that lies as far
+ * from it as the last one from the beginning could not be read. */
+static __always_inline bool rf_is_bare(struct __sk_buff *skb)
+{
+	void *linear = (void *)(long)skb->data_end, *data = (void *)(long)skb->data;
+	__u8 last;
+
+	if (!rf_may_be_bare(skb))
+		return false;
+	/* The compiler's own way is arithmetic that the verifier refuses. */
+	asm volatile("%0 -= %1" : "+r"(linear) : "r"(data));
+	return !bpf_skb_load_bytes_relative(skb, (__u32)(long)linear - 1, &last, sizeof(last),
+					    BPF_HDR_START_NET);
+}
+
+/* The frame's Ethernet header and tags, then its IP packet. */
+static __always_inline int rf_parse(struct __sk_buff *skb, struct rf_packet *p, bool ingress)
+{
+	__u16 protocol = bpf_ntohs(RF_READ(skb->protocol)), type = protocol;
+	bool bare = ingress && rf_is_bare(skb);
+
+	p->l3 = bare ? 0 : rf_parse_ethernet(skb, 0, &type);
+	if (!p->l3 && !bare)
 		return RF_PARSED_MALFORMED;
 	if (!rf_is_ip(type))
-		return RF_PARSED_NON_IP;
+		return ingress && rf_is_ip(protocol) ? RF_PARSED_MALFORMED : RF_PARSED_NON_IP;
 	p->ethertype = type;
 	p->end = skb->len;
 	if (skb->gso_size)

@@ -77,6 +77,11 @@ static __always_inline struct rf_table *rf_table_of(__u64 word, __u32 slot)
 	return number ? bpf_map_lookup_elem(&tables, &number) : NULL;
 }
 
+static __always_inline bool rf_same_tables(__u64 word)
+{
+	return RF_TABLE_OF(word, RF_SLOT_LIVE) == RF_TABLE_OF(word, RF_SLOT_STAGED);
+}
+
 /* The answer where an identity is not known yet. */
 static __always_inline __u32 rf_pending_verdict(void)
 {
@@ -206,24 +211,27 @@ static __always_inline __u64 rf_judge_either(struct rf_ask *ask, __u64 in, __u64
 	return RF_SLOT_ANSWER(RF_ANSWER_REVISION(said), RF_REASON_MIDSTREAM, RF_VERDICT_ALLOW);
 }
 
-static __always_inline void rf_find_failsafe(struct rf_ask *ask)
+/* A function of its own for the sake of rf_judge's stack. */
+__noinline int rf_find_failsafe(struct rf_ask *ask)
 {
-	struct rf_failsafe key = {
-	    .port = ask->remote_port,
-	    .protocol = ask->protocol,
-	};
+	struct rf_failsafe key = {};
 
+	if (!ask)
+		return 0;
+	key.port = ask->remote_port;
+	key.protocol = ask->protocol;
 	__builtin_memcpy(key.addr, ask->remote, 16);
 	if (bpf_map_lookup_elem(&failsafe, &key))
 		ask->flags |= RF_ASK_SAFE_EGRESS;
 	if (ask->peer == RF_IDENTITY_HOST && ask->flags & RF_ASK_LOCAL_ORIGIN && !(ask->flags & RF_ASK_HOST))
 		ask->flags |= RF_ASK_SAFE_INGRESS;
+	return 0;
 }
 
 /* Judges a flow in both slots. */
 __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 {
-	__u64 in, out;
+	__u64 in, out, said = 0;
 	__u32 slot;
 
 	if (!ask || !answer)
@@ -235,9 +243,9 @@ __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 	rf_find_failsafe(ask);
 	answer->judged = 0;
 	for (slot = 0; slot < RF_SLOTS; slot++) {
-		__u64 said;
-
-		if (!ask->workload)
+		if (slot && rf_same_tables(in) && rf_same_tables(out))
+			; /* what the live one says */
+		else if (!ask->workload)
 			said = rf_judge_pending(ask);
 		else if (ask->direction == RF_DIRECTION_UNKNOWN || ask->flags & RF_ASK_SPOOFED)
 			said = rf_judge_either(ask, in, out, slot);

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -291,20 +292,15 @@ func (r *Reader) decode(data []byte) (rawRecord, error) {
 	return decodeRecord(data)
 }
 
-// The kernel wakes a reader that is all caught up. One that holds records back
-// is not woken, and looks by itself.
-const (
-	waitCaughtUp = 1000 // ms
-	waitHolding  = 10
-)
+// waitLimit is how long a reader that found nothing waits before it looks again.
+// The kernel wakes it earlier when a quarter of the ring has been written since
+// the last time: waking it for each record would cost every connection more than
+// all the rest of the datapath does.
+const waitLimit = 100 * time.Millisecond
 
 func (r *Reader) wait() error {
-	timeout := waitHolding
-	if r.ring.consumed() == r.pos {
-		timeout = waitCaughtUp
-	}
 	var events [2]unix.EpollEvent
-	_, err := unix.EpollWait(r.epoll, events[:], timeout)
+	_, err := unix.EpollWait(r.epoll, events[:], int(waitLimit.Milliseconds()))
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("wait for the ring: %w", err)
 	}

@@ -284,7 +284,7 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 		rf_restart(v, f);
 	rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
 	if (rf_has_handshake(&v->p) && !(v->p.flags & RF_PKT_LATER_FRAGMENT) &&
-	    rf_tcp_step(f, v->side & 1, &v->p))
+	    rf_tcp_step(f, v->side & 1, v->p.tcp_flags))
 		rf_end(&v->k, f, v->now);
 	else if (event)
 		rf_emit(&v->k, f, event, v->now);
@@ -306,20 +306,15 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 			return rf_finish(v, v->answer.judged);
 	} else {
 		int inserted = rf_insert(v);
-		struct rf_flow *f = NULL;
+		struct rf_flow *f;
 
-		if (inserted != RF_INSERT_REFUSED)
-			f = bpf_map_lookup_elem(&flows, &v->k);
-		if (f && inserted == RF_INSERTED) {
-			rf_emit(&v->k, f, RF_EVENT_NEW, v->now);
+		if (inserted == RF_INSERTED)
 			return rf_finish(v, v->answer.judged);
-		}
+		f = inserted == RF_INSERT_RACED ? bpf_map_lookup_elem(&flows, &v->k) : NULL;
 		if (f) {
 			rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
 			return rf_finish(v, RF_READ(f->judged));
 		}
-		if (inserted == RF_INSERTED)
-			return rf_finish(v, v->answer.judged);
 	}
 	rf_count(RF_COUNT_UNREPORTED_PACKETS);
 	if (v->direction != RF_DIRECTION_UNKNOWN && !rf_shows_direction(&v->p)) {
@@ -392,7 +387,8 @@ static __noinline int rf_visit_packet(struct __sk_buff *skb, bool from)
 
 	if (!rf_arrive(skb, &v, from))
 		return RF_PASS;
-	parsed = rf_parse(skb, &v.p);
+	/* Pods' packets come in from their side of the link, the node's go out. */
+	parsed = rf_parse(skb, &v.p, from != v.host);
 	if (parsed == RF_PARSED && v.tunnels)
 		parsed = rf_parse_inner(skb, &v.p, v.tunnels);
 	if (parsed == RF_PARSED_NON_IP) {

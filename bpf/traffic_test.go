@@ -12,8 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -287,6 +291,70 @@ func TestTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	everything(true)
+}
+
+// TestTrafficBehindXDP checks default-deny on either side of a link behind an XDP
+// program of somebody else's, in the mode that costs packets their Ethernet header
+// on the way to the ingress hook.
+func TestTrafficBehindXDP(t *testing.T) {
+	s := newSite(t)
+	for _, h := range []host{s.web, s.db, s.evil} {
+		passAll(t, s.ns, h.veth)
+	}
+	everything := func(webToDB, evilToDB bool) {
+		t.Helper()
+		for _, family := range []int{4, 6} {
+			for _, network := range []string{"tcp", "udp"} {
+				s.reaches(webToDB, s.web, network, s.db.in(family))
+				s.reaches(evilToDB, s.evil, network, s.db.in(family))
+			}
+		}
+	}
+	s.apply(Table{
+		TableKey: TableKey{evilIdent, flow.SlotLive, flow.Egress}, Revision: 1,
+		Entries: []Entry{allow(webIdent, flow.TCP, serverPort), allow(webIdent, flow.UDP, serverPort)},
+	})
+	everything(true, false)
+	for _, family := range []int{4, 6} {
+		s.reaches(true, s.evil, "tcp", s.web.in(family))
+		s.reaches(true, s.evil, "udp", s.web.in(family))
+	}
+	s.apply(Table{TableKey: TableKey{evilIdent, flow.SlotLive, flow.Egress}, Delete: true}, Table{
+		TableKey: TableKey{dbIdent, flow.SlotLive, flow.Ingress}, Revision: 1,
+		Entries: []Entry{allow(webIdent, flow.TCP, serverPort), allow(webIdent, flow.UDP, serverPort)},
+	})
+	everything(true, false)
+	counters, err := s.d.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counters["malformed"] != 0 {
+		t.Errorf("%d packets counted as malformed", counters["malformed"])
+	}
+}
+
+// passAll attaches an XDP program that takes packets in fragments, in generic mode.
+func passAll(t *testing.T, ns, name string) {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.XDP, License: "GPL", Flags: unix.BPF_F_XDP_HAS_FRAGS,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	inNetNS(t, ns, func() error {
+		i, err := net.InterfaceByName(name)
+		if err != nil {
+			return err
+		}
+		l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: i.Index, Flags: link.XDPGenericMode})
+		if err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		return err
+	})
 }
 
 // TestTrafficCounts compares the records of real connections with what their

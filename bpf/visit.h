@@ -139,16 +139,51 @@ static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
 	return marks;
 }
 
-/* Counts the first packet. Both sides are written: an index that varies is not
- * allowed into the stack. */
-static __always_inline void rf_first_packet(const struct rf_visit *v, struct rf_flow *f)
+static __always_inline __u64 rf_first_count(const struct rf_visit *v)
 {
-	__u64 n = (__u64)v->packets << RF_PACKET | v->bytes;
+	return (__u64)v->packets << RF_PACKET | v->bytes;
+}
 
-	f->counted[RF_LOCAL] = v->from ? n : 0;
-	f->counted[RF_REMOTE] = v->from ? 0 : n;
-	f->marks |= (__u32)v->p.tcp_flags << (v->from ? RF_FLOW_FLAGS(RF_LOCAL) : RF_FLOW_FLAGS(RF_REMOTE));
-	f->last_seen = v->now;
+/* Writes the first record of a flow of one packet. Returns 0 when the ring has
+ * no room. */
+static __always_inline int rf_report_first(const struct rf_visit *v, const struct rf_flow *f)
+{
+	bool forward = v->initiator == v->side;
+	struct rf_record *r;
+	__u64 before;
+
+	r = rf_reserve(&before);
+	if (!r)
+		return 0;
+	rf_fill_record(r, &v->k, f);
+	r->event = RF_EVENT_NEW;
+	r->forward_packets = forward ? v->packets : 0;
+	r->forward_bytes = forward ? v->bytes : 0;
+	r->reverse_packets = forward ? 0 : v->packets;
+	r->reverse_bytes = forward ? 0 : v->bytes;
+	r->forward_flags = forward ? v->p.tcp_flags : 0;
+	r->reverse_flags = forward ? 0 : v->p.tcp_flags;
+	r->connections = 1;
+	rf_submit(r, before);
+	return 1;
+}
+
+/* Leaves the first record of a flow, for which the ring had no room, to the
+ * sweep. */
+__noinline int rf_report_later(struct rf_visit *v)
+{
+	struct rf_flow *f;
+
+	if (!v)
+		return 0;
+	f = bpf_map_lookup_elem(&flows, &v->k);
+	if (!f)
+		return 0;
+	__sync_fetch_and_add(&f->connections, 1);
+	__sync_fetch_and_add(&f->counted[v->side & 1], rf_first_count(v));
+	__sync_fetch_and_or(&f->marks, (__u32)v->p.tcp_flags << RF_FLOW_FLAGS(v->side & 1));
+	__sync_fetch_and_and(&f->marks, ~RF_FLOW_REPORTED);
+	return 0;
 }
 
 enum rf_inserted {
@@ -173,7 +208,7 @@ static __always_inline struct rf_quota *rf_find_quota(const struct rf_visit *v)
 	return bpf_map_lookup_elem(&quotas, &id);
 }
 
-/* Puts a judged flow into the table. */
+/* Puts a judged flow into the table and reports it. */
 __noinline int rf_insert(struct rf_visit *v)
 {
 	struct rf_flow fresh = {};
@@ -189,9 +224,10 @@ __noinline int rf_insert(struct rf_visit *v)
 	}
 	rf_init_flow(v, &fresh);
 	rf_store_answer(v, &fresh);
-	fresh.marks = rf_first_marks(v);
-	fresh.connections = 1;
-	rf_first_packet(v, &fresh);
+	/* As its record leaves it. */
+	fresh.marks = rf_first_marks(v) | RF_FLOW_REPORTED;
+	fresh.last_seen = v->now;
+	fresh.reported_at = v->now;
 	err = bpf_map_update_elem(&flows, &v->k, &fresh, BPF_NOEXIST);
 	if (err == -17) /* EEXIST */
 		return RF_INSERT_RACED;
@@ -202,6 +238,8 @@ __noinline int rf_insert(struct rf_visit *v)
 	if (quota)
 		__sync_fetch_and_add(&quota->flows, 1);
 	rf_count(RF_COUNT_FLOWS);
+	if (!rf_report_first(v, &fresh))
+		rf_report_later(v);
 	return RF_INSERTED;
 }
 
@@ -219,10 +257,9 @@ __noinline int rf_report_alone(struct rf_visit *v)
 	}
 	rf_init_flow(v, &alone);
 	rf_store_answer(v, &alone);
-	alone.connections = 1;
-	rf_first_packet(v, &alone);
+	alone.last_seen = v->now;
 	rf_count(RF_COUNT_FLOWS);
-	return rf_emit(&v->k, &alone, RF_EVENT_NEW, v->now);
+	return rf_report_first(v, &alone);
 }
 
 /* While an upgrade carries flows from one table to another, an answer may come
