@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -440,17 +439,39 @@ func init() {
 	}
 }
 
-// linkInfo returns the number of the pinned link.
-func linkInfo(t testing.TB, path string) uint32 {
+// modes runs a test for each way of attaching.
+func modes(t *testing.T, test func(t *testing.T, mode AttachMode)) {
 	t.Helper()
-	l, err := link.LoadPinnedLink(path, nil)
-	if err != nil {
-		t.Fatal(err)
+	for _, mode := range []AttachMode{AttachTCX, AttachClsact} {
+		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
 	}
-	defer func() { _ = l.Close() }()
-	info, err := l.Info()
-	if err != nil {
-		t.Fatal(err)
+}
+
+func attachBy(mode AttachMode) func(*Config) {
+	return func(c *Config) { c.Attach = mode }
+}
+
+// attachments returns what stays the same as long as nothing is detached: the
+// numbers of links, the handles of filters.
+func attachments(t testing.TB, d *Datapath) (list []uint32) {
+	t.Helper()
+	for _, a := range d.attachers() {
+		places, err := a.places()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range places {
+			if id, attached := d.tcx.look(p); a == d.tcx && attached {
+				list = append(list, uint32(id))
+			}
+			inNetNS(t, d.cfg.NetNS, func() error {
+				f, err := d.clsact.find(p)
+				if a == d.clsact && f != nil {
+					list = append(list, f.Handle)
+				}
+				return err
+			})
+		}
 	}
-	return uint32(info.ID)
+	return list
 }
