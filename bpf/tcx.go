@@ -94,10 +94,11 @@ func (t *tcx) attached(p place) bool {
 	return attached
 }
 
-// detach detaches and unpins. Unpinning alone would do, some time later: until
-// then the hook refuses the same program.
-func (t *tcx) detach(p place) error {
-	path := t.pin(p)
+func (t *tcx) detach(p place) error { return removeLink(t.pin(p)) }
+
+// removeLink detaches and unpins. Unpinning alone would do, some time later:
+// until then the hook refuses the same program.
+func removeLink(path string) error {
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

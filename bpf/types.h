@@ -146,7 +146,7 @@ struct rf_settings {
 	__u64 interfaces[RF_INTERFACES];
 	RF_TEST_FIELD
 };
-_Static_assert(sizeof(struct rf_settings) == 144 + 8 * RF_INTERFACES + RF_TEST_BYTES, "rf_settings");
+_Static_assert(sizeof(struct rf_settings) == 152 + 8 * RF_INTERFACES + RF_TEST_BYTES, "rf_settings");
 
 #define RF_ENDPOINT_HOST 1
 /* Tunnels that are looked into on the interface. */
