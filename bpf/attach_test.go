@@ -1,13 +1,16 @@
 package bpf
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,7 +45,7 @@ func TestAttachMode(t *testing.T) {
 		{"tcx without TCX", func(c *Config) { c.Attach, c.probeTCX = AttachTCX, without() }, "", "attach mode tcx: this kernel has no TCX, which came with Linux 6.6: choose auto or clsact"},
 		{"probe fails", func(c *Config) { c.probeTCX = func(*ebpf.Program) error { return unix.EPERM } }, "", "look for TCX: operation not permitted: run as root"},
 		{"nonsense", attachBy("xdp"), "", `attach mode "xdp": want auto, tcx or clsact`},
-		{"long pin directory", func(c *Config) { c.PinDir += strings.Repeat("x", 250) }, "", "want at most 237"},
+		{"long pin directory", func(c *Config) { c.PinDir += strings.Repeat("/"+strings.Repeat("x", 49), 5) }, "", "want at most 238"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := labConfig()
@@ -717,4 +720,61 @@ func TestCheckFeatures(t *testing.T) {
 	if err := checkFeatures("5.15.0", list); err == nil || !strings.Contains(err.Error(), "ask the kernel for ring buffers: operation not permitted: run as root") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// TestHandOverUnderLoad sends all the while that hooks go to and fro: no packet
+// is lost, none counted twice.
+func TestHandOverUnderLoad(t *testing.T) {
+	s := newSite(t, attachBy(AttachTCX))
+	s.warm()
+	s.apply(onlyWeb())
+	var sink net.PacketConn
+	inNetNS(t, s.db.ns, func() (err error) {
+		sink, err = net.ListenPacket("udp4", fmt.Sprintf("%s:%d", s.db.v4, serverPort+1))
+		return err
+	})
+	defer func() { _ = sink.Close() }()
+	var c net.Conn
+	inNetNS(t, s.web.ns, func() (err error) {
+		c, err = net.Dial("udp4", sink.LocalAddr().String())
+		return err
+	})
+	defer func() { _ = c.Close() }()
+	sinkOpen := onlyWeb()
+	sinkOpen.Entries = append(sinkOpen.Entries, allow(webIdent, flow.UDP, serverPort+1))
+	s.apply(sinkOpen)
+	before, dropped := s.counts(s.d)
+	ctx, stop := context.WithCancel(t.Context())
+	var sender sync.WaitGroup
+	sent := uint64(0)
+	sender.Go(func() {
+		for ; ctx.Err() == nil; sent++ {
+			if _, err := c.Write([]byte("hello")); err != nil {
+				t.Errorf("packet %d: %v", sent, err)
+				return
+			}
+			if sent%64 == 0 {
+				time.Sleep(time.Millisecond) // the agent needs a CPU too
+			}
+		}
+	})
+	const times = 20
+	for i := range times {
+		cfg := s.d.cfg
+		if err := s.d.Close(); err != nil {
+			t.Error(err)
+		}
+		cfg.Attach = []AttachMode{AttachClsact, AttachTCX}[i%2]
+		s.d = openAt(t, cfg)
+	}
+	stop()
+	sender.Wait()
+	f, n := s.counts(s.d)
+	for end := time.Now().Add(time.Second); f-before < 2*sent && time.Now().Before(end); f, n = s.counts(s.d) {
+		time.Sleep(time.Millisecond)
+	}
+	if f-before != 2*sent || n != dropped {
+		t.Errorf("%d packets sent: %d counted at two hooks, %d dropped", sent, f-before, n-dropped)
+	}
+	t.Logf("%d packets, %d changes", sent, times)
 }
