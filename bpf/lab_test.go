@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -474,4 +475,19 @@ func attachments(t testing.TB, d *Datapath) (list []uint32) {
 		}
 	}
 	return list
+}
+
+// linkInfo returns the number of the pinned link.
+func linkInfo(t testing.TB, path string) uint32 {
+	t.Helper()
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	info, err := l.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(info.ID)
 }

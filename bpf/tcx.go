@@ -54,7 +54,7 @@ func (t *tcx) update(p place, prog *ebpf.Program) (bool, error) {
 		return false, fmt.Errorf("open pinned link %s: %w", path, err)
 	}
 	defer func() { _ = l.Close() }()
-	if _, index := linkInfo(l); index != 0 {
+	if _, index := linkAt(l); index != 0 {
 		err = l.Update(prog)
 		if err == nil {
 			return true, nil
@@ -69,9 +69,9 @@ func (t *tcx) update(p place, prog *ebpf.Program) (bool, error) {
 	return false, nil
 }
 
-// linkInfo returns the number of l and of the interface that it is attached to,
+// linkAt returns the number of l and of the interface that it is attached to,
 // which is 0 when that is gone.
-func linkInfo(l link.Link) (id link.ID, index uint32) {
+func linkAt(l link.Link) (id link.ID, index uint32) {
 	info, err := l.Info()
 	if err != nil || info.TCX() == nil {
 		return 0, 0
@@ -85,7 +85,7 @@ func (t *tcx) look(p place) (id link.ID, attached bool) {
 		return 0, false
 	}
 	defer func() { _ = l.Close() }()
-	id, index := linkInfo(l)
+	id, index := linkAt(l)
 	return id, index == p.index
 }
 
