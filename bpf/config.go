@@ -51,12 +51,18 @@ type Config struct {
 	// or VerdictDeny.
 	Pending flow.Verdict
 
+	// Attach is how programs are attached to interfaces; default AttachAuto.
+	// What was attached otherwise before is handed over without a gap.
+	Attach AttachMode
+
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
 
 	// object is where the programs come from: the ones built in, unless a test
 	// upgrades to others.
 	object func() (*ebpf.CollectionSpec, error)
+	// probeTCX reports whether the kernel has TCX; tests have kernels without.
+	probeTCX func(*ebpf.Program) error
 	// step is told how far Open is, for tests that break off there.
 	step func(d *Datapath, name string)
 }
@@ -94,6 +100,10 @@ func (c Config) WithDefaults() Config {
 	fill(&c.SweepInterval, 5*time.Second)
 	fill(&c.OrphanedAfter, 10*time.Second)
 	fill(&c.Pending, flow.VerdictAllow)
+	fill(&c.Attach, AttachAuto)
+	if c.probeTCX == nil {
+		c.probeTCX = probeTCX
+	}
 	if c.object == nil {
 		c.object = loadKernel
 	}
@@ -130,6 +140,12 @@ func (c Config) Validate() error {
 	}
 	if c.PolicyTables > tableMask {
 		errs = append(errs, fmt.Errorf("policy tables %d: want at most %d", c.PolicyTables, tableMask))
+	}
+	if n := maxFilterName - len(filterMade); len(c.PinDir) > n {
+		errs = append(errs, fmt.Errorf("pin directory of %d characters: want at most %d", len(c.PinDir), n))
+	}
+	if err := c.Attach.Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if err := checkPending(c.Pending); err != nil {
 		errs = append(errs, err)

@@ -18,9 +18,12 @@ import (
 // Datapath is one node's programs and maps. Its methods may be called from
 // several goroutines.
 type Datapath struct {
-	cfg   Config
-	netns netNS
-	lock  *os.File // of the pin directory: one agent a node
+	cfg      Config
+	netns    netNS
+	tcx      *tcx
+	clsact   *clsact
+	attacher attacher // the one of the two that is used
+	lock     *os.File // of the pin directory: one agent a node
 
 	programs kernelPrograms
 	maps     kernelMaps
@@ -54,6 +57,8 @@ func Open(cfg Config) (*Datapath, error) {
 		return nil, err
 	}
 	d := &Datapath{cfg: cfg, netns: netNS(cfg.NetNS)}
+	d.tcx = &tcx{dir: d.linkDir(), netns: d.netns}
+	d.clsact = &clsact{pinDir: cfg.PinDir, netns: d.netns}
 	err := d.open()
 	switch {
 	case err == nil:
@@ -90,6 +95,9 @@ func (d *Datapath) open() error {
 	if err := d.assign(); err != nil {
 		return err
 	}
+	if err := d.chooseAttacher(); err != nil {
+		return err
+	}
 	storeLimits(d.settings.value, d.cfg)
 	if err := d.keep(); err != nil {
 		return err
@@ -98,7 +106,7 @@ func (d *Datapath) open() error {
 		return err
 	}
 	d.step("window open")
-	if err := d.adoptLinks(); err != nil {
+	if err := d.adopt(); err != nil {
 		return err
 	}
 	d.step("links moved")
@@ -106,6 +114,9 @@ func (d *Datapath) open() error {
 		return err
 	}
 	d.step("settled")
+	if err := d.handOver(); err != nil {
+		return err
+	}
 	// The programs may be newer than the verdicts in the flow table.
 	bumpEpoch(d.settings.value)
 	if err := d.drainFormers(); err != nil {
@@ -252,7 +263,7 @@ func (d *Datapath) Remove() error {
 	if d.closed {
 		return errClosed
 	}
-	errs := []error{d.removeLinks()}
+	errs := []error{d.detachAll(), os.Remove(d.linkDir())}
 	for _, g := range append(slices.Clone(d.formers), d.gen) {
 		if g != nil {
 			errs = append(errs, g.remove())

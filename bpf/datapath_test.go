@@ -19,8 +19,11 @@ import (
 
 // TestAdopt checks that closing leaves everything in force, and that opening
 // again finds it.
-func TestAdopt(t *testing.T) {
-	l := newLab(t)
+func TestAdopt(t *testing.T) { modes(t, adoptBy) }
+
+func adoptBy(t *testing.T, mode AttachMode) {
+	t.Helper()
+	l := newLab(t, attachBy(mode))
 	l.apply(live(flow.Egress, 1, allow(dbIdent, flow.TCP, 80)))
 	p := tcp(web.v4, db.v4, 1000, 80, "")
 	l.connect(p)
@@ -28,7 +31,7 @@ func TestAdopt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables, links := l.tables(), linkIDs(t, l)
+	tables, links := l.tables(), attachments(t, l.d)
 	cfg := l.d.cfg
 	// The programs of the first process, kept to be run while no agent is.
 	orphan, err := l.d.programs.RfFromEndpoint.Clone()
@@ -63,7 +66,7 @@ func TestAdopt(t *testing.T) {
 	if diff := cmp.Diff(tables, l.tables()); diff != "" {
 		t.Errorf("tables (-before +after):\n%s", diff)
 	}
-	if ids := linkIDs(t, l); !slices.Equal(ids, links) {
+	if ids := attachments(t, l.d); !slices.Equal(ids, links) {
 		t.Errorf("links %v were %v: detached and attached again", ids, links)
 	}
 	l.want(pass, p.reply("A"), "flow of before")
@@ -78,15 +81,6 @@ func TestAdopt(t *testing.T) {
 	if levels, err := l.d.Levels(); err != nil || levels.Endpoints != 1 || levels.Tables != 1 || levels.Addresses != 10 {
 		t.Errorf("levels %+v, error %v", levels, err)
 	}
-}
-
-func linkIDs(t *testing.T, l *lab) []uint32 {
-	t.Helper()
-	var ids []uint32
-	for _, h := range hooks {
-		ids = append(ids, linkInfo(t, l.d.linkPath(uint32(l.index), h)))
-	}
-	return ids
 }
 
 // TestOneAgent checks that a second process cannot take a node that is held.
@@ -258,8 +252,8 @@ func TestOpenFails(t *testing.T) {
 
 func TestCheckKernel(t *testing.T) {
 	for release, want := range map[string]string{
-		"6.6.0": "", "6.18.44-fc": "", "7.0": "", "6.6-rc1": "",
-		"6.5.13": "too old", "5.15.0-91-generic": "too old", "nonsense": "cannot tell",
+		"6.6.0": "", "6.18.44-fc": "", "7.0": "", "6.6-rc1": "", "6.5.13": "", "5.15.0-91-generic": "",
+		"5.14.21": "too old", "4.19": "too old", "nonsense": "cannot tell",
 	} {
 		err := checkKernel(release)
 		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {

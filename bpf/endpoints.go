@@ -3,15 +3,10 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -32,15 +27,9 @@ func endpointFlags(e Endpoint) uint32 {
 	return flags
 }
 
-// hook is one of the two places of an interface where programs run.
-type hook struct {
-	name   string
-	attach ebpf.AttachType
-}
-
 var hooks = [...]hook{
-	{"ingress", ebpf.AttachTCXIngress},
-	{"egress", ebpf.AttachTCXEgress},
+	{"ingress", ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
+	{"egress", ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
 }
 
 // program returns what runs at the hook: what an interface of the node receives
@@ -50,10 +39,6 @@ func (d *Datapath) program(h hook, host bool) *ebpf.Program {
 		return d.programs.RfToEndpoint
 	}
 	return d.programs.RfFromEndpoint
-}
-
-func (d *Datapath) linkPath(index uint32, h hook) string {
-	return filepath.Join(d.linkDir(), strconv.FormatUint(uint64(index), 10)+"-"+h.name)
 }
 
 // Attach watches an endpoint's interface. Called again for the same endpoint it
@@ -122,7 +107,8 @@ func (d *Datapath) attach(e Endpoint) error {
 		}
 	}
 	for _, h := range hooks {
-		if err := d.attachHook(index, e.Interface, h, e.Host); err != nil {
+		if err := d.attachHook(place{index, h}, e.Host); err != nil {
+			err = fmt.Errorf("watch interface %s: %w", e.Interface, err)
 			if !was {
 				return errors.Join(err, d.detach(index))
 			}
@@ -163,81 +149,6 @@ func (d *Datapath) interfaceIndex(name string) (uint32, error) {
 	return uint32(l.Attrs().Index), nil //nolint:gosec // the kernel's are positive
 }
 
-// attachHook links the program to the hook, or updates the link that is pinned.
-func (d *Datapath) attachHook(index uint32, name string, h hook, host bool) error {
-	path, prog := d.linkPath(index, h), d.program(h, host)
-	updated, err := updateLink(path, prog)
-	if err != nil || updated {
-		return err
-	}
-	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: int(index),
-		Program:   prog,
-		Attach:    h.attach,
-		// First, so that no other program can let a packet past this one.
-		Anchor: link.Head(),
-	})
-	if err != nil {
-		return fmt.Errorf("attach tcx to %s of %s: %w", h.name, name, err)
-	}
-	defer func() { _ = l.Close() }()
-	if err := l.Pin(path); err != nil {
-		return fmt.Errorf("pin %s link of %s: %w", h.name, name, err)
-	}
-	return nil
-}
-
-// updateLink puts prog into the pinned link. A pin without a link, or whose
-// interface is gone, is removed.
-func updateLink(path string, prog *ebpf.Program) (bool, error) {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open pinned link %s: %w", path, err)
-	}
-	defer func() { _ = l.Close() }()
-	if linkIndex(l) != 0 {
-		err = l.Update(prog)
-		if err == nil {
-			return true, nil
-		}
-		if !errors.Is(err, unix.ENOLINK) {
-			return false, fmt.Errorf("update pinned link %s: %w", path, err)
-		}
-	}
-	if err := os.Remove(path); err != nil {
-		return false, fmt.Errorf("remove dead link: %w", err)
-	}
-	return false, nil
-}
-
-// linkIndex returns the interface that l is attached to, 0 when that is gone.
-func linkIndex(l link.Link) uint32 {
-	info, err := l.Info()
-	if err != nil || info.TCX() == nil {
-		return 0
-	}
-	return info.TCX().Ifindex
-}
-
-// alive reports whether both hooks of the interface are linked.
-func (d *Datapath) alive(index uint32) bool {
-	for _, h := range hooks {
-		l, err := link.LoadPinnedLink(d.linkPath(index, h), nil)
-		if err != nil {
-			return false
-		}
-		attached := linkIndex(l)
-		_ = l.Close()
-		if attached != index {
-			return false
-		}
-	}
-	return true
-}
-
 // Detach stops watching the interface with this index; the flows of its
 // endpoint end with the next sweep.
 func (d *Datapath) Detach(index int) error {
@@ -253,7 +164,9 @@ func (d *Datapath) detach(index uint32) error {
 	forgetInterface(d.settings.value, index)
 	var errs []error
 	for _, h := range hooks {
-		errs = append(errs, removeLink(d.linkPath(index, h)))
+		for _, a := range d.attachers() {
+			errs = append(errs, a.detach(place{index, h}))
+		}
 	}
 	var ep kernelRfEndpoint
 	err := d.maps.Endpoints.Lookup(index, &ep)
@@ -279,39 +192,6 @@ func (d *Datapath) endFlows(id uint32) error {
 		return fmt.Errorf("forget flows of endpoint %d: %w", id, err)
 	}
 	return nil
-}
-
-// removeLink detaches and unpins. Unpinning alone would do, some time later:
-// until then the hook refuses the same program.
-func removeLink(path string) error {
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = l.Detach()
-		_ = l.Close()
-	}
-	if err != nil && !errors.Is(err, unix.ENOLINK) {
-		return errors.Join(fmt.Errorf("detach link %s: %w", path, err), os.Remove(path))
-	}
-	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("unpin link: %w", err)
-	}
-	return nil
-}
-
-// removeLinks does so with every link of the node.
-func (d *Datapath) removeLinks() error {
-	pins, err := os.ReadDir(d.linkDir())
-	if err != nil {
-		return fmt.Errorf("read pinned links: %w", err)
-	}
-	var errs []error
-	for _, pin := range pins {
-		errs = append(errs, removeLink(filepath.Join(d.linkDir(), pin.Name())))
-	}
-	return errors.Join(append(errs, os.Remove(d.linkDir()))...)
 }
 
 // Attached lists the endpoints whose interfaces are watched, by index. One
@@ -381,51 +261,4 @@ func retryDump(dump func() error) error {
 		time.Sleep(time.Millisecond)
 	}
 	return err
-}
-
-// adoptLinks makes every pinned link run this process's programs, and forgets
-// the interfaces that went while nobody looked.
-func (d *Datapath) adoptLinks() error {
-	pins, err := os.ReadDir(d.linkDir())
-	if err != nil {
-		return fmt.Errorf("read pinned links: %w", err)
-	}
-	known, err := readMap[uint32, kernelRfEndpoint](d.maps.Endpoints)
-	if err != nil {
-		return fmt.Errorf("read endpoints: %w", err)
-	}
-	for _, pin := range pins {
-		index, h, ok := parseLinkName(pin.Name())
-		ep, watched := known[index]
-		if !ok || !watched {
-			if err := removeLink(filepath.Join(d.linkDir(), pin.Name())); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, err := updateLink(d.linkPath(index, h), d.program(h, ep.Flags&endpointHost != 0)); err != nil {
-			return err
-		}
-		d.step("link moved")
-	}
-	for index := range known {
-		if d.alive(index) {
-			continue
-		}
-		if err := d.detach(index); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func parseLinkName(name string) (uint32, hook, bool) {
-	number, side, _ := strings.Cut(name, "-")
-	index, err := strconv.ParseUint(number, 10, 32)
-	for _, h := range hooks {
-		if err == nil && h.name == side {
-			return uint32(index), h, true
-		}
-	}
-	return 0, hook{}, false
 }

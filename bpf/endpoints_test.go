@@ -3,7 +3,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,8 +12,11 @@ import (
 )
 
 // TestAttachRefuses checks interfaces that cannot be watched.
-func TestAttachRefuses(t *testing.T) {
-	l := newLab(t)
+func TestAttachRefuses(t *testing.T) { modes(t, attachRefusesBy) }
+
+func attachRefusesBy(t *testing.T, mode AttachMode) {
+	t.Helper()
+	l := newLab(t, attachBy(mode))
 	for _, c := range []struct {
 		e    Endpoint
 		want string
@@ -34,9 +36,12 @@ func TestAttachRefuses(t *testing.T) {
 
 // TestReattach checks an endpoint's changes: identity, owner, and an interface
 // that was made anew, with the agent watching and without.
-func TestReattach(t *testing.T) {
+func TestReattach(t *testing.T) { modes(t, reattachBy) }
+
+func reattachBy(t *testing.T, mode AttachMode) {
+	t.Helper()
 	own := func(c *Config) { c.NetNS = newNetNS(t); addVeth(t, c.NetNS, "web", "web-peer") }
-	l := newLab(t, own)
+	l := newLab(t, own, attachBy(mode))
 	attached := func() Attached {
 		t.Helper()
 		list, err := l.d.Attached()
@@ -46,21 +51,21 @@ func TestReattach(t *testing.T) {
 		return list[0]
 	}
 	e := Endpoint{Interface: "web", ID: webID, Identity: webIdent}
-	first, links := attached(), linkIDs(t, l)
+	first, links := attached(), attachments(t, l.d)
 
 	e.Identity = dbIdent
 	l.attach(e)
 	if a := attached(); a.Identity != dbIdent || a.ObservedSince.Sub(first.ObservedSince).Abs() > 10*time.Millisecond {
 		t.Errorf("after a change of identity: %+v, was %+v", a, first)
 	}
-	if ids := linkIDs(t, l); !slices.Equal(ids, links) {
+	if ids := attachments(t, l.d); !slices.Equal(ids, links) {
 		t.Errorf("links %v were %v: detached and attached again", ids, links)
 	}
 
 	time.Sleep(30 * time.Millisecond) // apart by more than two readings of the clock are
 	e.ID = dbID
 	l.attach(e)
-	if ids := linkIDs(t, l); !slices.Equal(ids, links) {
+	if ids := attachments(t, l.d); !slices.Equal(ids, links) {
 		t.Errorf("links %v were %v: detached for a change of owner", ids, links)
 	}
 	if a := attached(); a.ID != dbID || !a.ObservedSince.After(first.ObservedSince.Add(20*time.Millisecond)) {
@@ -88,7 +93,7 @@ func TestReattach(t *testing.T) {
 	if a := attached(); a.Index == before || a.ID != dbID {
 		t.Errorf("after the interface was made anew: %+v", a)
 	}
-	if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 2 {
+	if pins := attachments(t, l.d); len(pins) != 2 {
 		t.Errorf("%d links are pinned, want 2", len(pins))
 	}
 
@@ -101,7 +106,7 @@ func TestReattach(t *testing.T) {
 	if list, err := l.d.Attached(); err != nil || len(list) != 0 {
 		t.Errorf("adopted an interface that is gone: %+v, error %v", list, err)
 	}
-	if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 0 {
+	if pins := attachments(t, l.d); len(pins) != 0 {
 		t.Errorf("%d dead links are pinned", len(pins))
 	}
 	l.attach(e)
@@ -110,10 +115,13 @@ func TestReattach(t *testing.T) {
 
 // TestReusedIndex checks that pins of an interface which is gone do not count
 // for another one that got its index, with the agent watching and without.
-func TestReusedIndex(t *testing.T) {
+func TestReusedIndex(t *testing.T) { modes(t, reusedIndexBy) }
+
+func reusedIndexBy(t *testing.T, mode AttachMode) {
+	t.Helper()
 	for _, restarted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restarted %t", restarted), func(t *testing.T) {
-			l := newLab(t, func(c *Config) { c.NetNS = newNetNS(t); addVeth(t, c.NetNS, "web", "web-peer") })
+			l := newLab(t, func(c *Config) { c.NetNS = newNetNS(t); addVeth(t, c.NetNS, "web", "web-peer") }, attachBy(mode))
 			cfg, index := l.d.cfg, l.index
 			if restarted {
 				if err := errors.Join(l.r.Close(), l.d.Close()); err != nil {
@@ -145,7 +153,7 @@ func TestReusedIndex(t *testing.T) {
 			if list[0].ObservedSince.Before(began.Add(-10 * time.Millisecond)) {
 				t.Errorf("observed since %s before it was attached", began.Sub(list[0].ObservedSince))
 			}
-			if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 2 {
+			if pins := attachments(t, l.d); len(pins) != 2 {
 				t.Errorf("%d links are pinned, want 2", len(pins))
 			}
 			if q := l.quota(webID); q.Gone == 0 && !restarted {
@@ -157,8 +165,11 @@ func TestReusedIndex(t *testing.T) {
 
 // TestDetachAttach checks that an interface which was let go can be watched
 // again at once.
-func TestDetachAttach(t *testing.T) {
-	l := newLab(t)
+func TestDetachAttach(t *testing.T) { modes(t, detachAttachBy) }
+
+func detachAttachBy(t *testing.T, mode AttachMode) {
+	t.Helper()
+	l := newLab(t, attachBy(mode))
 	for range 20 {
 		if err := l.d.Detach(l.index); err != nil {
 			t.Fatal(err)
@@ -174,7 +185,7 @@ func TestEndpointsFull(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "all 1 endpoints") {
 		t.Errorf("error %v", err)
 	}
-	if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 2 {
+	if pins := attachments(t, l.d); len(pins) != 2 {
 		t.Errorf("%d links are pinned, want the first endpoint's 2", len(pins))
 	}
 }

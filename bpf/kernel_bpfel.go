@@ -196,6 +196,7 @@ type kernelRfSettings struct {
 	Layout            uint32
 	Epoch             uint32
 	Panic             uint32
+	Handover          uint64
 	Fingerprint       uint64
 	RingId            uint64
 	CountersId        uint64

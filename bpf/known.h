@@ -161,6 +161,27 @@ static __always_inline __u32 rf_endpoint_of(struct rf_settings *s, __u32 ifindex
 	return ep ? ep->id : 0;
 }
 
+/* While a hook goes over from one way of attaching to the other, two of these
+ * programs run on a packet, one right after the other. The first one leaves a
+ * stamp in what the kernel has the programs of a hook hand on to each other;
+ * the second one takes it away and leaves the packet alone, so that each is
+ * counted once. The stamp is random: nothing else can have left it there. */
+static __noinline int rf_judged_before(struct __sk_buff *skb, __u64 stamp, bool from)
+{
+	__u32 low = stamp, high = stamp >> 32, hook = skb->ifindex << 1 | from;
+
+	if (skb->cb[0] == low && skb->cb[1] == high && skb->cb[2] == hook) {
+		skb->cb[0] = 0;
+		skb->cb[1] = 0;
+		skb->cb[2] = 0;
+		return 1;
+	}
+	skb->cb[0] = low;
+	skb->cb[1] = high;
+	skb->cb[2] = hook;
+	return 0;
+}
+
 /* A function of its own, so that its stack is not below rf_visit_packet's:
  * kernels before 6.9 count both in steps of 32 bytes. */
 static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
@@ -170,10 +191,15 @@ static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
 	struct rf_plain p;
 	struct rf_flow_key k;
 	struct rf_flow *f;
-	__u64 judged, now;
+	__u64 judged, now, stamp;
 	int flags;
 
-	if (!s || !rf_plain_ip(skb, from, &p, &k))
+	if (!s)
+		return RF_UNUSUAL;
+	stamp = RF_READ(s->handover);
+	if (stamp && rf_judged_before(skb, stamp, from))
+		return RF_PASS;
+	if (!rf_plain_ip(skb, from, &p, &k))
 		return RF_UNUSUAL;
 	flags = rf_plain_l4(skb, from, &p, &k);
 	if (flags < 0)

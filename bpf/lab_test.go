@@ -440,6 +440,43 @@ func init() {
 	}
 }
 
+// modes runs a test for each way of attaching.
+func modes(t *testing.T, test func(t *testing.T, mode AttachMode)) {
+	t.Helper()
+	for _, mode := range []AttachMode{AttachTCX, AttachClsact} {
+		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
+	}
+}
+
+func attachBy(mode AttachMode) func(*Config) {
+	return func(c *Config) { c.Attach = mode }
+}
+
+// attachments returns what stays the same as long as nothing is detached: the
+// numbers of links, the handles of filters.
+func attachments(t testing.TB, d *Datapath) (list []uint32) {
+	t.Helper()
+	for _, a := range d.attachers() {
+		places, err := a.places()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range places {
+			if id, attached := d.tcx.look(p); a == d.tcx && attached {
+				list = append(list, uint32(id))
+			}
+			inNetNS(t, d.cfg.NetNS, func() error {
+				f, err := d.clsact.find(p)
+				if a == d.clsact && f != nil {
+					list = append(list, f.Handle)
+				}
+				return err
+			})
+		}
+	}
+	return list
+}
+
 // linkInfo returns the number of the pinned link.
 func linkInfo(t testing.TB, path string) uint32 {
 	t.Helper()

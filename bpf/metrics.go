@@ -16,6 +16,7 @@ type metrics struct {
 	counters map[kernelRfCounter]*prometheus.Desc
 	levels   map[string]*prometheus.Desc
 	capacity *prometheus.Desc
+	preceded *prometheus.Desc
 	errors   prometheus.Counter
 }
 
@@ -71,6 +72,8 @@ func (d *Datapath) RegisterMetrics(reg prometheus.Registerer) error {
 		levels:   make(map[string]*prometheus.Desc),
 		capacity: prometheus.NewDesc(metricPrefix+"capacity",
 			"What a table of the kernel holds at most, by the name of its level.", []string{"level"}, nil),
+		preceded: prometheus.NewDesc(metricPrefix+"preceded_hooks",
+			"Hooks of watched interfaces where a program of others runs before ringfence's, and may let packets past it.", nil, nil),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: metricPrefix + "read_errors_total",
 			Help: "Times that the kernel's counters could not be read.",
@@ -99,6 +102,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		ch <- desc
 	}
 	ch <- m.capacity
+	ch <- m.preceded
 	m.errors.Describe(ch)
 }
 
@@ -113,6 +117,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	levels, err := m.d.Levels()
 	if err == nil {
 		m.collectLevels(ch, levels)
+	} else {
+		m.errors.Inc()
+	}
+	if n, err := m.d.Preceded(); err == nil {
+		ch <- prometheus.MustNewConstMetric(m.preceded, prometheus.GaugeValue, float64(n))
 	} else {
 		m.errors.Inc()
 	}

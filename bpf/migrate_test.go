@@ -91,11 +91,14 @@ var upgrades = []struct {
 
 // TestUpgrade goes to another layout or size and back, with live flows, counters
 // that are not reported and records that are not stored.
-func TestUpgrade(t *testing.T) {
+func TestUpgrade(t *testing.T) { modes(t, upgradeBy) }
+
+func upgradeBy(t *testing.T, mode AttachMode) {
+	t.Helper()
 	for _, u := range upgrades {
 		t.Run(u.name, func(t *testing.T) {
 			families(t, func(t *testing.T, family int) {
-				l := newLab(t)
+				l := newLab(t, attachBy(mode))
 				original := l.d.cfg
 				prepareUpgrade(t, l)
 				s := &upgradeState{t: t, l: l, family: family}
@@ -162,7 +165,7 @@ func (s *upgradeState) begin() {
 	if s.attached, err = s.l.d.Attached(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.tables, s.links = s.l.tables(), linkIDs(s.t, s.l)
+	s.tables, s.links = s.l.tables(), attachments(s.t, s.l.d)
 }
 
 // to upgrades and checks that everything is as it was.
@@ -190,7 +193,7 @@ func (s *upgradeState) to(change func(*Config), flows, ring bool) {
 			t.Errorf("map %s made anew: %t, want %t", name, anew, want)
 		}
 	}
-	if ids := linkIDs(t, l); !slices.Equal(ids, s.links) {
+	if ids := attachments(t, l.d); !slices.Equal(ids, s.links) {
 		t.Errorf("links %v were %v: detached and attached again", ids, s.links)
 	}
 	after, err := l.d.Attached()
@@ -550,10 +553,13 @@ func killedChild(order string) int {
 
 // TestKilledUpgrade kills the agent at every step of an upgrade. The next one,
 // of either version, goes on: nothing is lost, counted twice or left behind.
-func TestKilledUpgrade(t *testing.T) {
+func TestKilledUpgrade(t *testing.T) { modes(t, killedUpgradeBy) }
+
+func killedUpgradeBy(t *testing.T, mode AttachMode) {
+	t.Helper()
 	for _, finish := range []string{"next layout", "former layout"} {
 		t.Run(finish, func(t *testing.T) {
-			l := newLab(t)
+			l := newLab(t, attachBy(mode))
 			prepareUpgrade(t, l)
 			p, q := tcp(web.v4, db.v4, 1000, 80, ""), udp(web.v4, db.v4, 1001, 53)
 			l.connect(p)
@@ -631,13 +637,16 @@ func killed(t *testing.T, o killOrder) bool {
 
 // TestPanicDuringUpgrade sets panic, by the way that needs no agent, at every
 // step of an upgrade: it holds.
-func TestPanicDuringUpgrade(t *testing.T) {
+func TestPanicDuringUpgrade(t *testing.T) { modes(t, panicDuringUpgradeBy) }
+
+func panicDuringUpgradeBy(t *testing.T, mode AttachMode) {
+	t.Helper()
 	root := filepath.Join(bpffsRoot, fmt.Sprintf("root-%d", serial.Add(1)))
 	if err := os.Mkdir(root, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Remove(root) })
-	l := newLab(t, func(c *Config) { c.PinDir = filepath.Join(root, "node") })
+	l := newLab(t, func(c *Config) { c.PinDir = filepath.Join(root, "node") }, attachBy(mode))
 	l.apply(live(flow.Egress, 1))
 	next, on := false, false
 	var names []string

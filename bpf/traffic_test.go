@@ -41,7 +41,7 @@ type site struct {
 
 const serverPort = 8080
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, change ...func(*Config)) *site {
 	t.Helper()
 	s := &site{t: t, ns: newNetNS(t)}
 	inNetNS(t, s.ns, func() error {
@@ -55,6 +55,9 @@ func newSite(t *testing.T) *site {
 	s.evil = s.addHost("evil", evil, evilID, evilIdent)
 	cfg := labConfig()
 	cfg.NetNS, cfg.Idle = s.ns, IdleLimits{}
+	for _, f := range change {
+		f(&cfg)
+	}
 	s.d = openAt(t, cfg)
 	if _, err := s.d.SetAddresses(everyone()); err != nil {
 		t.Fatal(err)
@@ -220,8 +223,11 @@ func (s *site) apply(tables ...Table) {
 
 // TestTraffic sends real connections through real interfaces: watched, audited,
 // enforced on either side, and over restarts of the agent.
-func TestTraffic(t *testing.T) {
-	s := newSite(t)
+func TestTraffic(t *testing.T) { modes(t, trafficBy) }
+
+func trafficBy(t *testing.T, mode AttachMode) {
+	t.Helper()
+	s := newSite(t, attachBy(mode))
 	networks := []string{"tcp", "udp"}
 	everything := func(evilToo bool) {
 		t.Helper()
@@ -411,8 +417,11 @@ func TestTrafficCounts(t *testing.T) {
 
 // TestTrafficOverRestarts checks that not one request fails, and not one attack
 // gets through, while agents come and go and policies are swapped.
-func TestTrafficOverRestarts(t *testing.T) {
-	s := newSite(t)
+func TestTrafficOverRestarts(t *testing.T) { modes(t, trafficOverRestartsBy) }
+
+func trafficOverRestartsBy(t *testing.T, mode AttachMode) {
+	t.Helper()
+	s := newSite(t, attachBy(mode))
 	onlyWeb := Table{
 		TableKey: TableKey{dbIdent, flow.SlotLive, flow.Ingress}, Revision: 1,
 		Entries: []Entry{allow(webIdent, flow.TCP, serverPort)},
@@ -462,10 +471,13 @@ func TestTrafficOverRestarts(t *testing.T) {
 
 // TestTrafficOfHost enforces on an interface of the host itself, where what it
 // receives goes to the endpoint.
-func TestTrafficOfHost(t *testing.T) {
-	s := newSite(t)
+func TestTrafficOfHost(t *testing.T) { modes(t, trafficOfHostBy) }
+
+func trafficOfHostBy(t *testing.T, mode AttachMode) {
+	t.Helper()
+	s := newSite(t, attachBy(mode))
 	cfg := labConfig()
-	cfg.NetNS = s.web.ns
+	cfg.NetNS, cfg.Attach = s.web.ns, mode
 	d := openAt(t, cfg)
 	if _, err := d.SetAddresses(everyone()); err != nil {
 		t.Fatal(err)

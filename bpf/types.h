@@ -129,6 +129,7 @@ struct rf_settings {
 	__u32 layout;
 	__u32 epoch;		  /* verdicts of an older one are judged again */
 	__u32 panic;		  /* not 0: the live slot is only judged */
+	__u64 handover;		  /* not 0: packets are stamped with it, see rf_judged_before */
 	__u64 fingerprint;	  /* of the structures' shape */
 	__u64 ring_id;		  /* of this ring, over all that ever were */
 	__u64 counters_id;	  /* likewise */
@@ -145,7 +146,7 @@ struct rf_settings {
 	__u64 interfaces[RF_INTERFACES];
 	RF_TEST_FIELD
 };
-_Static_assert(sizeof(struct rf_settings) == 144 + 8 * RF_INTERFACES + RF_TEST_BYTES, "rf_settings");
+_Static_assert(sizeof(struct rf_settings) == 152 + 8 * RF_INTERFACES + RF_TEST_BYTES, "rf_settings");
 
 #define RF_ENDPOINT_HOST 1
 /* Tunnels that are looked into on the interface. */

@@ -63,7 +63,7 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 		return err
 	}
 	a.datapath, err = bpf.Open(bpf.Config{
-		PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Pending: pending, Logger: a.logger,
+		PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Attach: a.cfg.Attach, Pending: pending, Logger: a.logger,
 	})
 	if err != nil {
 		return err

@@ -139,8 +139,9 @@ type serverReady struct {
 // agentConfig is what up and demo hand to one node's agent.
 type agentConfig struct {
 	layout
-	Node  string `json:"node"`
-	NetNS string `json:"netns"` // named network namespace; empty for the agent's own
+	Node   string         `json:"node"`
+	NetNS  string         `json:"netns"`  // named network namespace; empty for the agent's own
+	Attach bpf.AttachMode `json:"attach"` // empty for auto
 	// Pending is the answer to identities that are not known yet; "" is allow.
 	Pending string `json:"pending,omitempty"`
 }
@@ -198,12 +199,42 @@ func (l layout) takeLock() (unlock func(), err error) {
 }
 
 // removeRuntime detaches every program that is pinned in the runtime directory,
-// and removes the directory. Its lock must be held.
+// or was attached by the agents on record there, and removes the directory. Its
+// lock must be held.
 func (l layout) removeRuntime() error {
+	if err := l.removeFilters(); err != nil {
+		return err
+	}
 	if err := bpf.UnmountBPFFS(l.bpffs()); err != nil {
 		return err
 	}
 	return os.RemoveAll(l.RuntimeDir)
+}
+
+// removeFilters detaches what does not end with its pins.
+func (l layout) removeFilters() error {
+	dir := filepath.Dir(l.agentSocket())
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for agents: %w", err)
+	}
+	for _, f := range files {
+		var a agentConfig
+		path := filepath.Join(dir, f.Name())
+		if filepath.Ext(path) != ".json" || path == l.storeFile() {
+			continue
+		}
+		if err := readJSON(path, &a); err != nil {
+			return err
+		}
+		if err := bpf.RemoveFilters(l.pinDir(a.Node), a.NetNS); err != nil {
+			return fmt.Errorf("node %s: %w", a.Node, err)
+		}
+	}
+	return nil
 }
 
 // lockDir locks one directory; advice is what to do when another process has it.

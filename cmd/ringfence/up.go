@@ -102,7 +102,7 @@ type found struct{ state, runtime, programs bool }
 
 func (s *stack) look() found {
 	exists := func(dir string) bool { _, err := os.Lstat(dir); return err == nil }
-	pins, _ := filepath.Glob(filepath.Join(s.server.bpffs(), "*", "links", "*"))
+	pins, _ := filepath.Glob(filepath.Join(s.server.bpffs(), "*", "maps-*"))
 	return found{state: exists(s.server.StateDir), runtime: exists(s.server.RuntimeDir), programs: len(pins) > 0}
 }
 
@@ -209,7 +209,8 @@ func (f *serverFlags) config() (serverConfig, error) {
 func newUpCommand() *cobra.Command {
 	var (
 		flags                  serverFlags
-		invPath, node, pending string
+		invPath, node          string
+		attach, pending        string
 		places                 layout
 		warmUp, confirm, guard time.Duration
 	)
@@ -233,6 +234,9 @@ enforced. "ringfence down" removes them.`,
 			if _, err := pendingAnswer(pending); err != nil {
 				return err
 			}
+			if err := bpf.AttachMode(attach).Validate(); err != nil {
+				return fmt.Errorf("--attach: %w", err)
+			}
 			cfg, err := flags.config()
 			if err != nil {
 				return err
@@ -247,7 +251,7 @@ enforced. "ringfence down" removes them.`,
 			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, warmUp
 			s := &stack{
 				server: cfg,
-				agents: []agentConfig{{layout: places, Node: node, Pending: pending}},
+				agents: []agentConfig{{layout: places, Node: node, Attach: bpf.AttachMode(attach), Pending: pending}},
 				logs:   cmd.ErrOrStderr(),
 				logger: newLogger(cmd.ErrOrStderr()),
 			}
@@ -267,6 +271,7 @@ enforced. "ringfence down" removes them.`,
 	fs.StringVar(&node, "node", hostname, "this host's name in the inventory")
 	fs.StringVar(&places.StateDir, "state-dir", defaultStateDir, "where revisions and flows are kept")
 	fs.StringVar(&places.RuntimeDir, "runtime-dir", defaultRuntimeDir, "where sockets and pinned maps are")
+	fs.StringVar(&attach, "attach", string(bpf.AttachAuto), "how programs are attached: tcx, clsact (any kernel), or auto, which is tcx from Linux 6.6 on")
 	fs.DurationVar(&warmUp, "warm-up", time.Hour, "observe an endpoint for so long before it may be enforced; the idle limit of an established connection is safe")
 	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
 	fs.StringVar(&pending, "pending", "allow", "allow or deny: what happens to an endpoint, or where policies are enforced to a peer, whose identity is not known yet")

@@ -104,6 +104,7 @@ func TestUpRefuses(t *testing.T) {
 		{name: "unknown flag", args: []string{"--frobnicate"}, want: []string{"unknown flag: --frobnicate", "ringfence up --help"}},
 		{name: "bad duration", args: []string{"--warm-up", "soon"}, want: []string{"--warm-up", "soon"}},
 		{name: "negative duration", args: []string{"--warm-up", "-1s"}, want: []string{"--warm-up", "positive"}},
+		{name: "unknown way of attaching", args: []string{"--attach", "xdp"}, want: []string{"--attach", `"xdp"`, "want auto, tcx or clsact"}},
 		{name: "unknown argument", args: []string{"now"}, want: []string{"now"}},
 		{name: "state directory of something else", args: []string{"--state-dir", "/etc"}, want: []string{"--state-dir /etc", "holds other files"}},
 		{name: "runtime directory of something else", args: []string{"--runtime-dir", "/run"}, want: []string{"--runtime-dir /run", "holds other files"}},
