@@ -148,15 +148,7 @@ func (d *Datapath) adopt() error {
 			d.step("link moved")
 		}
 	}
-	for index := range known {
-		if d.alive(index) {
-			continue
-		}
-		if err := d.detach(index); err != nil {
-			return err
-		}
-	}
-	return nil
+	return d.prune(known)
 }
 
 // handOver attaches by today's way what is attached by the other one. For a
