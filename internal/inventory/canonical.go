@@ -17,6 +17,7 @@ func (inv *Inventory) Clone() Inventory {
 	for i := range out.Nodes {
 		out.Nodes[i].Addresses = slices.Clone(out.Nodes[i].Addresses)
 		out.Nodes[i].DenyLists = slices.Clone(out.Nodes[i].DenyLists)
+		out.Nodes[i].Interfaces = slices.Clone(out.Nodes[i].Interfaces)
 	}
 	for i := range out.Workloads {
 		w := &out.Workloads[i]

@@ -22,6 +22,9 @@ type Node struct {
 	// DenyLists hold on the interfaces of the node's Host endpoints, for what
 	// comes in. The first one that has a source counts it, enforced ones first.
 	DenyLists []DenyList `json:"denyLists,omitempty" yaml:"denyLists"`
+	// Interfaces pick interfaces of the node that are watched although no
+	// endpoint names them. The first rule that matches counts.
+	Interfaces []InterfaceRule `json:"interfaces,omitempty" yaml:"interfaces"`
 }
 
 // Modes of a deny list. Empty is audit.

@@ -86,8 +86,14 @@ func decode(src []byte) (file *ast.File, doc *document, err error) {
 // reported with its place.
 type document struct {
 	Nodes []struct {
-		Name      string     `yaml:"name"`
-		Addresses []string   `yaml:"addresses"`
+		Name       string   `yaml:"name"`
+		Addresses  []string `yaml:"addresses"`
+		Interfaces []struct {
+			Name    string `yaml:"name"`
+			Kind    string `yaml:"kind"`
+			Address string `yaml:"address"`
+			Host    bool   `yaml:"host"`
+		} `yaml:"interfaces"`
 		DenyLists []DenyList `yaml:"denyLists"`
 	} `yaml:"nodes"`
 	Workloads []struct {
@@ -131,8 +137,27 @@ func (d *document) inventory() (Inventory, []Problem) {
 		}
 		return out
 	}
+	prefix := func(path, s string) netip.Prefix {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			problems = append(problems, Problem{
+				Path:    path,
+				Message: fmt.Sprintf("%q is not a prefix: write it as 10.0.0.0/8 or fd00::/8", s),
+			})
+			return netip.PrefixFrom(netip.IPv4Unspecified(), 0) // given, all the same
+		}
+		return p
+	}
 	for i, n := range d.Nodes {
-		inv.Nodes = append(inv.Nodes, Node{Name: n.Name, Addresses: addresses(fmt.Sprintf("nodes[%d]", i), n.Addresses), DenyLists: n.DenyLists})
+		out := Node{Name: n.Name, Addresses: addresses(fmt.Sprintf("nodes[%d]", i), n.Addresses), DenyLists: n.DenyLists}
+		for j, r := range n.Interfaces {
+			rule := InterfaceRule{Name: r.Name, Kind: r.Kind, Host: r.Host}
+			if r.Address != "" {
+				rule.Address = prefix(fmt.Sprintf("nodes[%d].interfaces[%d].address", i, j), r.Address)
+			}
+			out.Interfaces = append(out.Interfaces, rule)
+		}
+		inv.Nodes = append(inv.Nodes, out)
 	}
 	for i, w := range d.Workloads {
 		out := Workload{Namespace: w.Namespace, Kind: w.Kind, Name: w.Name, Labels: w.Labels}

@@ -59,6 +59,7 @@ func (c *checker) checkNodes(nodes []Node) {
 	}
 	for i := range nodes {
 		n, path := &nodes[i], fmt.Sprintf("nodes[%d]", i)
+		c.checkInterfaces(path, n.Interfaces)
 		if !c.checkName(path+".name", n.Name) {
 			continue
 		}
