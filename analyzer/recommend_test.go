@@ -396,12 +396,39 @@ func checkAdmits(t *rapid.T, a *analyzer.Analyzer, w *world, r *analyzer.Recomme
 				mine = e.Source.Workload
 			}
 			failsafe := k.d == flow.Ingress && e.Source.Reserved == "host"
-			if mine != r.Workload || e.Direction == flow.DirectionUnknown || !r.Policy.Isolates(k.d) || accepted[k] || implied[k] || failsafe {
+			if mine != r.Workload || e.Observer.IsZero() || e.Direction == flow.DirectionUnknown || !r.Policy.Isolates(k.d) || accepted[k] || implied[k] || failsafe {
 				continue
 			}
 			if !denied[k] {
 				t.Fatalf("%s: %+v was not accepted and is allowed by %s", r.Workload, k, r.Policy.Canonical())
 			}
+		}
+	}
+}
+
+// TestNobodyWatched checks that what was seen at an interface which is nobody's
+// teaches nobody anything.
+func TestNobodyWatched(t *testing.T) {
+	for observer, want := range map[string]int{"client": 0, "server": 1} {
+		w := &world{tb: t}
+		for _, line := range []string{
+			"window 2h", "node node-1 10.0.0.1", "covered node-1 2h", "workload a/one app=one one-1@node-1",
+			"flow world/192.0.2.1 > a/one TCP 80 conns=5 answered=5 first=0m last=110m clients=1 staged=0 seen=" + observer,
+		} {
+			if err := w.line(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, err := analyzer.New(analyzer.Config{}, analyzer.Deps{Edges: w, Coverage: w, Inventory: func() inventory.Inventory { return w.inv }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		recs, err := a.RecommendAll(t.Context(), w.window())
+		if err != nil || len(recs) != 1 {
+			t.Fatal(recs, err)
+		}
+		if n := len(recs[0].Rules) + len(recs[0].Excluded); n != want {
+			t.Errorf("seen by the %s: %d rules and exclusions, want %d: %+v", observer, n, want, recs[0])
 		}
 	}
 }

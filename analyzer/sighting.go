@@ -50,6 +50,9 @@ func (v *view) sightings(ctx context.Context, w flow.Workload) (seen []sighting,
 	byKey := map[edgeKey]*sighting{}
 	for i := range edges {
 		e := edges[i]
+		if e.Observer.IsZero() {
+			continue // seen at an interface that is nobody's: it says nothing of anybody
+		}
 		if e.Direction == flow.DirectionUnknown {
 			proven, err := v.listens(ctx, w, service{e.Destination, e.Protocol, e.Port})
 			if err != nil {
@@ -166,6 +169,9 @@ func widen(t, e *flow.Edge) {
 // forged reports whether the end that e was observed at is not who observed it:
 // an endpoint sent it from an address that is not its own.
 func forged(e *flow.Edge) bool {
+	if e.Observer.IsZero() {
+		return true
+	}
 	if e.Direction == flow.DirectionUnknown {
 		return e.Observer != e.Source.Workload && e.Observer != e.Destination.Workload
 	}

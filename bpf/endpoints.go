@@ -98,12 +98,21 @@ func (d *Datapath) attach(e Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("attach to %s: %w", e.Interface, err)
 	}
+	// Before a packet can come that the programs take for this endpoint's.
+	since, err := coarse()
+	if err != nil {
+		return err
+	}
 	value := kernelRfEndpoint{
 		Id: e.ID, Identity: uint32(e.Identity), Workload: workload, Flags: endpointFlags(e), ObservedSince: now,
 	}
 	before, was := known[index]
+	quota := d.quotaOf(e.ID)
+	quota.Gone = 0
 	if was && before.Id == e.ID && d.alive(index) {
 		value.ObservedSince = before.ObservedSince
+	} else {
+		quota.Since = since
 	}
 	forgetInterface(d.settings.value, index)
 	if err := d.maps.Endpoints.Put(index, value); err != nil {
@@ -113,7 +122,7 @@ func (d *Datapath) attach(e Endpoint) error {
 		return fmt.Errorf("note endpoint of %s: %w", e.Interface, err)
 	}
 	noteInterface(d.settings.value, index, e.ID)
-	if err := d.maps.Quotas.Put(e.ID, d.quotaOf(e.ID)); err != nil {
+	if err := d.maps.Quotas.Put(e.ID, quota); err != nil {
 		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
 	}
 	if was && before.Id != e.ID {
@@ -140,7 +149,6 @@ func (d *Datapath) attach(e Endpoint) error {
 func (d *Datapath) quotaOf(id uint32) kernelRfQuota {
 	var q kernelRfQuota
 	_ = d.maps.Quotas.Lookup(id, &q)
-	q.Gone = 0
 	return q
 }
 
@@ -408,6 +416,25 @@ func (d *Datapath) adoptLinks() error {
 		}
 		d.step("link moved")
 	}
+	return d.prune(known)
+}
+
+// Prune forgets endpoints whose interface is gone; their flows end with the next
+// sweep.
+func (d *Datapath) Prune() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errClosed
+	}
+	known, err := readMap[uint32, kernelRfEndpoint](d.maps.Endpoints)
+	if err != nil {
+		return fmt.Errorf("read endpoints: %w", err)
+	}
+	return d.prune(known)
+}
+
+func (d *Datapath) prune(known map[uint32]kernelRfEndpoint) error {
 	for index := range known {
 		if d.alive(index) {
 			continue

@@ -150,6 +150,7 @@ type kernelRfQuota struct {
 	Flows     uint64
 	Gone      uint32
 	Fragments uint32
+	Since     uint64
 }
 
 type kernelRfRecord struct {

@@ -324,12 +324,15 @@ func (g *generation) copyMap(base *generation, name string) error {
 }
 
 // copyQuotas makes a count for every endpoint that is watched: of the fragments
-// that were copied, and of no flows, which are counted as they come.
+// that were copied, and of no flows, which are counted as they come. Those of
+// former interfaces still end.
 func (g *generation) copyQuotas(base *generation) error {
 	notes := make(map[uint32]uint32)
 	owner, ok := g.schema.field("rf_fragment_key", "endpoint", 4)
 	gone, isGone := base.schema.field("rf_quota", "gone", 4)
 	count, counts := g.schema.field("rf_quota", "fragments", 4)
+	oldSince, hadSince := base.schema.field("rf_quota", "since", 8)
+	since, hasSince := g.schema.field("rf_quota", "since", 8)
 	if !ok || !isGone || !counts {
 		return errors.New("carry quotas: their layout is unknown")
 	}
@@ -349,6 +352,9 @@ func (g *generation) copyQuotas(base *generation) error {
 		n++
 		fresh := make([]byte, quotas.ValueSize())
 		binary.NativeEndian.PutUint32(fresh[count:], notes[binary.NativeEndian.Uint32(k)])
+		if hadSince && hasSince {
+			copy(fresh[since:since+8], v[oldSince:oldSince+8])
+		}
 		return quotas.Put(k, fresh)
 	})
 	if err != nil {

@@ -65,7 +65,7 @@ static long rf_sweep_flow(void *map, struct rf_flow_key *k, struct rf_flow *f, s
 {
 	__u32 id = k->endpoint, state = f->state;
 	struct rf_quota *quota = bpf_map_lookup_elem(&quotas, &id);
-	bool gone = !quota || quota->gone;
+	bool gone = !quota || quota->gone || RF_READ(f->last_seen) < quota->since;
 	__s64 idle = s->args.now - RF_READ(f->last_seen);
 	struct rf_flow_key key = *k;
 

@@ -168,8 +168,9 @@ struct rf_quota {
 	__u64 flows;	 /* of the endpoint, in the flow table */
 	__u32 gone;	 /* not 0: detached, its flows end with the next sweep */
 	__u32 fragments; /* its notes in the fragment table */
+	__u64 since;	 /* flows last seen before are of its former interface, and end too */
 };
-_Static_assert(sizeof(struct rf_quota) == 16, "rf_quota");
+_Static_assert(sizeof(struct rf_quota) == 24, "rf_quota");
 
 struct rf_address {
 	__u8 addr[16];

@@ -98,7 +98,8 @@ __noinline int rf_judge_first(struct rf_visit *v)
 	if (!v)
 		return 0;
 	flags = v->local_origin ? RF_ASK_LOCAL_ORIGIN : 0;
-	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
+	/* Of an endpoint that nobody knows yet nobody knows the addresses. */
+	if (v->from && !v->host && v->ask.workload && !rf_owns(v->endpoint, v->p.src))
 		flags |= RF_ASK_SPOOFED;
 	rf_prepare(v, v->direction, flags);
 	rf_judge(&v->ask, &v->answer);

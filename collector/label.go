@@ -65,6 +65,17 @@ func (l *labeller) label(r flow.Record) flow.Labelled {
 		out.Observer, out.ObserverEndpoint = observer.Workload.Ref(), observer.Endpoint.Name
 	}
 	out.Source, out.Dest = l.party(&r, r.Source), l.party(&r, r.Destination)
+	if !known {
+		// Nobody's interface: whoever owns its address elsewhere was not there.
+		switch r.Direction {
+		case flow.Egress:
+			out.Source = flow.Party{}
+		case flow.Ingress:
+			out.Dest = flow.Party{}
+		default:
+			out.Source, out.Dest = flow.Party{}, flow.Party{}
+		}
+	}
 	if l.spoofed(&r, observer) {
 		// Whoever sent it, it was not the owner of that address.
 		out.Source = flow.Party{}

@@ -80,7 +80,9 @@ func TestLabel(t *testing.T) {
 		{"with the node's address", record(1, flow.Egress, "10.0.0.1", "10.1.0.3"), nobody, party("db"), "frontend"},
 		{"forwarded by a host", record(4, flow.Egress, "10.1.0.1", "192.0.2.1"), party("frontend"), reserved("world"), "gateway"},
 		{"direction not known", record(1, flow.DirectionUnknown, "10.1.0.2", "10.1.0.1"), party("cart"), party("frontend"), "frontend"},
-		{"of an endpoint that nobody knows", record(9, flow.Egress, "10.1.0.1", "10.1.0.2"), party("frontend"), party("cart"), ""},
+		{"sent by an endpoint that nobody knows", record(9, flow.Egress, "10.1.0.1", "10.1.0.2"), nobody, party("cart"), ""},
+		{"got by a pending endpoint, v6", record(inventory.FirstPendingEndpoint+7, flow.Ingress, "fd00:1::1", "fd00:1::2"), party("frontend"), nobody, ""},
+		{"of a pending endpoint, midstream", record(inventory.FirstPendingEndpoint+7, flow.DirectionUnknown, "10.1.0.1", "10.1.0.2"), nobody, nobody, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := labeller{node: "node-1", history: time.Hour}

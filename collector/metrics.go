@@ -27,7 +27,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		replayed:     counter("records_replayed_total", "Records sent to the store again at start, because it was not known whether they were stored."),
 		batches:      counter("batches_total", "Batches stored."),
 		truncated:    counter("records_truncated_total", "Records of a wrong length, which were counted and not decoded."),
-		unattributed: counter("records_unattributed_total", "Records of an endpoint that no inventory knew."),
+		unattributed: counter("records_unattributed_total", "Records of an interface that no endpoint of the inventory named. They are stored without an observer, and nobody learns from them."),
 		retries:      counter("insert_retries_total", "Attempts to store a batch that did not succeed."),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "ringfence_collector_insert_seconds", Help: "Time to store a batch.",

@@ -200,40 +200,6 @@ func addresses(inv *inventory.Inventory, node string) []bpf.AddressOwner {
 	return out
 }
 
-// endpoints returns what node must watch, by workload.
-func endpoints(inv *inventory.Inventory, node string) map[flow.Workload][]bpf.Endpoint {
-	out := map[flow.Workload][]bpf.Endpoint{}
-	for i := range inv.Workloads {
-		w := &inv.Workloads[i]
-		for _, e := range w.Endpoints {
-			if e.Node == node && e.Interface != "" {
-				out[w.Ref()] = append(out[w.Ref()], bpf.Endpoint{
-					Interface: e.Interface, ID: e.ID, Identity: w.Identity, Host: e.Host, Tunnels: tunnels(e.Tunnels),
-				})
-			}
-		}
-	}
-	return out
-}
-
-// tunnels leaves out names that the inventory would have refused.
-func tunnels(names []inventory.Tunnel) bpf.Tunnels {
-	var set bpf.Tunnels
-	for _, name := range names {
-		switch name {
-		case inventory.TunnelVXLAN:
-			set |= bpf.TunnelVXLAN
-		case inventory.TunnelGENEVE:
-			set |= bpf.TunnelGENEVE
-		case inventory.TunnelGRE:
-			set |= bpf.TunnelGRE
-		case inventory.TunnelIPIP:
-			set |= bpf.TunnelIPIP
-		}
-	}
-	return set
-}
-
 // digest tells tables with different contents apart. Entries are in order.
 type digest [sha256.Size]byte
 

@@ -29,8 +29,13 @@ type Config struct {
 	// ConfirmRetry is the pause between attempts; default 200 ms.
 	ConfirmRetry time.Duration
 	// Check is how often the kernel is compared with what it should hold, and
-	// endpoints whose interface was missing are tried again; default 10 s.
+	// endpoints that could not be attached are tried again; default 10 s.
 	Check time.Duration
+
+	// Interfaces makes endpoints attached as soon as their interface comes, and
+	// those that the inventory's rules pick. Without, they are tried every Check
+	// and rules pick nothing.
+	Interfaces Interfaces
 
 	// Failsafe is the agent's own way to the server and the store.
 	Failsafe []bpf.Failsafe

@@ -1,7 +1,6 @@
 package enforcer
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -20,9 +19,10 @@ type kernel struct {
 	addresses []bpf.AddressOwner
 	cidrs     []bpf.CIDRIdentity
 	failsafe  bool // set by this process
-	// problems are what could not be done after a switch; converging again
-	// tries them again.
-	problems []string
+	// problems are what could not be done after a switch, and unwatched which
+	// endpoints could not be attached; converging again tries them again.
+	problems  []string
+	unwatched []string
 }
 
 // switchTo makes the kernel decide by p. When it returns an error, the kernel
@@ -105,7 +105,8 @@ func (e *Enforcer) settle(p *plan) {
 		e.known.Store(&known{index: p.index, since: e.cfg.Clock.Now()})
 	}
 	problem("set addresses", e.setAddresses(p.addresses))
-	problem("detach", e.detach(p))
+	// What leaves a workload does so before the workload's tables go.
+	e.attach(p)
 
 	if len(p.both) > len(p.prefixes) {
 		problem("remove prefixes", e.setCIDRs(p.prefixes.cidrs()))
@@ -116,7 +117,6 @@ func (e *Enforcer) settle(p *plan) {
 	}
 	_, err := e.apply(p.tables, func(bpf.TableKey) bool { return true })
 	problem("remove tables", err)
-	e.attach(p)
 }
 
 // apply brings the tables that differ into the kernel and deletes those that are
@@ -147,53 +147,6 @@ func (e *Enforcer) apply(tables map[bpf.TableKey]table, remove func(bpf.TableKey
 	e.kernel.tables = digests
 	e.metrics.tables.Add(float64(len(changes)))
 	return at, nil
-}
-
-// detach stops watching interfaces that no endpoint of p has.
-func (e *Enforcer) detach(p *plan) error {
-	attached, err := e.dp.Attached()
-	if err != nil {
-		return err
-	}
-	wanted := map[string]bool{}
-	for _, list := range p.endpoints {
-		for _, ep := range list {
-			wanted[ep.Interface] = true
-		}
-	}
-	var errs []error
-	for _, a := range attached {
-		if !wanted[a.Interface] {
-			errs = append(errs, e.dp.Detach(a.Index))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// attach watches the endpoints of p that it does not yet, or attaches all of
-// them anew after forget. One that cannot be watched does not keep the others
-// from it.
-func (e *Enforcer) attach(p *plan) {
-	known := map[bpf.Endpoint]bool{}
-	for _, a := range e.kernel.attached {
-		known[a.Endpoint] = true
-	}
-	for _, ref := range slices.SortedFunc(maps.Keys(p.endpoints), flow.Workload.Compare) {
-		for _, ep := range p.endpoints[ref] {
-			if known[ep] {
-				continue
-			}
-			if err := e.dp.Attach(ep); err != nil {
-				e.kernel.problems = append(e.kernel.problems, fmt.Sprintf("endpoint of %s: %s", ref, oneLine(err)))
-			}
-		}
-	}
-	attached, err := e.dp.Attached()
-	if err != nil {
-		e.kernel.problems = append(e.kernel.problems, "list endpoints: "+oneLine(err))
-		return
-	}
-	e.kernel.attached = attached
 }
 
 // repair makes the kernel hold what is held, after drifted differences were

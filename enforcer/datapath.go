@@ -6,6 +6,7 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 )
 
 // Datapath is the part of bpf.Datapath that the enforcer drives.
@@ -13,6 +14,8 @@ type Datapath interface {
 	Attach(bpf.Endpoint) error
 	Detach(index int) error
 	Attached() ([]bpf.Attached, error)
+	// Prune forgets endpoints whose interface is gone.
+	Prune() error
 	// SetAddresses, SetCIDRs and SetFailsafe replace a whole table, adding
 	// before they delete.
 	SetAddresses([]bpf.AddressOwner) (bpf.Changes, error)
@@ -23,6 +26,13 @@ type Datapath interface {
 	Tables() ([]bpf.Table, error)
 	Capacity() bpf.Limits
 	Panicked() bool
+}
+
+// Interfaces knows the interfaces of the node at every moment.
+type Interfaces interface {
+	Interfaces() []inventory.Interface
+	// Changed tells when Interfaces returns something else than before.
+	Changed() <-chan struct{}
 }
 
 // Confirmer asks the server, over a connection made for the purpose, whether it

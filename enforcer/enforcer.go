@@ -275,7 +275,7 @@ func (e *Enforcer) report() rollout.Report {
 		Workloads: []rollout.Effective{},
 	}
 	r.Error = e.refused
-	r.Problems = slices.Clone(e.kernel.problems)
+	r.Problems = slices.Concat(e.kernel.problems, e.kernel.unwatched)
 	if e.stuck != "" {
 		r.Problems = append(r.Problems, e.stuck)
 	}

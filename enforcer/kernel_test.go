@@ -83,6 +83,12 @@ func (m *model) Detach(index int) error {
 	return err
 }
 
+func (m *model) Prune() error {
+	leave, err := m.enter("Prune")
+	defer leave()
+	return err
+}
+
 func (m *model) Attached() ([]bpf.Attached, error) {
 	leave, err := m.enter("Attached")
 	defer leave()

@@ -17,6 +17,8 @@ type metrics struct {
 	drift         prometheus.Counter
 	damaged       prometheus.Counter
 	pending       prometheus.Gauge
+	waiting       prometheus.Gauge
+	unknown       prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -41,11 +43,17 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ringfence_enforcer_unconfirmed", Help: "Workloads whose live revision awaits the server's confirmation.",
 		}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ringfence_endpoints_waiting", Help: "Endpoints of this node that are not watched, most likely because their interface does not exist.",
+		}),
+		unknown: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ringfence_endpoints_pending", Help: "Interfaces watched because a rule picks them, although no endpoint names them.",
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.applies, m.seconds, m.switches, m.tables, m.reverts, m.revertErrors, m.confirmErrors, m.drift, m.damaged, m.pending} {
+	for _, c := range []prometheus.Collector{m.applies, m.seconds, m.switches, m.tables, m.reverts, m.revertErrors, m.confirmErrors, m.drift, m.damaged, m.pending, m.waiting, m.unknown} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

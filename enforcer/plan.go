@@ -295,8 +295,8 @@ func checkNumbers(inv *inventory.Inventory) error {
 		}
 		identities[w.Identity] = true
 		for _, e := range w.Endpoints {
-			if e.ID == 0 || ids[e.ID] {
-				return fmt.Errorf("endpoint %s of %s has number %d, which is none or another's: the server must assign its own", e.Name, w.Ref(), e.ID)
+			if e.ID == 0 || e.ID >= inventory.FirstPendingEndpoint || ids[e.ID] {
+				return fmt.Errorf("endpoint %s of %s has number %d, which is none, a node's or another's: the server must assign its own", e.Name, w.Ref(), e.ID)
 			}
 			ids[e.ID] = true
 		}

@@ -20,12 +20,18 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	defer asking.Wait()
 	check := e.cfg.Clock.After(e.cfg.Check)
 	asked := map[question]bool{}
+	var moved <-chan struct{}
+	if e.cfg.Interfaces != nil {
+		moved = e.cfg.Interfaces.Changed()
+	}
 	for {
 		e.ask(ctx, &asking, asked)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-e.wake:
+		case <-moved:
+			e.follow()
 		case <-e.nextDeadline():
 		case <-check:
 			e.checkKernel()
@@ -59,7 +65,7 @@ func (e *Enforcer) checkKernel() {
 	if e.plan == nil {
 		return
 	}
-	before := slices.Clone(e.kernel.problems)
+	before := slices.Concat(e.kernel.problems, e.kernel.unwatched)
 	drifted, err := e.readKernel()
 	if err != nil {
 		e.kernel.problems = []string{oneLine(err)}
@@ -70,7 +76,7 @@ func (e *Enforcer) checkKernel() {
 	}
 	e.forget()
 	e.repair(drifted)
-	if drifted > 0 || !slices.Equal(e.kernel.problems, before) {
+	if drifted > 0 || !slices.Equal(slices.Concat(e.kernel.problems, e.kernel.unwatched), before) {
 		notify(e.changed)
 	}
 }

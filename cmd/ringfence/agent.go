@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/enforcer"
 	"github.com/ringfence/ringfence/internal/agentlink"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/interfaces"
 	"github.com/ringfence/ringfence/internal/prefilter"
 	"github.com/ringfence/ringfence/internal/rollout"
 	"github.com/ringfence/ringfence/internal/store"
@@ -49,6 +50,7 @@ type agent struct {
 	registry *prometheus.Registry
 
 	datapath  *bpf.Datapath
+	watcher   *interfaces.Watcher
 	enforcer  *enforcer.Enforcer
 	denyLists *prefilter.Watcher
 
@@ -75,6 +77,13 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 	if err := os.MkdirAll(a.cfg.nodeDir(a.cfg.Node), 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
+	if a.watcher, err = interfaces.New(interfaces.Config{NetNS: a.cfg.NetNS, Logger: a.logger, Registerer: a.registry}); err != nil {
+		return err
+	}
+	if err := a.watcher.Start(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.watcher.Close()) }()
 	link, err := a.link()
 	if err != nil {
 		return err
@@ -82,6 +91,7 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 	failsafe := a.failsafe(ctx)
 	if a.enforcer, err = enforcer.New(enforcer.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: failsafe,
+		Interfaces: a.watcher,
 		Logger: a.logger, Registerer: a.registry,
 	}, a.datapath, link); err != nil {
 		return err
@@ -102,6 +112,7 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return link.Run(ctx, a) })
+	g.Go(func() error { return a.watcher.Run(ctx) })
 	g.Go(func() error { return a.enforcer.Run(ctx) })
 	g.Go(func() error { return records.Run(ctx) })
 	g.Go(func() error { return a.denyLists.Run(ctx) })

@@ -237,7 +237,8 @@ enforced. "ringfence down" removes them.`,
 			if err != nil {
 				return err
 			}
-			if err := checkNodeInventory(invPath, node); err != nil {
+			missing, err := checkNodeInventory(invPath, node)
+			if err != nil {
 				return err
 			}
 			if err := bpf.CheckHost(); err != nil {
@@ -250,6 +251,9 @@ enforced. "ringfence down" removes them.`,
 				agents: []agentConfig{{layout: places, Node: node, Pending: pending}},
 				logs:   cmd.ErrOrStderr(),
 				logger: newLogger(cmd.ErrOrStderr()),
+			}
+			for _, m := range missing {
+				fmt.Fprintln(cmd.ErrOrStderr(), m)
 			}
 			if err := s.start(cmd.Context()); err != nil {
 				return err
@@ -282,19 +286,22 @@ func cause(err error) error {
 	return err
 }
 
-// checkNodeInventory refuses a bad inventory, and one that does not give node
-// an interface that exists here.
-func checkNodeInventory(path, node string) error {
+// checkNodeInventory refuses a bad inventory, and one that gives node nothing to
+// watch. It returns a line about each interface that does not exist yet.
+func checkNodeInventory(path, node string) (missing []string, err error) {
 	inv, err := inventory.Load(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	known, interfaces := false, 0
 	for _, n := range inv.Nodes {
-		known = known || n.Name == node
+		if n.Name == node {
+			known = true
+			interfaces += len(n.Interfaces)
+		}
 	}
 	if !known {
-		return fmt.Errorf("inventory %s has no node %q: add it, or name another with --node", path, node)
+		return nil, fmt.Errorf("inventory %s has no node %q: add it, or name another with --node", path, node)
 	}
 	for i := range inv.Workloads {
 		for _, e := range inv.Workloads[i].Endpoints {
@@ -303,14 +310,14 @@ func checkNodeInventory(path, node string) error {
 			}
 			interfaces++
 			if _, err := net.InterfaceByName(e.Interface); err != nil {
-				return fmt.Errorf("inventory %s: endpoint %s of %s: interface %q does not exist on this host", path, e.Name, inv.Workloads[i].Ref(), e.Interface)
+				missing = append(missing, fmt.Sprintf("endpoint %s of %s waits: interface %q does not exist on this host yet", e.Name, inv.Workloads[i].Ref(), e.Interface))
 			}
 		}
 	}
 	if interfaces == 0 {
-		return fmt.Errorf("inventory %s gives node %q no interface to watch: set `interface` of an endpoint on it", path, node)
+		return nil, fmt.Errorf("inventory %s gives node %q no interface to watch: set `interface` of an endpoint on it, or `interfaces` of the node", path, node)
 	}
-	return nil
+	return missing, nil
 }
 
 func printLogin(w io.Writer, r serverReady) {

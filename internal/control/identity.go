@@ -111,6 +111,9 @@ func (t *tx) endpoint(workload flow.Identity, name string) (uint32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("number endpoint %q: %w", name, err)
 	}
+	if id >= inventory.FirstPendingEndpoint {
+		return 0, refuse(CodeInternal, "endpoint %q: all %d numbers are taken", name, inventory.FirstPendingEndpoint-1)
+	}
 	return id, nil
 }
 

@@ -159,6 +159,15 @@ func TestParseRefuses(t *testing.T) {
 		{"name with a slash", "name: db\n", "name: d/b\n", []string{`"d/b" has a slash`}},
 		{"name of a directory", "name: db\n", "name: ..\n", []string{`".." is a directory's name`}},
 		{"name missing", "    name: db\n", "", []string{"workloads[1].name: missing"}},
+		{"rule that picks nothing", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{host: true}]", []string{"line 4:", "nodes[0].interfaces[0]: picks nothing"}},
+		{"rule with a bad pattern", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{name: \"veth[\"}]", []string{"line 4:", "nodes[0].interfaces[0].name", "is no pattern"}},
+		{"rule with a name that nothing has", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{name: abcdefghijklmnop}]", []string{"at most 15"}},
+		{"rule with a path", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{name: \"a/*\"}]", []string{"has what no interface name has"}},
+		{"rule of an unknown kind", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{kind: vethh}]", []string{"nodes[0].interfaces[0].kind", "\"vethh\"", "choose of bond, bridge, device,"}},
+		{"rule with an address", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{name: a}, {address: 10.0.0.1}]", []string{"nodes[0].interfaces[1].address", "is not a prefix"}},
+		{"rule with bits too many", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{address: 10.0.0.1/8}]", []string{"write it as 10.0.0.0/8"}},
+		{"rule with a mapped prefix", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{address: \"::ffff:10.0.0.0/104\"}]", []string{"IPv4-mapped"}},
+		{"rule with an unknown field", "    addresses: [10.0.0.1, \"fd00::1\"]", "    interfaces: [{nam: veth}]", []string{`unknown field "nam"`}},
 		{"name too long", "name: db\n", "name: " + strings.Repeat("x", 254) + "\n", []string{"254 characters"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
