@@ -221,6 +221,12 @@ func (w *twin) age(point int, young bool, tunnels Tunnels) {
 		w.t.Fatal(err)
 	}
 	w.points[point].young, w.points[point].tunnels = young, tunnels
+	// Its flows may be made older than it.
+	q := w.d.quotaOf(w.points[point].id)
+	q.Since = 0
+	if err := w.d.maps.Quotas.Put(w.points[point].id, q); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // know gives a point its identity, or takes it away. One that is gone comes back.

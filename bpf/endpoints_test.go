@@ -178,3 +178,86 @@ func TestEndpointsFull(t *testing.T) {
 		t.Errorf("%d links are pinned, want the first endpoint's 2", len(pins))
 	}
 }
+
+// TestMadeAnew checks that the flows of an interface end when the endpoint gets
+// another one, however soon, and that those of the new one go on.
+func TestMadeAnew(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(l *lab)
+		ended  uint64
+	}{
+		{"attached again", func(*lab) {}, 0},
+		{"made anew", func(l *lab) {
+			inNetNS(t, l.ns, func() error {
+				old, err := netlink.LinkByName("web")
+				if err != nil {
+					return err
+				}
+				return errors.Join(netlink.LinkDel(old), vethPair("web", "web-peer"))
+			})
+		}, 2},
+		{"let go and taken again", func(l *lab) {
+			if err := l.d.Detach(l.index); err != nil {
+				t.Fatal(err)
+			}
+		}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t, func(c *Config) { c.NetNS = newNetNS(t); addVeth(t, c.NetNS, "web", "web-peer") })
+			for _, family := range []int{4, 6} {
+				l.want(pass, tcp(web.in(family), db.in(family), 40000, 80, "S"), "before")
+			}
+			time.Sleep(10 * time.Millisecond) // the flows' clock stands still for 4 ms
+			c.change(l)
+			l.attach(Endpoint{Interface: "web", ID: webID, Identity: webIdent})
+			list, err := l.d.Attached()
+			if err != nil || len(list) != 1 {
+				t.Fatalf("attached %+v, error %v", list, err)
+			}
+			l.index = list[0].Index
+			for _, family := range []int{4, 6} {
+				l.want(pass, tcp(web.in(family), db.in(family), 40001, 80, "S"), "after")
+			}
+			if s := l.sweep(0); s.Ended != c.ended {
+				t.Errorf("%d flows ended, want %d", s.Ended, c.ended)
+			}
+			if s := l.sweep(time.Second); s.Deleted != c.ended || l.flows() != 4-int(c.ended) {
+				t.Errorf("%d flows deleted, %d left; want %d and %d", s.Deleted, l.flows(), c.ended, 4-c.ended)
+			}
+		})
+	}
+}
+
+// TestPrune checks that endpoints whose interface is gone are forgotten, and no
+// other.
+func TestPrune(t *testing.T) {
+	l := newLab(t, func(c *Config) {
+		c.NetNS = newNetNS(t)
+		addVeth(t, c.NetNS, "web", "web-peer")
+		addVeth(t, c.NetNS, "db", "db-peer")
+	})
+	l.attach(Endpoint{Interface: "db", ID: dbID, Identity: dbIdent})
+	inNetNS(t, l.ns, func() error {
+		old, err := netlink.LinkByName("web")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(old)
+	})
+	if err := l.d.Prune(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := countKeys[uint32, kernelRfEndpoint](l.d.maps.Endpoints); n != 1 || err != nil {
+		t.Errorf("%d endpoints are known, want 1, error %v", n, err)
+	}
+	if pins, _ := os.ReadDir(l.d.linkDir()); len(pins) != 2 {
+		t.Errorf("%d links are pinned, want 2", len(pins))
+	}
+	if q := l.quota(webID); q.Gone == 0 {
+		t.Error("the flows of web do not end")
+	}
+	if q := l.quota(dbID); q.Gone != 0 {
+		t.Error("the flows of db end")
+	}
+}

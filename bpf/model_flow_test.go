@@ -134,7 +134,7 @@ func (m *model) begin(a *arrival) {
 func (m *model) judge(a *arrival) {
 	q := a.question()
 	q.localOrigin = a.from || a.own
-	q.spoofed = m.spoofed(a)
+	q.spoofed = m.spoofed(a) && a.at.identity != flow.IdentityUnknown
 	if q.spoofed {
 		m.count(kernelRfCounterRF_COUNT_SPOOFED)
 	}

@@ -92,7 +92,7 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 	if a.enforcer, err = enforcer.New(enforcer.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: failsafe,
 		Interfaces: a.watcher,
-		Logger: a.logger, Registerer: a.registry,
+		Logger:     a.logger, Registerer: a.registry,
 	}, a.datapath, link); err != nil {
 		return err
 	}
