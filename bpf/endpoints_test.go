@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // TestAttachRefuses checks interfaces that cannot be watched.
@@ -260,4 +262,43 @@ func TestPrune(t *testing.T) {
 	if q := l.quota(dbID); q.Gone != 0 {
 		t.Error("the flows of db end")
 	}
+}
+
+// TestTakenOver checks an interface that somebody takes over whom nobody knew:
+// the flows from before end as that one's, and go on as the new one's.
+func TestTakenOver(t *testing.T) {
+	families(t, func(t *testing.T, family int) {
+		l := newLab(t)
+		l.apply(live(flow.Egress, 3, allow(dbIdent, flow.TCP, 80)), live(flow.Ingress, 3))
+		unknown := 1<<31 | uint32(l.index)
+		l.attach(Endpoint{Interface: "web", ID: unknown})
+		links := linkIDs(t, l)
+		good, bad := tcp(web.in(family), db.in(family), 40000, 80, "S"), tcp(web.in(family), db.in(family), 40000, 81, "S")
+		for _, p := range []packet{good, bad} {
+			l.want(pass, p, "by whom nobody knows")
+		}
+		if n := l.counter("spoofed"); n != 0 {
+			t.Errorf("%d spoofed packets of an endpoint whose addresses nobody knows", n)
+		}
+		l.records()
+		l.attach(Endpoint{Interface: "web", ID: webID, Identity: webIdent})
+		if ids := linkIDs(t, l); !slices.Equal(ids, links) {
+			t.Errorf("links %v were %v: detached", ids, links)
+		}
+		l.want(pass, good.with("A"), "goes on")
+		l.want(drop, bad.with("A"), "goes on")
+		for _, r := range l.records() {
+			if r.Endpoint != webID || r.Event != flow.EventNew || r.Direction != flow.DirectionUnknown {
+				t.Errorf("record %+v", r)
+			}
+		}
+		if s := l.sweep(0); s.Ended != 2 {
+			t.Errorf("%d flows ended, want 2", s.Ended)
+		}
+		for _, r := range l.records() {
+			if r.Endpoint != unknown || r.Event != flow.EventEnd {
+				t.Errorf("record %+v", r)
+			}
+		}
+	})
 }

@@ -65,8 +65,10 @@ func TestUpRefuses(t *testing.T) {
 		attr    *syscall.SysProcAttr
 		want    []string
 	}{
-		{name: "unknown interface", prepare: inventory("interface: web0", "interface: eth7"),
-			want: []string{"endpoint web-1 of shop/Host/web", `interface "eth7" does not exist`}},
+		{name: "nothing to watch", args: []string{"--node", "node-2"}, prepare: inventory("workloads:", "  - name: node-2\nworkloads:"),
+			want: []string{`gives node "node-2" no interface to watch`, "`interfaces` of the node"}},
+		{name: "rule of an unknown kind", prepare: inventory("workloads:", "    interfaces: [{kind: veht}]\nworkloads:"),
+			want: []string{"line ", `"veht" is no kind of interface`, "veth"}},
 		{name: "malformed inventory", prepare: inventory("    labels: {app: db}", "    labels: {app: db"), want: []string{"inventory.yaml", "line "}},
 		{name: "unknown field", prepare: inventory("labels: {app: db}", "lables: {app: db}"), want: []string{"line ", "lables"}},
 		{name: "address given twice", prepare: inventory(s.dbIs[0].String(), s.webIs[0].String()),
