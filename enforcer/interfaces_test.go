@@ -116,7 +116,7 @@ func (n *watching) index(name string) (index int) {
 		if err == nil {
 			index = l.Attrs().Index
 		}
-		return nil //nolint:nilerr // there is none: 0
+		return nil // there is none: 0
 	})
 	return index
 }
@@ -264,6 +264,16 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		out["r2"] = a
 		return out
 	})
+
+	n.do(func() error { return errors.Join(delLink("r2"), delLink("v0")) })
+	n.await("gone", func() map[string]bpf.Attached {
+		out := want()
+		maps.DeleteFunc(out, func(name string, _ bpf.Attached) bool { return strings.HasPrefix(name, "r") || name == "v0" })
+		return out
+	})
+	if l, err := n.dp.Levels(); err != nil || l.Endpoints != 49 {
+		t.Errorf("%d endpoints are in the kernel, want 49, error %v", l.Endpoints, err)
+	}
 }
 
 // TestRuleByAddress checks an interface that a rule picks by its address, which
@@ -293,6 +303,9 @@ func TestRuleByAddress(t *testing.T) {
 			return netlink.AddrDel(l, a)
 		})
 	})
+	if r := n.e.Report(); slices.ContainsFunc(r.Problems, func(p string) bool { return strings.Contains(p, `"lo"`) }) {
+		t.Errorf("problems %q", r.Problems)
+	}
 	n.await("the address goes", func() map[string]bpf.Attached { return map[string]bpf.Attached{"b": n.pending("b")} })
 }
 
@@ -335,7 +348,7 @@ func TestPendingInterface(t *testing.T) {
 			go func() {
 				asked, bad := 0, 0
 				for ; ctx.Err() == nil || asked == 0; asked++ {
-					if got := p.Get(t.Context(), a, port, 100*time.Millisecond) == nil; got != reached {
+					if got := p.Get(context.WithoutCancel(ctx), a, port, 100*time.Millisecond) == nil; got != reached {
 						bad++
 					}
 				}

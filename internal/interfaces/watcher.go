@@ -110,27 +110,33 @@ const retryDump = 10 * time.Millisecond
 
 // Run takes changes in until ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
-	for ctx.Err() == nil {
+	for {
 		err := w.follow(ctx)
 		if ctx.Err() != nil {
-			break
+			return nil //nolint:nilerr // the end was asked for
 		}
 		w.metrics.resyncs.Inc()
 		if !errors.Is(err, unix.ENOBUFS) {
 			w.cfg.Logger.Warn("interfaces are listed again", "error", err)
 		}
-		failing := false
-		for err = w.Start(ctx); err != nil; err = w.Start(ctx) {
-			if !failing && ctx.Err() == nil {
-				failing = true
-				w.cfg.Logger.Warn("interfaces cannot be listed: what is known of them is old", "error", err)
-			}
-			if !w.pause(ctx, w.cfg.Retry) {
-				return nil
-			}
+		w.again(ctx)
+	}
+}
+
+// again begins anew, however often it takes.
+func (w *Watcher) again(ctx context.Context) {
+	for failing := false; ; failing = true {
+		err := w.Start(ctx)
+		if err == nil {
+			return
+		}
+		if !failing && ctx.Err() == nil {
+			w.cfg.Logger.Warn("interfaces cannot be listed: what is known of them is old", "error", err)
+		}
+		if !w.pause(ctx, w.cfg.Retry) {
+			return
 		}
 	}
-	return nil
 }
 
 func (w *Watcher) pause(ctx context.Context, d time.Duration) bool {

@@ -318,7 +318,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add(uint16(16), make([]byte, 16))
 	f.Add(uint16(20), append(make([]byte, 8), 8, 0, 2, 0, 10, 0, 0, 1))
 	f.Add(uint16(16), append(make([]byte, 16), 3, 0, 3, 0))
-	f.Fuzz(func(t *testing.T, kind uint16, m []byte) {
+	f.Fuzz(func(_ *testing.T, kind uint16, m []byte) {
 		h := table{links: map[int]inventory.Interface{}, addresses: map[int]map[netip.Prefix]bool{}}
 		_, _ = h.take(kind, m)
 	})
