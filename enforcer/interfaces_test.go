@@ -99,6 +99,7 @@ func (n *watching) await(what string, want func() map[string]bpf.Attached) {
 		}
 		expected := want()
 		if maps.Equal(got, expected) && len(list) == len(got) {
+			_ = n.e.Report() // waits until it has counted too
 			return
 		}
 		select {
