@@ -99,12 +99,33 @@ func (n *watching) await(what string, want func() map[string]bpf.Attached) {
 		}
 		expected := want()
 		if maps.Equal(got, expected) && len(list) == len(got) {
+			_ = n.e.Report() // waits until it has counted too
 			return
 		}
 		select {
 		case <-n.e.Changed():
 		case <-late:
 			n.t.Fatalf("%s: after 5 s\n%+v are attached, want\n%+v\n%+v", what, got, expected, n.e.Report())
+		}
+	}
+}
+
+// levels waits by events, for at most 5 s, until the kernel holds so many
+// endpoints, dead ones included.
+func (n *watching) levels(want int) {
+	n.t.Helper()
+	for late := time.After(5 * time.Second); ; {
+		l, err := n.dp.Levels()
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		if l.Endpoints == want {
+			return
+		}
+		select {
+		case <-n.e.Changed():
+		case <-late:
+			n.t.Fatalf("%d endpoints are in the kernel, want %d", l.Endpoints, want)
 		}
 	}
 }
@@ -239,9 +260,7 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	if got := testutil.ToFloat64(n.e.metrics.unknown); got != 25 {
 		t.Errorf("%v are pending, want 25", got)
 	}
-	if l, err := n.dp.Levels(); err != nil || l.Endpoints != 75 {
-		t.Errorf("%d endpoints are in the kernel, error %v", l.Endpoints, err)
-	}
+	n.levels(75)
 
 	// Named by the inventory, and no longer.
 	inv := hundred()
@@ -271,9 +290,8 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		maps.DeleteFunc(out, func(name string, _ bpf.Attached) bool { return strings.HasPrefix(name, "r") || name == "v0" })
 		return out
 	})
-	if l, err := n.dp.Levels(); err != nil || l.Endpoints != 49 {
-		t.Errorf("%d endpoints are in the kernel, want 49, error %v", l.Endpoints, err)
-	}
+	// What is gone is not attached at once, and forgotten when the event came.
+	n.levels(49)
 }
 
 // TestRuleByAddress checks an interface that a rule picks by its address, which
