@@ -283,35 +283,6 @@ func (d *Datapath) Prune() error {
 	if err != nil {
 		return fmt.Errorf("read endpoints: %w", err)
 	}
-	for _, pin := range pins {
-		index, h, ok := parseLinkName(pin.Name())
-		ep, watched := known[index]
-		if !ok || !watched {
-			if err := removeLink(filepath.Join(d.linkDir(), pin.Name())); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, err := updateLink(d.linkPath(index, h), d.program(h, ep.Flags&endpointHost != 0)); err != nil {
-			return err
-		}
-		d.step("link moved")
-	}
-	return d.prune(known)
-}
-
-// Prune forgets endpoints whose interface is gone; their flows end with the next
-// sweep.
-func (d *Datapath) Prune() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return errClosed
-	}
-	known, err := readMap[uint32, kernelRfEndpoint](d.maps.Endpoints)
-	if err != nil {
-		return fmt.Errorf("read endpoints: %w", err)
-	}
 	return d.prune(known)
 }
 

@@ -284,7 +284,7 @@ func TestTakenOver(t *testing.T) {
 		l.apply(live(flow.Egress, 3, allow(dbIdent, flow.TCP, 80)), live(flow.Ingress, 3))
 		unknown := 1<<31 | uint32(l.index)
 		l.attach(Endpoint{Interface: "web", ID: unknown})
-		links := linkIDs(t, l)
+		links := attachments(t, l.d)
 		good, bad := tcp(web.in(family), db.in(family), 40000, 80, "S"), tcp(web.in(family), db.in(family), 40000, 81, "S")
 		for _, p := range []packet{good, bad} {
 			l.want(pass, p, "by whom nobody knows")
@@ -294,7 +294,7 @@ func TestTakenOver(t *testing.T) {
 		}
 		l.records()
 		l.attach(Endpoint{Interface: "web", ID: webID, Identity: webIdent})
-		if ids := linkIDs(t, l); !slices.Equal(ids, links) {
+		if ids := attachments(t, l.d); !slices.Equal(ids, links) {
 			t.Errorf("links %v were %v: detached", ids, links)
 		}
 		l.want(pass, good.with("A"), "goes on")
