@@ -582,7 +582,6 @@ func qdiscs(t *testing.T, ns, name string) (list []string) {
 
 // TestQdisc checks whose qdisc is removed, and what stands in the way of ours.
 func TestQdisc(t *testing.T) {
-	add := func(q netlink.Qdisc) error { return netlink.QdiscAdd(q) }
 	attrs := func(p place) netlink.QdiscAttrs {
 		return netlink.QdiscAttrs{LinkIndex: int(p.index), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
 	}
@@ -594,12 +593,12 @@ func TestQdisc(t *testing.T) {
 		left   []string
 	}{
 		{name: "made for us"},
-		{name: "there before", before: func(_ *testing.T, p place) error { return add(&netlink.Clsact{QdiscAttrs: attrs(p)}) }, left: []string{"clsact"}},
+		{name: "there before", before: func(_ *testing.T, p place) error { return netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: attrs(p)}) }, left: []string{"clsact"}},
 		{name: "used by others later", later: func(t *testing.T, p place) error { return newStranger(t, -1).filter(p, 7) }, left: []string{"clsact"}},
-		{name: "of another kind", before: func(_ *testing.T, p place) error { return add(&netlink.Ingress{QdiscAttrs: attrs(p)}) },
+		{name: "of another kind", before: func(_ *testing.T, p place) error { return netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: attrs(p)}) },
 			err: "ingress qdisc stands in the place of a clsact one", left: []string{"ingress"}},
 		{name: "first priority taken", before: func(_ *testing.T, p place) error {
-			return errors.Join(add(&netlink.Clsact{QdiscAttrs: attrs(p)}), netlink.FilterAdd(&netlink.U32{
+			return errors.Join(netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: attrs(p)}), netlink.FilterAdd(&netlink.U32{
 				FilterAttrs: netlink.FilterAttrs{LinkIndex: int(p.index), Parent: p.hook.parent, Priority: 1, Protocol: unix.ETH_P_ALL},
 				ClassId:     1,
 			}))

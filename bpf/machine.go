@@ -30,9 +30,8 @@ func CheckHost() error {
 	return checkFeatures(release, kernelFeatures)
 }
 
-// The newest thing that the programs cannot do without came with Linux 5.14,
-// see kernelFeatures; 5.15 is the first one with long support after that. Where
-// TCX is missing, before 6.6, they attach by clsact.
+// The newest thing that the programs cannot do without, see kernelFeatures, came
+// with this version. Where TCX is missing, before 6.6, they attach by clsact.
 const needMajor, needMinor = 5, 15
 
 func checkKernel(release string) error {
@@ -61,6 +60,7 @@ var kernelFeatures = []feature{
 	{"the coarse clock", "5.11", func() error { return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetCoarseNs) }},
 	{"walks over maps", "5.13", func() error { return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnForEachMapElem) }},
 	{"programs that userspace runs", "5.14", func() error { return features.HaveProgramType(ebpf.Syscall) }},
+	{"timers", "5.15", func() error { return features.HaveProgramHelper(ebpf.SchedCLS, asm.FnTimerInit) }},
 }
 
 func checkFeatures(release string, list []feature) error {

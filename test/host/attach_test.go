@@ -33,9 +33,11 @@ func TestUpByClsact(t *testing.T) {
 		}
 		return n
 	}
+	check("in observe", true)
 	server := shop("server")
 	u.create(t, onlyFrom(server, "far", allowed), 0)
 	s.policy(t, []string{"stage", server.String(), "--revision", "1"}, "ingress audit")
+	check("in audit", true)
 	u.enforce(t, server, "1")
 	check("enforced", false)
 	for _, step := range []struct {
