@@ -85,10 +85,10 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
 		return fmt.Errorf("%w: this kernel is built without CONFIG_BPF_SYSCALL, use one that has it", err)
-	case errors.As(err, &verifier):
-		return fmt.Errorf("the kernel's verifier refuses the programs, please report it with the kernel's version: %w", err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w: run as root, outside containers that lack CAP_BPF and CAP_NET_ADMIN", err)
+	case errors.As(err, &verifier):
+		return fmt.Errorf("the kernel's verifier refuses the programs, please report it with the kernel's version: %w", err)
 	}
 	return err
 }
