@@ -42,6 +42,7 @@ func number(t *testing.T, name string, def uint64) uint64 {
 // the programs and the model, which must agree on each. N is how many, SEED where
 // to begin: a session that fails prints its own seed, with which it is the first.
 func TestAgreement(t *testing.T) {
+	t.Parallel()
 	n, seed := number(t, "N", 2_000_000), number(t, "SEED", 1)
 	sessions := max(n/sessionFrames, 1)
 	frames := int(min(n, sessionFrames))

@@ -201,8 +201,10 @@ func TestPrefilterTraffic(t *testing.T) {
 // TestPrefilterReload swaps the lists under traffic. A source in all of them
 // never gets through, one in none is never dropped, and no frame is uncounted.
 func TestPrefilterReload(t *testing.T) {
+	t.Parallel() // nearly all of it is waiting for the kernel's grace periods
 	for mode, swaps := range map[string]int{"native": 1000, "generic": 100} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			w := newHostWire(t, mode)
 			f := &filter{t, openFilterAt(t, w.cfg)}
 			lists := func(i int) []DenyList {

@@ -195,7 +195,7 @@ func TestRingWakes(t *testing.T) {
 	write := func(n int) {
 		t.Helper()
 		l.fill(n, tcp(web.v4, db.v4, port, 80, "S"))
-		count, port = count+n, port+uint16(n) //nolint:gosec // a few hundred
+		count, port = count+n, port+uint16(n)
 	}
 	woken := func(ms int) bool {
 		t.Helper()

@@ -330,13 +330,38 @@ func TestTrafficBehindXDP(t *testing.T) {
 		Entries: []Entry{allow(webIdent, flow.TCP, serverPort), allow(webIdent, flow.UDP, serverPort)},
 	})
 	everything(true, false)
-	counters, err := s.d.Counters()
-	if err != nil {
-		t.Fatal(err)
+	// Where a frame's type would be these have one, in their source.
+	s.apply(Table{TableKey: TableKey{evilIdent, flow.SlotLive, flow.Egress}, Revision: 2})
+	for i, source := range []string{"8.0.0.1", "fd00:0:800::1"} {
+		sendRaw(t, s.evil.ns, sourceFrame(t, netip.MustParseAddr(source)))
+		var counters map[string]uint64
+		for deadline := time.Now().Add(5 * time.Second); counters["spoofed"] <= uint64(i); time.Sleep(time.Millisecond) {
+			var err error
+			if counters, err = s.d.Counters(); err != nil {
+				t.Fatal(err)
+			}
+			if counters["malformed"] != 0 || time.Now().After(deadline) {
+				t.Fatalf("from %s: %d packets counted as malformed and %d as spoofed, want 0 and %d",
+					source, counters["malformed"], counters["spoofed"], i+1)
+			}
+		}
 	}
-	if counters["malformed"] != 0 {
-		t.Errorf("%d packets counted as malformed", counters["malformed"])
-	}
+}
+
+func sendRaw(t *testing.T, ns string, frame []byte) {
+	t.Helper()
+	inNetNS(t, ns, func() error {
+		i, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.SendmsgN(socket, frame, nil, &unix.SockaddrLinklayer{Ifindex: i.Index}, 0)
+		return errors.Join(err, unix.Close(socket))
+	})
 }
 
 // passAll attaches an XDP program that takes packets in fragments, in generic mode.
