@@ -86,7 +86,7 @@ func TestUpRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = os.Chmod(dir, 0o755) })
-		}, want: []string{"mount bpffs", "operation not permitted", "run as root"}},
+		}, want: []string{"ask the kernel", "operation not permitted", "run as root"}},
 		{name: "engine library missing", args: []string{"--engine-library", "/nonexistent.so"}, want: []string{"/nonexistent.so", "no such file", "make build", "--engine-library"}},
 		{name: "engine library damaged", args: []string{"--engine-library", passwordFile}, want: []string{passwordFile, "make build"}},
 		{name: "port taken", prepare: busy, args: []string{"--listen", "127.0.0.1:7433"}, want: []string{"--listen 127.0.0.1:7433", "address already in use", "choose another"}},
