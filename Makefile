@@ -84,12 +84,19 @@ demo-check: build ## Run the demo's script, print the table, write build/demo.js
 ## ---- test
 
 .PHONY: test
-test: build test-go test-conformance test-ui test-browser test-demo ## Run every test: Go, conformance, UI, browser, and the whole demo (root)
+test: build test-go test-datapath test-conformance test-ui test-browser test-demo ## Run every test (root)
 
 .PHONY: test-go
 test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
 	@$(call apt,$(APT_BENCH))
-	go test -timeout 15m $(ARGS) $$(go list ./... | grep -v /test/browser)
+	go test -timeout 15m -skip '$(COUNTED)' $(ARGS) $$(go list ./... | grep -vE '/test/(browser|gapless)')
+
+# Tests whose counts are worth reading: go test shows them for one package at a time.
+COUNTED := ^(TestVerifier|TestAgreement)$$
+
+.PHONY: test-datapath
+test-datapath: test-gapless ## The verifier's counts, 2 million frames against the model, changes under traffic (root)
+	go test -count=1 -v -timeout 15m -run '$(COUNTED)' $(ARGS) ./bpf
 
 .PHONY: test-conformance
 test-conformance: ## Judge the Cyclonus cases and our own by evaluator, tables and kernel; print counts (root)
