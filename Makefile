@@ -88,7 +88,7 @@ test: build test-go test-datapath test-conformance test-ui test-browser test-dem
 
 .PHONY: test-go
 test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
-	@$(call apt,$(APT_BENCH))
+	@$(call apt,$(APT_BENCH) iproute2)
 	go test -timeout 15m -skip '$(COUNTED)' $(ARGS) $$(go list ./... | grep -vE '/test/(browser|gapless)')
 
 # Tests whose counts are worth reading: go test shows them for one package at a time.

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"math/rand/v2"
 	"regexp"
 	"strconv"
 	"strings"
@@ -10,7 +11,8 @@ import (
 )
 
 // TestVerifier loads every program at its largest options and says what that
-// cost the verifier, whose limit is a million instructions.
+// cost the verifier, whose limit is a million instructions. The prefilter's
+// options are its tables.
 func TestVerifier(t *testing.T) {
 	spec, err := loadKernel()
 	if err != nil {
@@ -24,20 +26,32 @@ func TestVerifier(t *testing.T) {
 	}
 	defer c.Close()
 	for name, p := range c.Programs {
-		info, err := p.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, ok := info.VerifiedInstructions()
-		size, _ := info.TranslatedSize()
 		depth := stackOf(t, spec.Programs[name], p.VerifierLog)
 		if depth > 512 {
 			t.Errorf("%s: %d bytes of stack in steps of 32, as kernels before 6.9 count: want at most 512", name, depth)
 		}
-		t.Logf("%s: %d instructions verified, %d bytes, stack %d\n%s", name, n, size, depth, p.VerifierLog)
-		if !ok || n == 0 || n > 500_000 {
-			t.Errorf("%s: %d instructions verified, want some and at most half of the kernel's limit", name, n)
-		}
+		verified(t, name, p)
+		t.Logf("%s: stack %d\n%s", name, depth, p.VerifierLog)
+	}
+	f := openFilter(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	f.set([]DenyList{
+		{"v4", true, randomPrefixes(r, maxPrefilterEntries/2, 4)}, {"v6", true, randomPrefixes(r, maxPrefilterEntries/2, 6)},
+	})
+	verified(t, "rf_prefilter, a million prefixes", f.program)
+}
+
+func verified(t *testing.T, name string, p *ebpf.Program) {
+	t.Helper()
+	info, err := p.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, ok := info.VerifiedInstructions()
+	size, _ := info.TranslatedSize()
+	t.Logf("%s: %d instructions verified, %d bytes", name, n, size)
+	if !ok || n == 0 || n > 500_000 {
+		t.Errorf("%s: %d instructions verified, want some and at most half of the kernel's limit", name, n)
 	}
 }
 
