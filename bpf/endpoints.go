@@ -92,22 +92,21 @@ func (d *Datapath) attach(e Endpoint) error {
 		Id: e.ID, Identity: uint32(e.Identity), Workload: workload, Flags: endpointFlags(e), ObservedSince: now,
 	}
 	before, was := known[index]
-	quota := d.quotaOf(e.ID)
-	quota.Gone = 0
-	if was && before.Id == e.ID && d.alive(index) {
+	same := was && before.Id == e.ID && d.alive(index)
+	if same {
 		value.ObservedSince = before.ObservedSince
-	} else {
-		quota.Since = since
 	}
-	forgetInterface(d.settings.value, index)
-	if err := d.maps.Endpoints.Put(index, value); err != nil {
-		if errors.Is(err, unix.E2BIG) {
-			return fmt.Errorf("attach to %s: all %d endpoints of the node are taken", e.Interface, d.limits.Endpoints)
+	if !was || before != value {
+		forgetInterface(d.settings.value, index)
+		if err := d.maps.Endpoints.Put(index, value); err != nil {
+			if errors.Is(err, unix.E2BIG) {
+				return fmt.Errorf("attach to %s: all %d endpoints of the node are taken", e.Interface, d.limits.Endpoints)
+			}
+			return fmt.Errorf("note endpoint of %s: %w", e.Interface, err)
 		}
-		return fmt.Errorf("note endpoint of %s: %w", e.Interface, err)
 	}
 	noteInterface(d.settings.value, index, e.ID)
-	if err := d.maps.Quotas.Put(e.ID, quota); err != nil {
+	if err := d.openQuota(e.ID, since, same); err != nil {
 		return fmt.Errorf("note flows of endpoint %d: %w", e.ID, err)
 	}
 	if was && before.Id != e.ID {
@@ -129,6 +128,21 @@ func (d *Datapath) attach(e Endpoint) error {
 	}
 	d.levels.Endpoints, err = countKeys[uint32, kernelRfEndpoint](d.maps.Endpoints)
 	return err
+}
+
+// openQuota lets an endpoint hold flows. One that goes on as it was is left
+// alone: the programs count in it meanwhile.
+func (d *Datapath) openQuota(id uint32, since uint64, same bool) error {
+	var q kernelRfQuota
+	err := d.maps.Quotas.Lookup(id, &q)
+	if err == nil && same && q.Gone == 0 {
+		return nil
+	}
+	q.Gone = 0
+	if !same {
+		q.Since = since
+	}
+	return d.maps.Quotas.Put(id, q)
 }
 
 // quotaOf keeps the count of an endpoint that was here before.

@@ -95,35 +95,12 @@ func (p *Prefilter) swap(program *ebpf.Program) error {
 	return former.Close()
 }
 
-// update puts program into the interface's pinned link, if there is one. A link
-// whose interface is gone is removed.
+// update puts program into the interface's pinned link, if there is one.
 func (p *Prefilter) update(index uint32, program *ebpf.Program) (bool, error) {
-	path := p.linkPath(index)
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open pinned link %s: %w", path, err)
-	}
-	defer func() { _ = l.Close() }()
-	info, err := l.Info()
-	if err != nil {
-		return false, fmt.Errorf("read pinned link %s: %w", path, err)
-	}
-	if info.XDP() != nil && info.XDP().Ifindex == index {
-		err = l.Update(program)
-		if err == nil {
-			return true, nil
-		}
-		if !errors.Is(err, unix.ENOLINK) {
-			return false, fmt.Errorf("update pinned link %s: %w", path, err)
-		}
-	}
-	if err := os.Remove(path); err != nil {
-		return false, fmt.Errorf("remove dead link: %w", err)
-	}
-	return false, nil
+	return updatePinned(p.linkPath(index), program, func(l link.Link) bool {
+		info, err := l.Info()
+		return err == nil && info.XDP() != nil && info.XDP().Ifindex == index
+	})
 }
 
 // SetInterfaces makes the lists run on these interfaces and on no others. One

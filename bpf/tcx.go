@@ -43,9 +43,16 @@ func (t *tcx) attach(p place, prog *ebpf.Program) error {
 	})
 }
 
-// update removes a pin without a link, or whose interface is gone.
 func (t *tcx) update(p place, prog *ebpf.Program) (bool, error) {
-	path := t.pin(p)
+	return updatePinned(t.pin(p), prog, func(l link.Link) bool {
+		_, index := linkAt(l)
+		return index != 0
+	})
+}
+
+// updatePinned puts prog into the link pinned at path, if there is one. A pin
+// without a link, or whose interface is gone, is removed.
+func updatePinned(path string, prog *ebpf.Program, attached func(link.Link) bool) (bool, error) {
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -54,7 +61,7 @@ func (t *tcx) update(p place, prog *ebpf.Program) (bool, error) {
 		return false, fmt.Errorf("open pinned link %s: %w", path, err)
 	}
 	defer func() { _ = l.Close() }()
-	if _, index := linkAt(l); index != 0 {
+	if attached(l) {
 		err = l.Update(prog)
 		if err == nil {
 			return true, nil

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // mounted is this test binary's own bpffs.
@@ -99,7 +99,7 @@ func newNetwork(t *testing.T) *network {
 	prefix := fmt.Sprintf("rf-gapless-%d-%d-", os.Getpid(), serial.Add(1))
 	n := &network{ns: prefix + "node"}
 	makeNS(t, n.ns)
-	must(t, inNS(n.ns, func() error {
+	must(t, wire.In(n.ns, func() error {
 		return errors.Join(sysctl("ipv4/ip_forward", "1"), sysctl("ipv6/conf/all/forwarding", "1"))
 	}))
 	for i, h := range []**host{&n.client, &n.server, &n.evil} {
@@ -125,7 +125,7 @@ func (n *network) connect(h *host) error {
 		return err
 	}
 	defer func() { _ = target.Close() }()
-	err = inNS(n.ns, func() error {
+	err = wire.In(n.ns, func() error {
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: h.veth, HardwareAddr: h.via},
 			PeerName:  "eth0", PeerNamespace: netlink.NsFd(target), PeerHardwareAddr: h.mac,
@@ -135,7 +135,7 @@ func (n *network) connect(h *host) error {
 		return fmt.Errorf("connect %s: %w", h.veth, err)
 	}
 	return errors.Join(
-		inNS(h.ns, func() error {
+		wire.In(h.ns, func() error {
 			return errors.Join(
 				address("eth0", h.v4), address("eth0", h.v6), up("eth0"), up("lo"),
 				neighbour("eth0", nodeV4, h.via), neighbour("eth0", nodeV6, h.via),
@@ -144,7 +144,7 @@ func (n *network) connect(h *host) error {
 				route("eth0", nodeV6, &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}),
 			)
 		}),
-		inNS(n.ns, func() error {
+		wire.In(n.ns, func() error {
 			return errors.Join(
 				address(h.veth, nodeV4), address(h.veth, nodeV6), up(h.veth),
 				neighbour(h.veth, h.v4, h.mac), neighbour(h.veth, h.v6, h.mac),
@@ -221,45 +221,7 @@ func must(t testing.TB, err error) {
 
 func makeNS(t testing.TB, name string) {
 	t.Helper()
-	err := onOwnThread(func() error {
-		ns, err := netns.NewNamed(name)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = ns.Close() }()
+	wire.Namespace(t, name, func() error {
 		return errors.Join(sysctl("ipv6/conf/all/accept_dad", "0"), sysctl("ipv6/conf/default/accept_dad", "0"))
 	})
-	if err != nil {
-		t.Fatalf("this test needs root and network namespaces: make %s: %v", name, err)
-	}
-	t.Cleanup(func() {
-		if err := netns.DeleteNamed(name); err != nil {
-			t.Errorf("remove %s: %v", name, err)
-		}
-	})
-}
-
-func inNS(name string, fn func() error) error {
-	return onOwnThread(func() error {
-		ns, err := netns.GetFromName(name)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = ns.Close() }()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
-		return fn()
-	})
-}
-
-// onOwnThread runs fn on a thread that ends with it, in whatever namespace fn
-// leaves it.
-func onOwnThread(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- fn()
-	}()
-	return <-done
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // The last bytes of every frame: what the receiver counts it by.
@@ -45,7 +47,7 @@ func newReceiver(t *testing.T, n *network) *receiver {
 	})
 	must(t, r.load())
 	for _, h := range n.hosts() {
-		must(t, inNS(h.ns, func() error {
+		must(t, wire.In(h.ns, func() error {
 			l, err := netlink.LinkByName("eth0")
 			if err != nil {
 				return err

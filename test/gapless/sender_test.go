@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // want is what must happen to a class's frames.
@@ -196,7 +197,7 @@ func newSender(t *testing.T, classes ...*class) *sender {
 			s.pattern = append(s.pattern, c)
 		}
 	}
-	must(t, inNS(classes[0].from.ns, func() error {
+	must(t, wire.In(classes[0].from.ns, func() error {
 		l, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err

@@ -12,13 +12,15 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // serve echoes on TCP at every address of the host.
 func (h *host) serve(t *testing.T) {
 	t.Helper()
 	var l net.Listener
-	must(t, inNS(h.ns, func() (err error) {
+	must(t, wire.In(h.ns, func() (err error) {
 		l, err = net.Listen("tcp", fmt.Sprintf(":%d", service))
 		return err
 	}))
@@ -58,7 +60,7 @@ func dial(from, to *host, family int, number uint64) (*stream, error) {
 }
 
 func dialIn(from, to *host, family int, limit time.Duration) (c net.Conn, err error) {
-	err = inNS(from.ns, func() error {
+	err = wire.In(from.ns, func() error {
 		c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to.in(family), service).String(), limit)
 		return err
 	})
