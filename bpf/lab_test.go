@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if order := os.Getenv(killSteps); order != "" {
 		os.Exit(killedChild(order))
 	}
+	if order := os.Getenv(prefilterHolder); order != "" {
+		os.Exit(holdPrefilter(order))
+	}
 	os.Exit(run(m))
 }
 

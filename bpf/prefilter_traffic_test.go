@@ -342,8 +342,8 @@ func TestPrefilterKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "-test.run=^TestPrefilterHolder$")
-	cmd.Env = append(os.Environ(), "RF_PREFILTER_HOLDER="+w.cfg.PinDir+" "+w.ns)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), prefilterHolder+"="+w.cfg.PinDir+" "+w.ns)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -382,12 +382,12 @@ func TestPrefilterKilled(t *testing.T) {
 	}
 }
 
-// TestPrefilterHolder is the process that TestPrefilterKilled kills.
-func TestPrefilterHolder(t *testing.T) {
-	place, ns, ok := strings.Cut(os.Getenv("RF_PREFILTER_HOLDER"), " ")
-	if !ok {
-		return // it does nothing by itself
-	}
+// prefilterHolder names, to a child of TestPrefilterKilled, what to hold.
+const prefilterHolder = "RF_PREFILTER_HOLDER"
+
+// holdPrefilter is the process that TestPrefilterKilled kills.
+func holdPrefilter(order string) int {
+	place, ns, _ := strings.Cut(order, " ")
 	p, err := OpenPrefilter(PrefilterConfig{PinDir: place, NetNS: ns})
 	if err == nil {
 		_, err = p.SetLists([]DenyList{{"a", true, prefixes("10.0.0.3/32", "fd00::3/128")}}, nil)
@@ -396,10 +396,12 @@ func TestPrefilterHolder(t *testing.T) {
 		_, err = p.SetInterfaces([]string{"eth0"})
 	}
 	if err != nil {
-		t.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	fmt.Println("holding")
 	time.Sleep(time.Minute)
+	return 0
 }
 
 // TestPrefilterForeign checks that another's XDP program is left alone.
