@@ -21,6 +21,14 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+static __always_inline int rf_finish(struct rf_visit *v, __u64 judged)
+{
+	__u32 outcome = rf_outcome(judged, v->panic);
+
+	rf_count_verdict(judged, outcome);
+	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
+}
+
 /* A packet that no rule can be asked about: passes, unless the endpoint's live
  * policy isolates the direction it goes. */
 static __always_inline int rf_unjudged(struct rf_visit *v, enum rf_counter counter)
@@ -33,16 +41,7 @@ static __always_inline int rf_unjudged(struct rf_visit *v, enum rf_counter count
 		judged |= RF_VERDICT_DENY | RF_REASON_MALFORMED << 8;
 	if (rf_isolates(v->ask.workload, RF_SLOT_STAGED, direction))
 		judged |= RF_VERDICT_DENY << 16 | RF_REASON_MALFORMED << 24;
-	rf_count_verdict(judged, rf_outcome(judged, v->panic));
-	return rf_outcome(judged, v->panic) == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
-}
-
-static __always_inline int rf_finish(struct rf_visit *v, __u64 judged)
-{
-	__u32 outcome = rf_outcome(judged, v->panic);
-
-	rf_count_verdict(judged, outcome);
-	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
+	return rf_finish(v, judged);
 }
 
 /* Decides by what rf_judge answered, and keeps nothing. */
@@ -50,6 +49,15 @@ static __always_inline int rf_finish_stateless(struct rf_visit *v)
 {
 	rf_count(RF_COUNT_STATELESS);
 	return rf_finish(v, v->answer.judged);
+}
+
+static __always_inline void rf_fragment_key_of(const struct rf_visit *v, struct rf_fragment_key *k)
+{
+	k->id = v->p.fragment_id;
+	k->endpoint = v->endpoint;
+	k->protocol = v->p.fragment_protocol;
+	__builtin_memcpy(k->src, v->p.src, 16);
+	__builtin_memcpy(k->dst, v->p.dst, 16);
 }
 
 /* Gives a later fragment the ports of its first one. Returns what to count it
@@ -61,11 +69,7 @@ __noinline int rf_find_fragment(struct rf_visit *v)
 
 	if (!v)
 		return RF_COUNT_FRAGMENTS_UNMATCHED;
-	key.id = v->p.fragment_id;
-	key.endpoint = v->endpoint;
-	key.protocol = v->p.fragment_protocol;
-	__builtin_memcpy(key.src, v->p.src, 16);
-	__builtin_memcpy(key.dst, v->p.dst, 16);
+	rf_fragment_key_of(v, &key);
 	first = bpf_map_lookup_elem(&fragments, &key);
 	if (!first || (__s64)(v->now - first->seen) >= (__s64)RF_FRAGMENT_NS)
 		return RF_COUNT_FRAGMENTS_UNMATCHED;
@@ -94,11 +98,7 @@ __noinline int rf_note_fragment(struct rf_visit *v)
 
 	if (!v)
 		return 0;
-	key.id = v->p.fragment_id;
-	key.endpoint = v->endpoint;
-	key.protocol = v->p.fragment_protocol;
-	__builtin_memcpy(key.src, v->p.src, 16);
-	__builtin_memcpy(key.dst, v->p.dst, 16);
+	rf_fragment_key_of(v, &key);
 	first.sport = v->p.sport;
 	first.dport = v->p.dport;
 	first.protocol = v->p.protocol;
@@ -217,7 +217,7 @@ static __always_inline enum rf_syn rf_judge_syn(struct rf_visit *v, struct rf_fl
 	if (f->direction == RF_DIRECTION_UNKNOWN) {
 		/* A forged one must not take an open connection's permission away. */
 		rf_judge_first(v);
-		return (v->answer.judged & 0xff) == RF_VERDICT_DENY ? RF_SYN_ALONE : RF_SYN_RESTART;
+		return rf_denies(v) ? RF_SYN_ALONE : RF_SYN_RESTART;
 	}
 	if (!opens && f->state != RF_STATE_SYN) {
 		rf_count(RF_COUNT_REVERSED_SYN);
@@ -251,7 +251,7 @@ static __always_inline enum rf_syn rf_judge_beginning(struct rf_visit *v, struct
 	if (rf_crosses(v, f)) {
 		rf_first_direction(v);
 		rf_judge_first(v);
-		return (v->answer.judged & 0xff) == RF_VERDICT_DENY ? RF_SYN_SAME : RF_SYN_RESTART;
+		return rf_denies(v) ? RF_SYN_SAME : RF_SYN_RESTART;
 	}
 	return rf_is_new_syn(&v->p) ? rf_judge_syn(v, f) : RF_SYN_SAME;
 }
@@ -296,8 +296,7 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 {
 	rf_first_direction(v);
 	rf_judge_first(v);
-	if ((v->answer.judged & 0xff) == RF_VERDICT_DENY && v->direction != RF_DIRECTION_UNKNOWN &&
-	    !rf_shows_direction(&v->p))
+	if (rf_denies(v) && v->direction != RF_DIRECTION_UNKNOWN && !rf_shows_direction(&v->p))
 		rf_judge_answer(v);
 	if (rf_is_late(&v->p))
 		return rf_finish_stateless(v);

@@ -35,6 +35,19 @@ static __always_inline const __u8 *rf_local(const struct rf_visit *v)
 	return v->from ? v->p.src : v->p.dst;
 }
 
+/* Whether the endpoint's side has an address that is not the endpoint's. Of one
+ * that nobody knows yet nobody knows the addresses. */
+static __always_inline bool rf_forges(const struct rf_visit *v)
+{
+	return !v->host && v->ask.workload && !rf_owns(v->endpoint, rf_local(v));
+}
+
+/* Whether the live slot denies what was judged last. */
+static __always_inline bool rf_denies(const struct rf_visit *v)
+{
+	return (v->answer.judged & 0xff) == RF_VERDICT_DENY;
+}
+
 /* Fills in the question about the flow. */
 static __always_inline void rf_prepare(struct rf_visit *v, __u8 direction, __u8 flags)
 {
@@ -98,8 +111,7 @@ __noinline int rf_judge_first(struct rf_visit *v)
 	if (!v)
 		return 0;
 	flags = v->local_origin ? RF_ASK_LOCAL_ORIGIN : 0;
-	/* Of an endpoint that nobody knows yet nobody knows the addresses. */
-	if (v->from && !v->host && v->ask.workload && !rf_owns(v->endpoint, v->p.src))
+	if (v->from && rf_forges(v))
 		flags |= RF_ASK_SPOOFED;
 	rf_prepare(v, v->direction, flags);
 	rf_judge(&v->ask, &v->answer);
@@ -280,7 +292,7 @@ __noinline int rf_judge_answer(struct rf_visit *v)
 	direction = v->direction;
 	v->direction = RF_DIRECTION_UNKNOWN;
 	rf_judge_first(v);
-	v->benefit = (v->answer.judged & 0xff) != RF_VERDICT_DENY;
+	v->benefit = !rf_denies(v);
 	if (!v->benefit) {
 		v->direction = direction;
 		rf_judge_first(v);
@@ -303,8 +315,7 @@ __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
 	}
 	if (f->marks & RF_FLOW_LOCAL_ORIGIN)
 		flags |= RF_ASK_LOCAL_ORIGIN;
-	if ((f->direction != RF_INGRESS || f->marks & RF_FLOW_SENT_FIRST) && !v->host &&
-	    !rf_owns(v->endpoint, rf_local(v)))
+	if ((f->direction != RF_INGRESS || f->marks & RF_FLOW_SENT_FIRST) && rf_forges(v))
 		flags |= RF_ASK_SPOOFED;
 	rf_prepare(v, f->direction, flags);
 	rf_judge(&v->ask, &v->answer);
