@@ -52,21 +52,24 @@ func (v *view) coverageOf(w flow.Workload) Coverage {
 			if e.Interface == "" {
 				missing("endpoint %s on %s has no agent: give it an interface in the inventory", e.Name, e.Node)
 			}
+			if gaps := attachGaps(v.coverage[e.Node], e.Name); gaps > 0 {
+				missing("endpoint %s on %s was not watched %s; choose a window that starts after", e.Name, e.Node, number(gaps, "time"))
+			}
 		}
 	}
 	nodes := v.watchedNodes(w)
 	covered := time.Duration(-1)
 	for _, name := range nodes {
 		n, ok := v.coverage[name]
-		if !ok {
+		if !ok || n.Covered == 0 {
 			missing("%s covered nothing of the window", name)
-			covered = 0
+			covered, c.LostRecords = 0, c.LostRecords+n.Lost+n.Dropped
 			continue
 		}
 		if covered < 0 || n.Covered < covered {
 			covered = n.Covered
 		}
-		c.LostRecords += n.Lost
+		c.LostRecords += n.Lost + n.Dropped
 		c.Gaps += n.GapCount
 		v.missingOf(n, missing)
 	}
@@ -80,13 +83,25 @@ func (v *view) coverageOf(w flow.Workload) Coverage {
 	return c
 }
 
+// attachGaps returns how often an endpoint had no program. Another workload's
+// endpoint of the same name on the node counts too.
+func attachGaps(n flow.NodeCoverage, endpoint string) uint64 {
+	var gaps uint64
+	for i := range n.AttachGaps {
+		if n.AttachGaps[i].Endpoint == endpoint {
+			gaps++
+		}
+	}
+	return gaps
+}
+
 // missingOf says what one node's coverage lacks.
 func (v *view) missingOf(n flow.NodeCoverage, missing func(format string, args ...any)) {
 	if n.Covered < v.cfg.MinCovered {
 		missing("%s watched for %s; want at least %s", n.Node, span(n.Covered), span(v.cfg.MinCovered))
 	}
-	if n.Lost > 0 {
-		missing("%s lost %s; choose a window that starts after", n.Node, number(n.Lost, "record"))
+	if lost := n.Lost + n.Dropped; lost > 0 {
+		missing("%s lost %s; choose a window that starts after", n.Node, number(lost, "record"))
 	}
 	if since := v.window.Until.Sub(n.First); since > 0 && float64(n.Covered) < v.cfg.MinShare*float64(since-v.cfg.MaxSilence) {
 		missing("%s watched for %s of %s; want %.0f%%", n.Node, span(n.Covered), span(since), 100*v.cfg.MinShare)

@@ -44,6 +44,20 @@ func TestReady(t *testing.T) {
 			[]string{"node-2 lost 1 record; choose a window that starts after"}, "Watched for 1h0m0s of the last 1h0m0s on node-1, node-2, without a gap; 1 record lost.",
 		},
 		{
+			"records a full spool gave up", with(func(c *flow.NodeCoverage) { c.Lost, c.Dropped = 1, 2 }), false,
+			[]string{"node-2 lost 3 records; choose a window that starts after"}, "Watched for 1h0m0s of the last 1h0m0s on node-1, node-2, without a gap; 3 records lost.",
+		},
+		{
+			"nothing but records given up", with(func(c *flow.NodeCoverage) { *c = flow.NodeCoverage{Node: "node-2", Dropped: 2} }), false,
+			[]string{"node-2 covered nothing of the window"}, "Watched for 0s of the last 1h0m0s on node-1, node-2, without a gap; 2 records lost.",
+		},
+		{
+			"an endpoint without a program for a time", with(func(c *flow.NodeCoverage) {
+				c.AttachGaps = []flow.EndpointGap{{Endpoint: "cart-2"}, {Endpoint: "other-1"}}
+			}), false,
+			[]string{"endpoint cart-2 on node-2 was not watched 1 time; choose a window that starts after"}, "Watched for 1h0m0s of the last 1h0m0s on node-1, node-2, without a gap; no record was lost.",
+		},
+		{
 			"long gaps", with(func(c *flow.NodeCoverage) { c.Covered, c.GapCount = 50*time.Minute, 2 }), false,
 			[]string{"node-2 watched for 50m0s of 1h0m0s; want 95%"}, "Watched for 50m0s of the last 1h0m0s on node-1, node-2, with 2 gaps; no record was lost.",
 		},

@@ -118,7 +118,7 @@ func (v *view) oneSided(w flow.Workload, s *sighting) bool {
 	for _, of := range []flow.Workload{w, peer} {
 		for _, e := range v.workloads[of].Endpoints {
 			c, ok := v.coverage[e.Node]
-			if e.Interface == "" || !ok || c.GapCount > 0 || c.Lost > 0 || c.First.After(s.edge.FirstSeen) || c.Last.Before(s.edge.LastSeen) {
+			if e.Interface == "" || !ok || c.GapCount > 0 || attachGaps(c, e.Name) > 0 || c.Lost+c.Dropped > 0 || c.First.After(s.edge.FirstSeen) || c.Last.Before(s.edge.LastSeen) {
 				return false
 			}
 		}

@@ -157,7 +157,7 @@ func (c *Collector) take(b bpf.Batch) {
 	c.pending.end = b.End
 	for _, r := range b.Records {
 		row := c.labels.label(r)
-		if row.Observer.IsZero() {
+		if !row.Observer.IsWorkload() {
 			c.metrics.unattributed.Inc()
 		}
 		if r.Time.After(c.pending.newest) {

@@ -131,7 +131,7 @@ func TestStoresBySizeAndAge(t *testing.T) {
 		if token := a.sink.tokens()[0]; token != "node-1/abc/0-80" {
 			t.Errorf("token %q", token)
 		}
-		if got := a.sink.rows()[0]; got.Source != party("frontend") || got.Dest != party("cart") || got.Node != "node-1" {
+		if got := a.sink.rows()[0]; *got.Source != party("frontend") || *got.Dest != party("cart") || got.Node != "node-1" {
 			t.Errorf("row %+v", got)
 		}
 		stopped(t, stop)
@@ -265,7 +265,7 @@ func TestWaitsForInventory(t *testing.T) {
 		a.known.p.Store(&snapshot{since: t0, index: world()})
 		time.Sleep(time.Second)
 		a.each(40)
-		if r := a.sink.rows()[0]; r.Source != party("frontend") {
+		if r := a.sink.rows()[0]; *r.Source != party("frontend") {
 			t.Errorf("source %+v", r.Source)
 		}
 		stopped(t, stop)

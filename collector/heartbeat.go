@@ -171,6 +171,7 @@ func merge(a, b flow.Coverage) flow.Coverage {
 	b.Records += a.Records
 	b.Lost += a.Lost
 	b.Delayed += a.Delayed
+	b.Dropped += a.Dropped
 	b.Started = a.Started || b.Started
 	return b
 }

@@ -61,24 +61,25 @@ func (l *labeller) at(t time.Time) *inventory.Index {
 func (l *labeller) label(r flow.Record) flow.Labelled {
 	out := flow.Labelled{Record: r, Node: l.node}
 	observer, known := l.observer(&r)
+	out.Observer = flow.Nobody
 	if known {
-		out.Observer, out.ObserverEndpoint = observer.Workload.Ref(), observer.Endpoint.Name
+		out.Observer = partyOf(observer)
 	}
 	out.Source, out.Dest = l.party(&r, r.Source), l.party(&r, r.Destination)
 	if !known {
 		// Nobody's interface: whoever owns its address elsewhere was not there.
 		switch r.Direction {
 		case flow.Egress:
-			out.Source = flow.Party{}
+			out.Source = flow.Nobody
 		case flow.Ingress:
-			out.Dest = flow.Party{}
+			out.Dest = flow.Nobody
 		default:
-			out.Source, out.Dest = flow.Party{}, flow.Party{}
+			out.Source, out.Dest = flow.Nobody, flow.Nobody
 		}
 	}
 	if l.spoofed(&r, observer) {
 		// Whoever sent it, it was not the owner of that address.
-		out.Source = flow.Party{}
+		out.Source = flow.Nobody
 	}
 	return out
 }
@@ -100,20 +101,32 @@ func (l *labeller) observer(r *flow.Record) (inventory.Owner, bool) {
 // party says who owned addr when the record's newest packet passed. An address
 // that went from one workload to another during the flow is nobody's: the
 // packets are the one's or the other's, and neither may learn from them.
-func (l *labeller) party(r *flow.Record, addr netip.Addr) flow.Party {
+func (l *labeller) party(r *flow.Record, addr netip.Addr) *flow.Party {
 	now, _ := l.at(r.Time).Owner(addr)
 	before, _ := l.at(r.FirstSeen).Owner(addr)
 	switch {
 	case before.Workload != nil && now.Workload != nil && before.Workload.Ref() != now.Workload.Ref():
-		return flow.Party{}
+		return flow.Nobody
 	case now.Workload != nil:
-		return flow.Party{Workload: now.Workload.Ref(), Endpoint: now.Endpoint.Name}
+		return partyOf(now)
 	case now.Node != nil && now.Node.Name == l.node:
-		return flow.Party{Reserved: flow.IdentityHost.ReservedName()}
+		return reservedParty(flow.IdentityHost)
 	case now.Node != nil:
-		return flow.Party{Reserved: flow.IdentityRemoteNode.ReservedName()}
+		return reservedParty(flow.IdentityRemoteNode)
 	}
-	return flow.Party{Reserved: flow.IdentityWorld.ReservedName()}
+	return reservedParty(flow.IdentityWorld)
+}
+
+// partyOf returns an owner that is an endpoint.
+func partyOf(o inventory.Owner) *flow.Party {
+	return &flow.Party{
+		Workload: o.Workload.Ref(), Endpoint: o.Endpoint.Name,
+		Identity: o.Workload.Identity, Labels: flow.JoinLabels(o.Workload.Labels),
+	}
+}
+
+func reservedParty(id flow.Identity) *flow.Party {
+	return &flow.Party{Reserved: id.ReservedName(), Identity: id}
 }
 
 // spoofed reports whether the record's source address is not the sender's: the

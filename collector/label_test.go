@@ -27,10 +27,10 @@ func world(change ...func(*inventory.Inventory)) *inventory.Index {
 			{Name: "node-2", Addresses: []netip.Addr{addr("10.0.0.2"), addr("fd00::2")}},
 		},
 		Workloads: []inventory.Workload{
-			{Namespace: "shop", Kind: "Host", Name: "frontend", Identity: 301, Endpoints: endpoint(1, "frontend-1", "node-1", addr("10.1.0.1"), addr("fd00:1::1"))},
-			{Namespace: "shop", Kind: "Host", Name: "cart", Identity: 302, Endpoints: endpoint(2, "cart-1", "node-1", addr("10.1.0.2"), addr("fd00:1::2"))},
-			{Namespace: "shop", Kind: "Host", Name: "db", Identity: 303, Endpoints: endpoint(3, "db-1", "node-2", addr("10.1.0.3"), addr("fd00:1::3"))},
-			{Namespace: "shop", Kind: "Host", Name: "gateway", Identity: 304, Endpoints: endpoint(4, "gateway-1", "node-1", addr("10.1.0.4"), addr("fd00:1::4"))},
+			{Namespace: "shop", Kind: "Host", Name: "frontend", Identity: 301, Labels: map[string]string{"app": "frontend"}, Endpoints: endpoint(1, "frontend-1", "node-1", addr("10.1.0.1"), addr("fd00:1::1"))},
+			{Namespace: "shop", Kind: "Host", Name: "cart", Identity: 302, Labels: map[string]string{"app": "cart"}, Endpoints: endpoint(2, "cart-1", "node-1", addr("10.1.0.2"), addr("fd00:1::2"))},
+			{Namespace: "shop", Kind: "Host", Name: "db", Identity: 303, Labels: map[string]string{"app": "db"}, Endpoints: endpoint(3, "db-1", "node-2", addr("10.1.0.3"), addr("fd00:1::3"))},
+			{Namespace: "shop", Kind: "Host", Name: "gateway", Identity: 304, Labels: map[string]string{"app": "gateway"}, Endpoints: endpoint(4, "gateway-1", "node-1", addr("10.1.0.4"), addr("fd00:1::4"))},
 		},
 	}
 	inv.Workloads[3].Endpoints[0].Host = true
@@ -44,11 +44,16 @@ func workload(name string) flow.Workload {
 	return flow.Workload{Namespace: "shop", Kind: "Host", Name: name}
 }
 
+var identities = map[string]flow.Identity{"frontend": 301, "cart": 302, "db": 303, "gateway": 304}
+
 func party(name string) flow.Party {
-	return flow.Party{Workload: workload(name), Endpoint: name + "-1"}
+	return flow.Party{Workload: workload(name), Endpoint: name + "-1", Identity: identities[name], Labels: "app=" + name}
 }
 
-func reserved(name string) flow.Party { return flow.Party{Reserved: name} }
+func reserved(name string) flow.Party {
+	id, _ := flow.ReservedIdentity(name)
+	return flow.Party{Reserved: name, Identity: id}
+}
 
 func record(endpoint uint32, d flow.Direction, src, dst string) flow.Record {
 	return flow.Record{
@@ -88,10 +93,10 @@ func TestLabel(t *testing.T) {
 			l := labeller{node: "node-1", history: time.Hour}
 			l.learn(world(), t0, t0)
 			got := l.label(c.record)
-			if got.Source != c.source || got.Dest != c.dest {
-				t.Errorf("%+v → %+v, want %+v → %+v", got.Source, got.Dest, c.source, c.dest)
+			if *got.Source != c.source || *got.Dest != c.dest {
+				t.Errorf("%+v → %+v, want %+v → %+v", *got.Source, *got.Dest, c.source, c.dest)
 			}
-			if got.Observer.Name != c.observer || got.Node != "node-1" || got.Key != c.record.Key {
+			if got.Observer.Workload.Name != c.observer || got.Node != "node-1" || got.Key != c.record.Key {
 				t.Errorf("observer %+v on %s", got.Observer, got.Node)
 			}
 		})
@@ -111,7 +116,7 @@ func TestSpoofedHasNoSource(t *testing.T) {
 			} else {
 				r.Staged.Reason = flow.ReasonSpoofed
 			}
-			if got := l.label(r); got.Source != (flow.Party{}) {
+			if got := l.label(r); *got.Source != (flow.Party{}) {
 				t.Errorf("%s, %s: source %+v", slot, src, got.Source)
 			}
 		}
@@ -147,7 +152,7 @@ func TestAddressesMove(t *testing.T) {
 		{"after it was anybody's", at(0, 2*time.Hour, "10.1.0.3"), reserved("world")},
 		{"before anything was known", at(-5*time.Hour, -5*time.Hour, "10.1.0.2"), party("cart")},
 	} {
-		if got := l.label(c.r); got.Dest != c.want {
+		if got := l.label(c.r); *got.Dest != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got.Dest, c.want)
 		}
 	}
@@ -159,7 +164,7 @@ func TestObserverThatLeft(t *testing.T) {
 	l.learn(world(func(inv *inventory.Inventory) { inv.Workloads = inv.Workloads[1:] }), t0.Add(time.Minute), t0.Add(time.Minute))
 	r := record(1, flow.Egress, "10.1.0.1", "10.1.0.2")
 	r.Time = t0.Add(2 * time.Minute)
-	if got := l.label(r); got.Observer != workload("frontend") || got.ObserverEndpoint != "frontend-1" {
+	if got := l.label(r); *got.Observer != party("frontend") {
 		t.Errorf("observer %+v", got.Observer)
 	}
 }

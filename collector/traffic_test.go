@@ -136,7 +136,7 @@ func TestRealConnectionsAreCountedExactly(t *testing.T) {
 		if r.Protocol != flow.TCP {
 			continue
 		}
-		if r.Source != party("frontend") || r.Dest != party("cart") || r.Observer != workload("frontend") || r.Direction != flow.Egress || r.DestinationPort != port {
+		if *r.Source != party("frontend") || *r.Dest != party("cart") || r.Observer.Workload != workload("frontend") || r.Direction != flow.Egress || r.DestinationPort != port {
 			t.Fatalf("stored %+v", r)
 		}
 		if r.Time.Before(began.Add(-time.Second)) || r.Time.After(time.Now().Add(time.Second)) {

@@ -111,9 +111,9 @@ func (d *storeDoor) Learning(ctx context.Context) (api.Learning, error) {
 	var covered, span time.Duration
 	for i := range nodes {
 		n := &nodes[i]
-		l.LostRecords += n.Lost
+		l.LostRecords += n.Lost + n.Dropped
 		covered += n.Covered
-		span += n.Last.Sub(sum.Since)
+		span += max(n.Last.Sub(sum.Since), 0)
 	}
 	if span > 0 {
 		l.Coverage = min(covered.Seconds()/span.Seconds(), 1)

@@ -233,7 +233,7 @@ func activityOf(e control.Event) Activity {
 func flowOf(f *flow.Labelled) Flow {
 	return Flow{
 		Time: f.Time, FirstSeen: f.FirstSeen, Node: f.Node, Event: f.Event.String(), Direction: DirectionOf(f.Direction),
-		Source: PartyOf(f.Source), Destination: PartyOf(f.Dest),
+		Source: PartyOf(*f.Source), Destination: PartyOf(*f.Dest),
 		SourceAddress: f.Key.Source.String(), DestinationAddress: f.Destination.String(),
 		SourcePort: int(f.SourcePort), Port: int(f.DestinationPort), Protocol: f.Protocol.String(),
 		Connections: int64(f.Connections), PacketsForward: count(f.Forward.Packets), PacketsReverse: count(f.Reverse.Packets),

@@ -89,7 +89,7 @@ func (f *fakeFlows) Flows(_ context.Context, q flow.FlowFilter) ([]flow.Labelled
 			Event: flow.EventEnd, Direction: flow.Ingress, Connections: 1, Outcome: flow.OutcomeAudited,
 			Live: flow.Judgement{Reason: flow.ReasonNoPolicy}, Staged: flow.Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Revision: 1},
 		},
-		Node: "node-1", Source: flow.Party{Reserved: "world"}, Dest: flow.Party{Workload: cart, Endpoint: "cart-1"},
+		Node: "node-1", Observer: flow.Nobody, Source: &flow.Party{Reserved: "world"}, Dest: &flow.Party{Workload: cart, Endpoint: "cart-1"},
 	}}, f.err
 }
 

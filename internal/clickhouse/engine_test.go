@@ -61,8 +61,9 @@ func open(t *testing.T, e *clickhouse.Engine) *store.Store {
 func rows() []flow.Labelled {
 	at := time.Now().UTC()
 	return []flow.Labelled{{
-		Record: flow.Record{Direction: flow.Egress, Time: at, FirstSeen: at, Connections: 1},
-		Source: flow.Party{Workload: flow.Workload{Namespace: "a", Kind: "b", Name: "c"}},
+		Record:   flow.Record{Direction: flow.Egress, Time: at, FirstSeen: at, Connections: 1},
+		Observer: flow.Nobody, Dest: flow.Nobody,
+		Source: &flow.Party{Workload: flow.Workload{Namespace: "a", Kind: "b", Name: "c"}},
 	}}
 }
 

@@ -13,6 +13,11 @@ type Party struct {
 	// Endpoint names one endpoint of the workload. Edges add endpoints up and
 	// leave it empty.
 	Endpoint string `json:"endpoint,omitempty"`
+	// Identity is the number of the workload's label set or of the reserved
+	// peer, as it was when the record was made. Edges leave it zero.
+	Identity Identity `json:"identity,omitempty"`
+	// Labels are the workload's as JoinLabels writes them. Edges leave them empty.
+	Labels string `json:"labels,omitempty"`
 	// Address is set in edges and denials, and only when the party is no
 	// workload. A labelled record has its addresses in its key.
 	Address netip.Addr `json:"address,omitzero"`
@@ -34,16 +39,21 @@ func (p Party) String() string {
 	return p.Reserved + "/" + p.Address.String()
 }
 
-// Labelled is a record with both of its ends attributed. Source is the
-// initiator and hides the key's address of that name, which is Key.Source.
+// Nobody is the party of an address that nobody is known to own.
+var Nobody = &Party{}
+
+// Labelled is a record with both of its ends attributed. Many records share a
+// party, so a party is never changed; none of the three is nil, and what is
+// nobody's is Nobody.
 type Labelled struct {
 	Record
 	// Node is the node whose agent made the record.
 	Node string
-	// Observer and ObserverEndpoint are the endpoint the record was made at;
-	// Record.Endpoint is its number.
-	Observer         Workload
-	ObserverEndpoint string
-	Source           Party
-	Dest             Party
+	// Observer is the endpoint the record was made at; Record.Endpoint is its
+	// number.
+	Observer *Party
+	// Source is the initiator and hides the key's address of that name, which
+	// is Key.Source.
+	Source *Party
+	Dest   *Party
 }

@@ -18,24 +18,29 @@ const maxGaps = 1000
 const gapTolerance = 100 * time.Millisecond
 
 // Heartbeats may overlap, so each is counted from the end of those before it.
+// The other kinds of coverage cover nothing.
 const coverageQuery = `
 SELECT
     node,
-    sum(greatest(0, to_us - greatest(from_us, covered_to_us))),
-    min(from_us),
-    max(to_us),
-    sum(records), sum(lost), sum(delayed),
+    sumIf(greatest(0, to_us - greatest(from_us, covered_to_us)), heartbeat),
+    minIf(from_us, heartbeat),
+    maxIf(to_us, heartbeat),
+    sum(records), sum(lost), sum(delayed), sum(dropped),
     countIf(started),
-    argMax(endpoints, to_us),
-    countIf(covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64}),
-    arraySlice(arraySort(groupArrayIf([covered_to_us, from_us], covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64})), -{max_gaps:Int64})
+    argMaxIf(endpoints, to_us, heartbeat),
+    toInt64(max(abs(skew_microseconds))),
+    (arraySlice(arraySort(groupArrayIf((from_us, to_us, toString(endpoint)), kind = 'attach')), -{max_gaps:Int64}) AS attach_gaps).1,
+    attach_gaps.2, attach_gaps.3,
+    countIf(heartbeat AND covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64}),
+    arraySlice(arraySort(groupArrayIf([covered_to_us, from_us], heartbeat AND covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64})), -{max_gaps:Int64})
 FROM
 (
     SELECT
-        toString(node) AS node, records, lost, delayed, started, endpoints,
+        toString(node) AS node, kind, kind = 'heartbeat' AS heartbeat,
+        records, lost, delayed, dropped, started, endpoints, endpoint, skew_microseconds,
         greatest(toUnixTimestamp64Micro(start), {since:Int64}) AS from_us,
         least(toUnixTimestamp64Micro(end), {until:Int64}) AS to_us,
-        max(to_us) OVER (PARTITION BY node ORDER BY from_us, to_us ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered_to_us
+        max(to_us) OVER (PARTITION BY node, kind ORDER BY from_us, to_us ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered_to_us
     FROM coverage
     WHERE end >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
       AND start < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
@@ -54,17 +59,29 @@ func (s *Store) Coverage(ctx context.Context, since, until time.Time) ([]flow.No
 		var (
 			n                    flow.NodeCoverage
 			covered, first, last int64
+			skew                 int64
 			endpoints            uint32
 			gaps                 [][]int64
+			from, to             []int64
+			without              []string
 		)
-		if err := rows.Scan(&n.Node, &covered, &first, &last, &n.Records, &n.Lost, &n.Delayed, &n.Starts, &endpoints, &n.GapCount, &gaps); err != nil {
+		if err := rows.Scan(&n.Node, &covered, &first, &last, &n.Records, &n.Lost, &n.Delayed, &n.Dropped,
+			&n.Starts, &endpoints, &skew, &from, &to, &without, &n.GapCount, &gaps); err != nil {
 			return err
 		}
 		n.Covered = time.Duration(covered) * time.Microsecond
-		n.First, n.Last = time.UnixMicro(first).UTC(), time.UnixMicro(last).UTC()
+		if last > 0 {
+			n.First, n.Last = time.UnixMicro(first).UTC(), time.UnixMicro(last).UTC()
+		}
+		n.MaxSkew = time.Duration(skew) * time.Microsecond
 		n.Endpoints = int(endpoints)
 		for _, g := range gaps {
 			n.Gaps = append(n.Gaps, flow.Gap{Start: time.UnixMicro(g[0]).UTC(), End: time.UnixMicro(g[1]).UTC()})
+		}
+		for i, e := range without {
+			n.AttachGaps = append(n.AttachGaps, flow.EndpointGap{
+				Endpoint: e, Gap: flow.Gap{Start: time.UnixMicro(from[i]).UTC(), End: time.UnixMicro(to[i]).UTC()},
+			})
 		}
 		out = append(out, n)
 		return nil

@@ -45,6 +45,26 @@ func TestCoverage(t *testing.T) {
 		{name: "partly in the window", beats: []flow.Coverage{beat(0, 10), beat(10, 20)}, since: at(5), until: at(12), want: &flow.NodeCoverage{
 			Covered: 7 * time.Second, First: at(5), Last: at(12), Records: 20, Lost: 2, Delayed: 4, Endpoints: 4,
 		}},
+		{
+			name: "what covers nothing",
+			beats: []flow.Coverage{
+				{Node: "node-1", Start: at(0), End: at(5), Spooled: 7, Skew: -3 * time.Second, Endpoints: 4},
+				{Node: "node-1", Kind: flow.CoverageAttach, Start: at(1), End: at(9), Endpoint: "cart-1", Endpoints: 99},
+				{Node: "node-1", Kind: flow.CoverageAttach, Start: at(0), End: at(1), Endpoint: "cart-2"},
+				{Node: "node-1", Kind: flow.CoverageDropped, Start: at(-9), End: at(2), Dropped: 12},
+			},
+			want: &flow.NodeCoverage{
+				Covered: 5 * time.Second, First: at(0), Last: at(5), Dropped: 12, Endpoints: 4, MaxSkew: 3 * time.Second,
+				AttachGaps: []flow.EndpointGap{
+					{Endpoint: "cart-2", Gap: flow.Gap{Start: at(0), End: at(1)}},
+					{Endpoint: "cart-1", Gap: flow.Gap{Start: at(1), End: at(9)}},
+				},
+			},
+		},
+		{
+			name: "nothing but a loss", beats: []flow.Coverage{{Node: "node-1", Kind: flow.CoverageDropped, Start: at(1), End: at(9), Dropped: 3}},
+			want: &flow.NodeCoverage{Dropped: 3},
+		},
 		{name: "before the window", beats: []flow.Coverage{beat(0, 10)}, since: at(11), until: at(20)},
 		{name: "after the window", beats: []flow.Coverage{beat(20, 30)}, since: at(11), until: at(20)},
 		{name: "sent twice", beats: []flow.Coverage{beat(0, 5)}, want: &flow.NodeCoverage{

@@ -13,8 +13,8 @@ import (
 // audited is a connection that the staged slot denies at its destination.
 func audited(sport uint16, from, to string, revision uint32) flow.Labelled {
 	r := connection(flow.Workload{}, redis, sport, noon)
-	r.Source, r.Key.Source, r.Destination = flow.Party{Reserved: "world"}, addr(from), addr(to)
-	r.Direction, r.Observer, r.DestinationPort = flow.Ingress, redis, 6379
+	r.Source, r.Key.Source, r.Destination = &flow.Party{Reserved: "world"}, addr(from), addr(to)
+	r.Direction, r.Observer, r.DestinationPort = flow.Ingress, of(redis), 6379
 	r.Live = flow.Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonNoPolicy}
 	r.Staged = flow.Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Revision: revision}
 	r.Outcome = flow.OutcomeAudited
@@ -34,7 +34,7 @@ func TestDenials(t *testing.T) {
 	// A packet with an address that is not the endpoint's has no source workload;
 	// it was cart's policy all the same.
 	spoofed := connection(flow.Workload{}, redis, 6, noon)
-	spoofed.Observer, spoofed.Source, spoofed.Key.Source = cart, flow.Party{}, addr("10.66.66.66")
+	spoofed.Observer, spoofed.Source, spoofed.Key.Source = of(cart), flow.Nobody, addr("10.66.66.66")
 	spoofed.Live = flow.Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonSpoofed, Revision: 5}
 	spoofed.Outcome = flow.OutcomeDropped
 	rows = append(rows, spoofed)
@@ -99,7 +99,7 @@ func TestStats(t *testing.T) {
 	rows := append(judgedAgain(noon), audited(1, "198.51.100.66", "10.0.0.2", 3), audited(2, "2001:db8:66::66", "2001:db8::2", 4))
 	rows = append(rows, connection(frontend, redis, 9, noon.Add(time.Hour)))
 	nobody := connection(flow.Workload{}, cart, 1, noon)
-	nobody.Observer = flow.Workload{}
+	nobody.Observer = flow.Nobody
 	mustInsert(t, s, "a", append(rows, nobody)...)
 	want := []flow.WorkloadStats{
 		{

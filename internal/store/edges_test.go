@@ -14,7 +14,7 @@ func TestEdgesKey(t *testing.T) {
 	base := connection(frontend, cart, 1, noon)
 	external := func(a string, change func(*flow.Labelled)) flow.Labelled {
 		r := connection(frontend, flow.Workload{}, 1, noon)
-		r.Dest, r.Destination = flow.Party{Reserved: "world"}, addr(a)
+		r.Dest, r.Destination = &flow.Party{Reserved: "world"}, addr(a)
 		if change != nil {
 			change(&r)
 		}
@@ -38,7 +38,7 @@ func TestEdgesKey(t *testing.T) {
 		{"another verdict", with(func(r *flow.Labelled) { r.Outcome, r.Live.Verdict = flow.OutcomeDropped, flow.VerdictDeny }), 1},
 		{"another responder's port", with(func(r *flow.Labelled) { r.DestinationPort = 8081 }), 2},
 		{"UDP on the same port", with(func(r *flow.Labelled) { r.Protocol = flow.UDP }), 2},
-		{"seen at the other side", with(func(r *flow.Labelled) { r.Direction, r.Observer = flow.Ingress, cart }), 2},
+		{"seen at the other side", with(func(r *flow.Labelled) { r.Direction, r.Observer = flow.Ingress, of(cart) }), 2},
 		{"another workload", connection(frontend, redis, 1, noon), 2},
 		{"the other way round", connection(cart, frontend, 1, noon), 2},
 		{"an external IPv4 peer", external("198.51.100.66", nil), 2},
@@ -72,7 +72,7 @@ func TestEdgesExternalPeers(t *testing.T) {
 	var rows []flow.Labelled
 	for i, a := range []string{"198.51.100.66", "198.51.100.67", "2001:db8:66::66", "198.51.100.66"} {
 		r := connection(frontend, flow.Workload{}, uint16(i), noon)
-		r.Dest, r.Destination, r.DestinationPort = flow.Party{Reserved: "world"}, addr(a), 443
+		r.Dest, r.Destination, r.DestinationPort = &flow.Party{Reserved: "world"}, addr(a), 443
 		rows = append(rows, r)
 	}
 	mustInsert(t, s, "a", rows...)
@@ -273,7 +273,7 @@ func TestEdgesWindow(t *testing.T) {
 func TestEdgesFilterAndLimit(t *testing.T) {
 	s := migrated(t)
 	ingress := connection(frontend, cart, 1, noon)
-	ingress.Direction, ingress.Observer = flow.Ingress, cart
+	ingress.Direction, ingress.Observer = flow.Ingress, of(cart)
 	mustInsert(t, s, "a", connection(frontend, cart, 1, noon), ingress, connection(cart, redis, 1, noon))
 	nobody := flow.Workload{Namespace: "boutique", Kind: "Deployment", Name: "nobody"}
 	for _, tt := range []struct {

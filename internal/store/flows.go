@@ -22,8 +22,8 @@ SELECT
     observer_namespace, observer_kind, observer_name, observer_endpoint, observer_endpoint_id,
     direction, event,
     source_address, destination_address, source_port, destination_port, protocol,
-    source_namespace, source_kind, source_name, source_reserved, source_endpoint,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_endpoint,
+    source_namespace, source_kind, source_name, source_reserved, source_endpoint, source_identity, source_labels,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_endpoint, destination_identity, destination_labels,
     connections, forward_packets, forward_bytes, reverse_packets, reverse_bytes, forward_flags, reverse_flags,
     live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision, outcome
 FROM flows
@@ -72,7 +72,8 @@ func (s *Store) Flows(ctx context.Context, f FlowFilter) ([]flow.Labelled, error
 
 func scanFlow(rows driver.Rows) (flow.Labelled, error) {
 	var (
-		l                              flow.Labelled
+		parties                        [3]flow.Party
+		l                              = flow.Labelled{Observer: &parties[0], Source: &parties[1], Dest: &parties[2]}
 		direction, event               string
 		source, destination            netip.Addr
 		protocol                       uint8
@@ -81,11 +82,11 @@ func scanFlow(rows driver.Rows) (flow.Labelled, error) {
 	)
 	err := rows.Scan(
 		&l.Time, &l.FirstSeen, &l.Node,
-		&l.Observer.Namespace, &l.Observer.Kind, &l.Observer.Name, &l.ObserverEndpoint, &l.Endpoint,
+		&l.Observer.Workload.Namespace, &l.Observer.Workload.Kind, &l.Observer.Workload.Name, &l.Observer.Endpoint, &l.Endpoint,
 		&direction, &event,
 		&source, &destination, &l.SourcePort, &l.DestinationPort, &protocol,
-		&l.Source.Workload.Namespace, &l.Source.Workload.Kind, &l.Source.Workload.Name, &l.Source.Reserved, &l.Source.Endpoint,
-		&l.Dest.Workload.Namespace, &l.Dest.Workload.Kind, &l.Dest.Workload.Name, &l.Dest.Reserved, &l.Dest.Endpoint,
+		&l.Source.Workload.Namespace, &l.Source.Workload.Kind, &l.Source.Workload.Name, &l.Source.Reserved, &l.Source.Endpoint, (*uint32)(&l.Source.Identity), &l.Source.Labels,
+		&l.Dest.Workload.Namespace, &l.Dest.Workload.Kind, &l.Dest.Workload.Name, &l.Dest.Reserved, &l.Dest.Endpoint, (*uint32)(&l.Dest.Identity), &l.Dest.Labels,
 		&l.Connections, &l.Forward.Packets, &l.Forward.Bytes, &l.Reverse.Packets, &l.Reverse.Bytes, &l.ForwardFlags, &l.ReverseFlags,
 		&live, &liveReason, &l.Live.Revision, &staged, &stagedReason, &l.Staged.Revision, &happened,
 	)

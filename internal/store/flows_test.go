@@ -21,7 +21,7 @@ func everyValue() []flow.Labelled {
 		r.Endpoint = uint32(i)
 		if i%2 == 1 {
 			r.Key.Source, r.Destination = addr("2001:db8::1"), addr("2001:db8::2")
-			r.Source, r.Dest = flow.Party{Reserved: "world"}, flow.Party{Reserved: "host"}
+			r.Source, r.Dest = &flow.Party{Reserved: "world"}, &flow.Party{Reserved: "host"}
 		}
 		r.Direction = flow.Direction(i % 3)
 		r.Event = flow.Event(i % 5)
@@ -50,12 +50,12 @@ func TestFlowsRoundTrip(t *testing.T) {
 func TestFlowsFilter(t *testing.T) {
 	s := migrated(t)
 	external := connection(cart, flow.Workload{}, 5, noon.Add(-time.Hour))
-	external.Dest = flow.Party{Reserved: "world"}
+	external.Dest = &flow.Party{Reserved: "world"}
 	external.Key.Source, external.Destination = addr("2001:db8::1"), addr("2001:db8:66::66")
 	external.DestinationPort, external.Outcome = 443, flow.OutcomeDropped
 	dns := connection(frontend, cart, 6, noon.Add(-2*time.Hour))
 	dns.Protocol, dns.DestinationPort, dns.Direction = flow.UDP, 53, flow.Ingress
-	dns.Observer = redis
+	dns.Observer = of(redis)
 	rows := []flow.Labelled{connection(frontend, cart, 4, noon), external, dns} // newest first
 	mustInsert(t, s, "a", rows...)
 

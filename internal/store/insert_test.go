@@ -151,7 +151,7 @@ func TestInsertFlowsOdd(t *testing.T) {
 		name string
 		row  flow.Labelled
 	}{
-		{"zero value but for the time", flow.Labelled{Record: flow.Record{Time: noon}}},
+		{"zero value but for the time", nobodys(flow.Record{Time: noon})},
 		{"no first time", odd(func(r *flow.Labelled) { r.FirstSeen = time.Time{} })},
 		{"far past", odd(func(r *flow.Labelled) { r.FirstSeen = time.Date(1, 2, 3, 0, 0, 0, 0, time.UTC) })},
 		{"far future", odd(func(r *flow.Labelled) { r.Time = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC) })},
@@ -168,7 +168,7 @@ func TestInsertFlowsOdd(t *testing.T) {
 		})},
 		{"hostile names", odd(func(r *flow.Labelled) {
 			r.Source.Workload.Name = "a'b\"c`d\\e\tf\ng\x00h; DROP TABLE flows --"
-			r.Node, r.ObserverEndpoint = "\xff\xfe", "名前"
+			r.Node, r.Observer.Endpoint = "\xff\xfe", "名前"
 		})},
 	}
 	s := migrated(t)
@@ -190,7 +190,7 @@ func TestInsertFlowsOdd(t *testing.T) {
 		}
 	}
 	// A row as old as its TTL is stored and gone; what counts is that it goes through.
-	mustInsert(t, s, "zero value", flow.Labelled{})
+	mustInsert(t, s, "zero value", nobodys(flow.Record{}))
 }
 
 func TestInsertFlowsRefuses(t *testing.T) {

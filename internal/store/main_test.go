@@ -82,6 +82,13 @@ var (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
+func of(w flow.Workload) *flow.Party { return &flow.Party{Workload: w} }
+
+// nobodys is a record that nobody is known to be an end of.
+func nobodys(r flow.Record) flow.Labelled {
+	return flow.Labelled{Record: r, Observer: flow.Nobody, Source: flow.Nobody, Dest: flow.Nobody}
+}
+
 // connection is one answered TCP connection, seen at its source.
 func connection(from, to flow.Workload, sport uint16, at time.Time) flow.Labelled {
 	return flow.Labelled{
@@ -97,9 +104,9 @@ func connection(from, to flow.Workload, sport uint16, at time.Time) flow.Labelle
 			ForwardFlags: 0x1b, ReverseFlags: 0x1b,
 			Outcome: flow.OutcomeForwarded,
 		},
-		Node: "node-1", Observer: from, ObserverEndpoint: from.Name + "-1",
-		Source: flow.Party{Workload: from, Endpoint: from.Name + "-1"},
-		Dest:   flow.Party{Workload: to, Endpoint: to.Name + "-1"},
+		Node: "node-1", Observer: &flow.Party{Workload: from, Endpoint: from.Name + "-1"},
+		Source: &flow.Party{Workload: from, Endpoint: from.Name + "-1", Identity: 300, Labels: "app=" + from.Name + ",tier=x"},
+		Dest:   &flow.Party{Workload: to, Endpoint: to.Name + "-1", Identity: 301, Labels: "app=" + to.Name},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -27,18 +28,23 @@ const minWindow = 1000
 // Migrate makes the database and runs the steps of the schema that have not run
 // yet. Running it again, also after a crash half way, does no harm.
 func (s *Store) Migrate(ctx context.Context) error {
+	if err := s.migrateTo(ctx, math.MaxInt64); err != nil {
+		return err
+	}
+	return s.checkWindows(ctx)
+}
+
+// migrateTo runs the steps up to the one of that number.
+func (s *Store) migrateTo(ctx context.Context, step int64) error {
 	if err := s.createDatabase(ctx); err != nil {
 		return err
 	}
 	db := clickhouse.OpenDB(s.options(s.cfg.Database))
-	err := s.migrate(ctx, db)
+	err := s.runSteps(ctx, db, step)
 	if closeErr := db.Close(); err == nil && closeErr != nil {
 		return fmt.Errorf("close clickhouse: %w", closeErr)
 	}
-	if err != nil {
-		return err
-	}
-	return s.checkWindows(ctx)
+	return err
 }
 
 func (s *Store) createDatabase(ctx context.Context) error {
@@ -51,7 +57,7 @@ func (s *Store) createDatabase(ctx context.Context) error {
 	return errors.Join(err, conn.Close())
 }
 
-func (s *Store) migrate(ctx context.Context, db *sql.DB) error {
+func (s *Store) runSteps(ctx context.Context, db *sql.DB, step int64) error {
 	provider, err := goose.NewProvider(goose.DialectClickHouse, db, migrations.FS,
 		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
@@ -74,7 +80,7 @@ func (s *Store) migrate(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("the schema in clickhouse database %q is at step %d and this ringfence knows %d: upgrade ringfence, or use another database",
 			s.cfg.Database, current, target)
 	}
-	results, err := provider.Up(ctx)
+	results, err := provider.UpTo(ctx, min(step, target))
 	if err != nil {
 		return s.explain(fmt.Sprintf("migrate (after %d steps)", len(results)), err)
 	}

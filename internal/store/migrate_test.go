@@ -50,11 +50,12 @@ func TestMigrateFromEarlier(t *testing.T) {
 	}
 	for done := range len(steps) {
 		t.Run(fmt.Sprintf("%d steps done", done), func(t *testing.T) {
-			s := migrated(t)
-			for _, table := range []string{"coverage", "edges_from_flows", "edges", "flows"}[:len(steps)-done] {
-				mustExec(t, s, "DROP TABLE "+table+" SYNC")
+			s := empty(t)
+			if done > 0 {
+				if err := s.migrateTo(t.Context(), int64(done)); err != nil {
+					t.Fatal(err)
+				}
 			}
-			mustExec(t, s, fmt.Sprintf("DELETE FROM %s WHERE version_id > %d", versionTable, done))
 			if err := s.Migrate(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -106,16 +107,20 @@ func TestMigrationsAreRepeatable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var statements, guarded int
+		var statements int
 		for line := range strings.Lines(string(b)) {
 			if strings.HasPrefix(strings.TrimSpace(line), "--") {
 				continue
 			}
 			statements += strings.Count(line, ";")
-			guarded += strings.Count(line, " IF NOT EXISTS ")
+			for _, clause := range []string{"CREATE ", "ADD COLUMN "} {
+				if _, after, ok := strings.Cut(line, clause); ok && !strings.Contains(after, "IF NOT EXISTS ") {
+					t.Errorf("%s: %q fails when it runs again", name, strings.TrimSpace(line))
+				}
+			}
 		}
-		if statements != 1 || guarded != 1 {
-			t.Errorf("%s has %d statements and %d IF NOT EXISTS, want one of each", name, statements, guarded)
+		if statements != 1 {
+			t.Errorf("%s has %d statements, want one", name, statements)
 		}
 		if !strings.Contains(string(b), "-- +goose NO TRANSACTION") {
 			t.Errorf("%s asks for a transaction, which ClickHouse does not have", name)

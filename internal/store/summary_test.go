@@ -19,11 +19,11 @@ func TestSummary(t *testing.T) {
 		t.Errorf("of nothing: %+v", got)
 	}
 	ingress := func(r flow.Labelled) flow.Labelled {
-		r.Direction, r.Observer = flow.Ingress, cart
+		r.Direction, r.Observer = flow.Ingress, of(cart)
 		return r
 	}
 	outside := ingress(connection(flow.Workload{}, cart, 9, noon.Add(time.Minute)))
-	outside.Source, outside.Key.Source = flow.Party{Reserved: "world"}, addr("2001:db8:66::66")
+	outside.Source, outside.Key.Source = &flow.Party{Reserved: "world"}, addr("2001:db8:66::66")
 	unproven := connection(redis, cart, 9, noon)
 	unproven.Direction = flow.DirectionUnknown
 	mustInsert(t, s, "a",

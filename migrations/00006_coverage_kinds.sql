@@ -1,0 +1,8 @@
+-- +goose NO TRANSACTION
+-- +goose Up
+ALTER TABLE coverage
+    ADD COLUMN IF NOT EXISTS kind Enum8('heartbeat' = 0, 'attach' = 1, 'dropped' = 2) COMMENT 'what the interval is: watched, an endpoint without a program, or given up by a full spool' AFTER end,
+    ADD COLUMN IF NOT EXISTS endpoint LowCardinality(String) COMMENT 'the one without a program' AFTER kind,
+    ADD COLUMN IF NOT EXISTS dropped UInt64 COMMENT 'records a full spool gave up' CODEC(ZSTD(1)) AFTER delayed,
+    ADD COLUMN IF NOT EXISTS spooled UInt64 COMMENT 'records on disk at the end' CODEC(ZSTD(1)) AFTER dropped,
+    ADD COLUMN IF NOT EXISTS skew_microseconds Int64 COMMENT 'the clock of the node minus that of the store' CODEC(ZSTD(1)) AFTER spooled;
