@@ -56,12 +56,15 @@ int rf_adopt(struct rf_adopt_args *args)
 	quota = bpf_map_lookup_elem(&quotas, &id);
 	if (!quota || quota->gone)
 		return RF_ADOPTED_GONE;
+	/* What the old table has counted, its own record tells. */
+	if (flow.counted[!flow.initiator])
+		flow.marks &= ~RF_FLOW_UNANSWERED;
 	flow.counted[RF_LOCAL] = 0;
 	flow.counted[RF_REMOTE] = 0;
 	__builtin_memset(flow.carried, 0, sizeof(flow.carried));
 	flow.connections = 0;
 	flow.life = RF_ALIVE;
-	flow.marks = (flow.marks & RF_FLOW_MARKS) | RF_FLOW_REPORTED;
+	flow.marks = (flow.marks & RF_FLOW_MARKS & ~RF_FLOW_UNTOLD_BOTH) | RF_FLOW_REPORTED;
 	if (!bpf_map_update_elem(&flows, &k, &flow, BPF_NOEXIST)) {
 		__sync_fetch_and_add(&quota->flows, 1);
 		return RF_ADOPTED_NEW;

@@ -91,7 +91,7 @@ static __always_inline void rf_take(struct rf_flow *f, __u32 side, struct rf_tak
 
 static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow *f, __u32 initiator)
 {
-	__u32 flags = __sync_fetch_and_and(&f->marks, RF_FLOW_MARKS);
+	__u32 flags = __sync_fetch_and_and(&f->marks, RF_FLOW_MARKS & ~RF_FLOW_UNTOLD_BOTH);
 	struct rf_taken local, remote;
 
 	rf_take(f, RF_LOCAL, &local);
@@ -103,6 +103,9 @@ static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow
 	r->forward_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_REMOTE : RF_LOCAL);
 	r->reverse_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_LOCAL : RF_REMOTE);
 	r->connections = rf_xchg32(&f->connections, 0);
+	r->told = (flags & RF_FLOW_UNTOLD_BOTH) / RF_FLOW_UNTOLD(0);
+	r->answered = r->reverse_packets && flags & RF_FLOW_UNANSWERED &&
+		      __sync_fetch_and_and(&f->marks, ~RF_FLOW_UNANSWERED) & RF_FLOW_UNANSWERED;
 }
 
 /* Waking a reader that is caught up costs more than writing the record. It looks
@@ -157,8 +160,6 @@ static __always_inline void rf_fill_record(struct rf_record *r, const struct rf_
 	r->live_reason = judged >> 8;
 	r->staged_verdict = judged >> 16;
 	r->staged_reason = judged >> 24;
-	r->pad[0] = 0;
-	r->pad[1] = 0;
 }
 
 /* Writes a record with what is unreported. Returns 0, and leaves the counters

@@ -49,7 +49,7 @@ func TestConnection(t *testing.T) {
 				l.want(pass, p.with("A"), "last ACK")
 				end := l.record()
 				sum.add([]flow.Record{end})
-				if end.Event != flow.EventEnd || !end.Answered() || end.ForwardFlags != 0x11 || end.ReverseFlags != 0x13 {
+				if end.Event != flow.EventEnd || end.Reverse.Packets == 0 || end.ForwardFlags != 0x11 || end.ReverseFlags != 0x13 {
 					t.Errorf("end record: %+v", end)
 				}
 				l.want(pass, p.with("A"), "late ACK")

@@ -179,7 +179,8 @@ type kernelRfRecord struct {
 	StagedReason   uint8
 	ForwardFlags   uint8
 	ReverseFlags   uint8
-	Pad            [2]uint8
+	Answered       uint8
+	Told           uint8
 }
 
 type kernelRfRuleKey struct {

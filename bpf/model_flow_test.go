@@ -195,7 +195,7 @@ func (m *model) init(a *arrival, f *modelFlow) {
 	f.answered = a.p.shakes() && a.p.flags&(tcpSYN|tcpACK) == tcpSYN|tcpACK
 	f.localOrigin = a.from || a.own
 	f.sentFirst = a.from
-	f.reported, f.ended = false, false
+	f.reported, f.ended, f.replied, f.untold = false, false, false, [2]bool{true, true}
 	switch a.p.protocol {
 	case 6, 132:
 		f.state = stateMidstream
@@ -241,6 +241,8 @@ func (m *model) again(a *arrival, f *modelFlow) bool {
 	if f.unreported() {
 		m.record(a.key, f, flow.EventSweep, 0)
 	}
+	f.untold[0] = f.untold[0] || f.live != a.answer[0]
+	f.untold[1] = f.untold[1] || f.staged != a.answer[1]
 	m.store(a, f)
 	return true
 }
@@ -285,6 +287,7 @@ func (m *model) record(k modelKey, f *modelFlow, event flow.Event, hour int) boo
 	}
 	m.records = append(m.records, compose(k, f, event))
 	m.count(kernelRfCounterRF_COUNT_RECORDS)
+	f.replied, f.untold = f.replied || f.packets[1-f.initiator] > 0, [2]bool{}
 	f.packets, f.bytes, f.flags, f.connections = [2]uint64{}, [2]uint64{}, [2]uint8{}, 0
 	f.reported, f.recorded = true, hour
 	return true
@@ -305,6 +308,14 @@ func compose(k modelKey, f *modelFlow, event flow.Event) rawRecord {
 		LiveVerdict: uint8(f.live.Verdict), LiveReason: uint8(f.live.Reason),
 		StagedVerdict: uint8(f.staged.Verdict), StagedReason: uint8(f.staged.Reason),
 		ForwardFlags: f.flags[i], ReverseFlags: f.flags[r],
+	}
+	if !f.replied && f.packets[r] > 0 {
+		rec.Answered = 1
+	}
+	for slot, untold := range f.untold {
+		if untold {
+			rec.Told |= 1 << slot
+		}
 	}
 	if i == remoteSide {
 		rec.Src, rec.Dst, rec.Sport, rec.Dport = rec.Dst, rec.Src, rec.Dport, rec.Sport

@@ -44,6 +44,8 @@ type modelFlow struct {
 	finished       [2]bool // who sent a FIN
 	lastFIN        int
 	answered       bool // SYN-ACK seen
+	replied        bool // a record held a packet of the responder
+	untold         [2]bool
 	localOrigin    bool
 	sentFirst      bool
 	reported       bool

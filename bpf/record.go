@@ -55,6 +55,9 @@ func (r *rawRecord) record(c clock) flow.Record {
 		Reverse:      flow.Counters{Packets: r.ReversePackets, Bytes: r.ReverseBytes},
 		ForwardFlags: r.ForwardFlags,
 		ReverseFlags: r.ReverseFlags,
+		Answered:     r.Answered != 0,
+		LiveNew:      r.Told&1 != 0,
+		StagedNew:    r.Told&2 != 0,
 		Live: flow.Judgement{
 			Verdict: flow.Verdict(r.LiveVerdict), Reason: flow.Reason(r.LiveReason), Revision: r.LiveRevision,
 		},

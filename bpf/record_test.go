@@ -37,7 +37,8 @@ var annotated = []byte{
 	3,    // staged_reason: default
 	0x1b, // forward_flags
 	0x12, // reverse_flags
-	0, 0, // pad
+	1,    // answered
+	2,    // told: of the staged slot
 }
 
 func TestDecodeRecord(t *testing.T) {
@@ -56,6 +57,7 @@ func TestDecodeRecord(t *testing.T) {
 		Endpoint: 11, Connections: 1,
 		Forward: flow.Counters{Packets: 7, Bytes: 12345}, Reverse: flow.Counters{Packets: 5, Bytes: 1 << 32},
 		ForwardFlags: 0x1b, ReverseFlags: 0x12,
+		Answered: true, StagedNew: true,
 		Live:    flow.Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonRule, Revision: 8},
 		Staged:  flow.Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Revision: 9},
 		Outcome: flow.OutcomeAudited,

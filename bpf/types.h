@@ -261,9 +261,12 @@ _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
 #define RF_FLOW_REPORTED     1 /* has had a record */
 #define RF_FLOW_ENDED	     2 /* has had its end record */
 #define RF_FLOW_SYNACK	     4
-#define RF_FLOW_LOCAL_ORIGIN 8	/* the node itself began it */
-#define RF_FLOW_SENT_FIRST   16 /* its first packet came from the endpoint, maybe as an answer */
-#define RF_FLOW_BENEFIT	     32 /* undirected only for an upgrade, see rf_judge_answer */
+#define RF_FLOW_LOCAL_ORIGIN 8		     /* the node itself began it */
+#define RF_FLOW_SENT_FIRST   16		     /* its first packet came from the endpoint, maybe as an answer */
+#define RF_FLOW_BENEFIT	     32		     /* undirected only for an upgrade, see rf_judge_answer */
+#define RF_FLOW_UNANSWERED   64		     /* no record has held a packet of the responder */
+#define RF_FLOW_UNTOLD(slot) (128 << (slot)) /* no record has told of the slot's judgement */
+#define RF_FLOW_UNTOLD_BOTH  (RF_FLOW_UNTOLD(RF_SLOT_LIVE) | RF_FLOW_UNTOLD(RF_SLOT_STAGED))
 #define RF_FLOW_MARKS	     0xffff
 #define RF_FLOW_FLAGS(side)  (16 + 8 * (side)) /* where a side's TCP flags begin in marks */
 
@@ -337,7 +340,8 @@ struct rf_fragment {
 };
 _Static_assert(sizeof(struct rf_fragment) == 24, "rf_fragment");
 
-/* One message of the ring. Counters are deltas since the flow's last one. */
+/* One message of the ring. Counters are deltas since the flow's last one;
+ * so are answered and told, whose sums count each connection once. */
 struct rf_record {
 	RF_TEST_FIELD
 	__u64 time;
@@ -364,7 +368,8 @@ struct rf_record {
 	__u8 staged_reason;
 	__u8 forward_flags;
 	__u8 reverse_flags;
-	__u8 pad[2];
+	__u8 answered; /* 1 in the record with the responder's first packet */
+	__u8 told;     /* bits by slot whose judgement no record has told of yet */
 };
 _Static_assert(sizeof(struct rf_record) == 112 + RF_TEST_BYTES, "rf_record");
 

@@ -141,8 +141,10 @@ static __always_inline void rf_init_flow(struct rf_visit *v, struct rf_flow *f)
 
 static __always_inline __u32 rf_first_marks(const struct rf_visit *v)
 {
-	__u32 marks = v->ask.flags & RF_ASK_LOCAL_ORIGIN ? RF_FLOW_LOCAL_ORIGIN : 0;
+	__u32 marks = RF_FLOW_UNANSWERED | RF_FLOW_UNTOLD_BOTH;
 
+	if (v->ask.flags & RF_ASK_LOCAL_ORIGIN)
+		marks |= RF_FLOW_LOCAL_ORIGIN;
 	if (rf_has_handshake(&v->p) && v->p.tcp_flags & RF_TCP_SYN && v->p.tcp_flags & RF_TCP_ACK)
 		marks |= RF_FLOW_SYNACK;
 	if (v->from)
@@ -177,6 +179,8 @@ static __always_inline int rf_report_first(const struct rf_visit *v, const struc
 	r->forward_flags = forward ? v->p.tcp_flags : 0;
 	r->reverse_flags = forward ? 0 : v->p.tcp_flags;
 	r->connections = 1;
+	r->answered = !forward;
+	r->told = RF_FLOW_UNTOLD_BOTH / RF_FLOW_UNTOLD(0);
 	rf_submit(r, before);
 	return 1;
 }
@@ -195,6 +199,7 @@ __noinline int rf_report_later(struct rf_visit *v)
 	__sync_fetch_and_add(&f->connections, 1);
 	__sync_fetch_and_add(&f->counted[v->side & 1], rf_first_count(v));
 	__sync_fetch_and_or(&f->marks, (__u32)v->p.tcp_flags << RF_FLOW_FLAGS(v->side & 1));
+	__sync_fetch_and_or(&f->marks, RF_FLOW_UNANSWERED | RF_FLOW_UNTOLD_BOTH);
 	__sync_fetch_and_and(&f->marks, ~RF_FLOW_REPORTED);
 	return 0;
 }
@@ -238,7 +243,9 @@ __noinline int rf_insert(struct rf_visit *v)
 	rf_init_flow(v, &fresh);
 	rf_store_answer(v, &fresh);
 	/* As its record leaves it. */
-	fresh.marks = rf_first_marks(v) | RF_FLOW_REPORTED;
+	fresh.marks = (rf_first_marks(v) & ~RF_FLOW_UNTOLD_BOTH) | RF_FLOW_REPORTED;
+	if (v->initiator != v->side)
+		fresh.marks &= ~RF_FLOW_UNANSWERED;
 	fresh.last_seen = v->now;
 	fresh.reported_at = v->now;
 	err = bpf_map_update_elem(&flows, &v->k, &fresh, BPF_NOEXIST);
@@ -304,11 +311,14 @@ __noinline int rf_judge_answer(struct rf_visit *v)
  * verdict is reported under it. Returns whether the verdict changed. */
 __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
 {
+	__u32 live, staged, untold = 0;
 	__u8 flags = 0;
 	__u64 old;
 
 	if (!v || !f)
 		return 0;
+	live = f->revision[RF_SLOT_LIVE];
+	staged = f->revision[RF_SLOT_STAGED];
 	if (f->marks & RF_FLOW_BENEFIT) {
 		__sync_fetch_and_and(&f->marks, ~RF_FLOW_BENEFIT);
 		f->direction = f->initiator == RF_LOCAL ? RF_EGRESS : RF_INGRESS;
@@ -329,6 +339,11 @@ __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
 	if (rf_unreported(f))
 		rf_emit(&v->k, f, RF_EVENT_SWEEP, v->now);
 	rf_store_answer(v, f);
+	if ((__u16)old != (__u16)v->answer.judged || live != v->answer.revision[RF_SLOT_LIVE])
+		untold |= RF_FLOW_UNTOLD(RF_SLOT_LIVE);
+	if ((__u32)old >> 16 != v->answer.judged >> 16 || staged != v->answer.revision[RF_SLOT_STAGED])
+		untold |= RF_FLOW_UNTOLD(RF_SLOT_STAGED);
+	__sync_fetch_and_or(&f->marks, untold);
 	return 1;
 }
 

@@ -58,9 +58,15 @@ type Record struct {
 
 	Endpoint uint32 // number of the observed endpoint, from the inventory
 
-	Connections uint32   // flows that began since the previous record: 0 or 1
-	Forward     Counters // from the initiator
-	Reverse     Counters // from the responder
+	Connections uint32 // flows that began since the previous record: 0 or 1
+	// Answered: the responder's first packet is among Reverse.
+	Answered bool
+	// LiveNew and StagedNew: no earlier record of the flow told of this judgement
+	// of the slot.
+	LiveNew, StagedNew bool
+
+	Forward Counters // from the initiator
+	Reverse Counters // from the responder
 
 	ForwardFlags uint8 // TCP flags seen, or-ed
 	ReverseFlags uint8
@@ -69,6 +75,3 @@ type Record struct {
 	Staged  Judgement
 	Outcome Outcome
 }
-
-// Answered reports whether the responder sent anything within the record.
-func (r *Record) Answered() bool { return r.Reverse.Packets > 0 }
