@@ -420,7 +420,6 @@ func drawEntry(r *rand.Rand, peer flow.Identity) Entry {
 	if e.Protocol == 0 {
 		return e
 	}
-	e.PortBits = []uint8{0, 16, 16, 16, 16, 10, 8, 1}[r.IntN(8)]
 	port := servicePorts[r.IntN(len(servicePorts))]
 	switch e.Protocol {
 	case flow.ICMP:
@@ -429,7 +428,13 @@ func drawEntry(r *rand.Rand, peer flow.Identity) Entry {
 		port = []uint16{128 << 8, 128<<8 | 1, 139 << 8, 1 << 8, 135 << 8}[r.IntN(5)]
 	default:
 	}
-	e.Port = port &^ uint16(0xffff>>e.PortBits)
+	// One port, an aligned range around it, all, or from and to anywhere.
+	switch wide := []uint16{0, 0, 0, 0, 63, 255, 32767, 65535, 1}[r.IntN(9)]; wide {
+	case 1:
+		e.First, e.Last = port-uint16(r.IntN(int(port)+1)), port+uint16(r.IntN(65536-int(port)))
+	default:
+		e.First, e.Last = port&^wide, port|wide
+	}
 	return e
 }
 

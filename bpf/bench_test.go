@@ -19,7 +19,7 @@ var stages = []struct {
 }{
 	{"observe", nil},
 	{"audit", []Table{staged(flow.Egress, 2)}},
-	{"enforce", []Table{live(flow.Egress, 1, Entry{Peer: PeerAny, Protocol: flow.TCP, Port: 80, PortBits: 16})}},
+	{"enforce", []Table{live(flow.Egress, 1, Entry{Peer: PeerAny, Protocol: flow.TCP, First: 80, Last: 80})}},
 }
 
 // BenchmarkPacket measures a packet of an established connection, one of many
@@ -216,12 +216,16 @@ func BenchmarkFirstPacket(b *testing.B) {
 		b.Run(fmt.Sprintf("rules=%d", rules), func(b *testing.B) {
 			const flows = 100_000
 			l := newLab(b, func(c *Config) { c.PolicyEntries, c.FlowEntries, c.EndpointFlows = 65536, 131072, flows })
-			l.apply(live(flow.Egress, 1, entries(80, rules)...))
+			var single []Entry
+			for i := range uint16(rules) {
+				single = append(single, allow(dbIdent, flow.TCP, 80+2*i)) // no range
+			}
+			l.apply(live(flow.Egress, 1, single...))
 			l.lendLoopback()
 			l.fillEstablished(4, flows)
 			l.d.settings.value.EndpointFlows = 1
 			l.want(drop, tcp(web.v4, world.v4, 1, 80, "S"), "what no rule allows")
-			frame := tcp(web.v4, db.v4, 40000, uint16(79+rules), "S").frame(b)
+			frame := tcp(web.v4, db.v4, 40000, uint16(78+2*rules), "S").frame(b)
 			before, n := l.counter("stateless"), max(b.N, 1000)
 			var perPacket time.Duration
 			inNetNS(b, l.ns, func() (err error) {

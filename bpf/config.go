@@ -34,7 +34,7 @@ type Config struct {
 	CIDRs             uint32 // prefixes; default 65536, at most 100000
 	Workloads         uint32 // with endpoints or policies on the node; default 4096
 	PolicyTables      uint32 // tables of different content; default 32768, at most 2097151
-	PolicyEntries     uint32 // entries of all tables together; default 262144
+	PolicyEntries     uint32 // of all tables together, see Table.Size; default 262144
 	FailsafeEntries   uint32 // default 64
 
 	Idle IdleLimits

@@ -110,7 +110,7 @@ func TestForeignLayout(t *testing.T) {
 		change func(t *testing.T, d *Datapath)
 		want   string
 	}{
-		{"layout", func(_ *testing.T, d *Datapath) { d.settings.value.Layout++ }, "have layout 2 and this version needs 1"},
+		{"layout", func(_ *testing.T, d *Datapath) { d.settings.value.Layout++ }, "have layout 3 and this version needs 2"},
 		{"shape", func(_ *testing.T, d *Datapath) { d.settings.value.Fingerprint++ }, "is not the one they were made with"},
 		{"stranger", func(_ *testing.T, d *Datapath) { d.settings.value.Magic++ }, "not ringfence's"},
 		{"no schema", func(t *testing.T, d *Datapath) {

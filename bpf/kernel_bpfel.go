@@ -187,9 +187,9 @@ type kernelRfRuleKey struct {
 	_        structs.HostLayout
 	Table    uint32
 	Peer     uint32
+	Node     uint16
 	Protocol uint8
-	PortBits uint8
-	Port     uint16
+	Pad      uint8
 }
 
 type kernelRfSettings struct {
@@ -226,7 +226,7 @@ type kernelRfSweepArgs struct {
 type kernelRfTable struct {
 	_        structs.HostLayout
 	Revision uint32
-	Lengths  uint32
+	Levels   uint32
 	Flags    uint32
 	Rules    uint32
 }

@@ -264,7 +264,7 @@ func guardrail(dir flow.Direction, entries ...Entry) Table {
 }
 
 func allow(peer flow.Identity, p flow.Protocol, port uint16) Entry {
-	return Entry{Peer: peer, Protocol: p, Port: port, PortBits: 16}
+	return Entry{Peer: peer, Protocol: p, First: port, Last: port}
 }
 
 // skb is struct __sk_buff as BPF_PROG_TEST_RUN takes it.

@@ -91,15 +91,15 @@ struct {
 	__type(value, struct rf_table);
 } tables SEC(".maps");
 
-/* (table, peer, protocol, port prefix) -> index of the rule it stems from, for
- * reading back. Being there is what counts. Written by userspace while no
- * workload names the table, like tables; preallocated and shared by all of
- * them. Full: apply is refused before anything is touched. */
+/* (table, peer, protocol, node of the port tree) -> its children that match, a
+ * bit each. Written by userspace while no workload names the table, like
+ * tables; preallocated and shared by all of them. Full: apply is refused before
+ * anything is touched. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct rf_rule_key);
-	__type(value, __u32);
+	__type(value, __u64);
 } rules SEC(".maps");
 
 /* Endpoint and tuple as it sees it -> flow, shared by both hooks and all CPUs.

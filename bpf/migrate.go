@@ -49,7 +49,7 @@ func (g *generation) fits(spec *ebpf.CollectionSpec, shape *schema) bool {
 			return false
 		}
 	}
-	return len(keep) == len(g.maps) && g.schema.text() == shape.text()
+	return len(keep) == len(g.maps) && g.schema.text() == shape.text() && *g.settings.word32("layout") == settingsLayout
 }
 
 // renew makes a new generation out of the current one, or the first one, and
@@ -268,11 +268,17 @@ func copied(name string) bool {
 
 // copyFrom fills the maps that base's content has to be translated into.
 func (g *generation) copyFrom(base *generation) error {
+	prefixes := *base.settings.word32("layout") == layoutPrefixes
 	for _, name := range slices.Sorted(maps.Keys(g.maps)) {
-		if !copied(name) || g.shares(base, name) || base.maps[name] == nil {
+		if !copied(name) || g.shares(base, name) || base.maps[name] == nil || (name == kernelMapRules && prefixes) {
 			continue
 		}
 		if err := g.copyMap(base, name); err != nil {
+			return err
+		}
+	}
+	if prefixes {
+		if err := g.copyRules(base); err != nil {
 			return err
 		}
 	}
@@ -317,6 +323,10 @@ func (g *generation) copyMap(base *generation, name string) error {
 	if err != nil {
 		return fmt.Errorf("carry map %s: %w", name, err)
 	}
+	return checkRoom(name, n, fresh)
+}
+
+func checkRoom(name string, n int, fresh *ebpf.Map) error {
 	if n > int(fresh.MaxEntries()) {
 		return fmt.Errorf("carry map %s: it holds %d entries and the new one has room for %d: ask for more room", name, n, fresh.MaxEntries())
 	}

@@ -150,7 +150,7 @@ func (m *model) matches(q question, t Table, dir flow.Direction) bool {
 		if !known && e.Peer != PeerAny && (prefix == 0 || e.Peer != prefix) {
 			continue
 		}
-		if e.Protocol == 0 || uint8(e.Protocol) == q.protocol && port>>(16-e.PortBits) == e.Port>>(16-e.PortBits) {
+		if e.Protocol == 0 || uint8(e.Protocol) == q.protocol && e.First <= port && port <= e.Last {
 			return true
 		}
 	}

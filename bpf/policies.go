@@ -90,7 +90,7 @@ func withTable(word uint64, slot flow.Slot, table uint32) uint64 {
 // read rebuilds the bookkeeping from the maps. Tables that no word names, such
 // as those of a process that ended while it wrote them, wait to be deleted.
 func (p *policies) read() error {
-	rules, err := readMap[kernelRfRuleKey, uint32](p.rules)
+	rules, err := readMap[kernelRfRuleKey, uint64](p.rules)
 	if err != nil {
 		return fmt.Errorf("read rules: %w", err)
 	}
@@ -118,9 +118,9 @@ func (p *policies) read() error {
 			}
 		}
 	}
-	for k, rule := range rules {
+	for k, ports := range rules {
 		t := held(k.Table)
-		t.entries = append(t.entries, entryOf(k, rule))
+		t.rules = append(t.rules, ruleOf(k, ports))
 	}
 	for number := range p.heads.values {
 		if p.heads.values[number] != (kernelRfTable{}) {
@@ -128,7 +128,7 @@ func (p *policies) read() error {
 		}
 	}
 	for number, t := range p.tables {
-		slices.SortFunc(t.entries, Entry.compare)
+		slices.SortFunc(t.rules, rule.compare)
 		if int(number) < len(p.heads.values) {
 			t.head = p.heads.values[number]
 		}
@@ -163,7 +163,7 @@ func (p *policies) needs(c *change) (n need) {
 	for d, im := range c.images {
 		if _, have := p.byDigest[d]; !have {
 			n.tables++
-			n.rules += len(im.entries)
+			n.rules += len(im.rules)
 		}
 	}
 	fresh := make(map[flow.Identity]bool)
@@ -206,7 +206,7 @@ func (p *policies) write(c *change) error {
 		written = append(written, number)
 		if err := p.writeTable(number, d, im); err != nil {
 			// Nobody has seen them: they need no grace period.
-			return errors.Join(fmt.Errorf("write policy table of %d entries: %w", len(im.entries), err), p.erase(written))
+			return errors.Join(fmt.Errorf("write policy table of %d entries: %w", len(im.rules), err), p.erase(written))
 		}
 	}
 	for _, t := range c.tables {
@@ -251,15 +251,18 @@ func (p *policies) freeTable() uint32 {
 func (p *policies) writeTable(number uint32, d digest, im image) error {
 	p.tables[number] = &heldTable{image: im, digest: d, retired: p.clock}
 	p.byDigest[d] = number
-	p.ruleCount += len(im.entries)
+	p.ruleCount += len(im.rules)
 	p.heads.values[number] = im.head
-	keys, values := make([]kernelRfRuleKey, len(im.entries)), make([]uint32, len(im.entries))
-	for i, e := range im.entries {
-		keys[i], values[i] = e.key(number), e.Rule
-	}
-	for from := 0; from < len(keys); from += batchSize {
-		to := min(from+batchSize, len(keys))
-		if _, err := p.rules.BatchUpdate(keys[from:to], values[from:to], nil); err != nil {
+	return writeRules(p.rules, number, im.rules)
+}
+
+func writeRules(m *ebpf.Map, number uint32, rules []rule) error {
+	for chunk := range slices.Chunk(rules, batchSize) {
+		keys, ports := make([]kernelRfRuleKey, len(chunk)), make([]uint64, len(chunk))
+		for i, r := range chunk {
+			keys[i], ports[i] = r.key(number), r.ports
+		}
+		if _, err := m.BatchUpdate(keys, ports, nil); err != nil {
 			return err
 		}
 	}
@@ -307,7 +310,7 @@ func (p *policies) retired() (tables, rules int) {
 	for _, t := range p.tables {
 		if t.words == 0 {
 			tables++
-			rules += len(t.entries)
+			rules += len(t.rules)
 		}
 	}
 	return tables, rules
@@ -334,8 +337,8 @@ func (p *policies) erase(numbers []uint32) error {
 		if p.byDigest[t.digest] == number {
 			delete(p.byDigest, t.digest)
 		}
-		for _, e := range t.entries {
-			keys = append(keys, e.key(number))
+		for _, r := range t.rules {
+			keys = append(keys, r.key(number))
 		}
 	}
 	for len(keys) > 0 {
@@ -348,7 +351,7 @@ func (p *policies) erase(numbers []uint32) error {
 		keys = keys[n:]
 	}
 	for _, number := range numbers {
-		p.ruleCount -= len(p.tables[number].entries)
+		p.ruleCount -= len(p.tables[number].rules)
 		if int(number) < len(p.heads.values) {
 			p.heads.values[number] = kernelRfTable{}
 		}

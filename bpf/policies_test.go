@@ -13,9 +13,9 @@ import (
 )
 
 // ruleMap returns all rules that the kernel holds.
-func (l *lab) ruleMap() map[kernelRfRuleKey]uint32 {
+func (l *lab) ruleMap() map[kernelRfRuleKey]uint64 {
 	l.t.Helper()
-	rules, err := readMap[kernelRfRuleKey, uint32](l.d.maps.Rules)
+	rules, err := readMap[kernelRfRuleKey, uint64](l.d.maps.Rules)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -38,11 +38,11 @@ func (l *lab) reclaim() {
 	}
 }
 
-// entries makes n entries of TCP ports from first.
+// entries makes n entries of TCP ports from first, each a rule of its own.
 func entries(first uint16, n int) []Entry {
 	var list []Entry
 	for i := range n {
-		list = append(list, allow(dbIdent, flow.TCP, first+uint16(i)))
+		list = append(list, allow(dbIdent, flow.TCP, first+64*uint16(i)))
 	}
 	return list
 }
@@ -171,7 +171,7 @@ func TestWriteFails(t *testing.T) {
 	l.apply(kept)
 	// Rules that somebody else put there fill the map up.
 	for i := range uint32(60) {
-		if err := l.d.maps.Rules.Put(kernelRfRuleKey{Table: 14, Peer: i + 1}, uint32(0)); err != nil {
+		if err := l.d.maps.Rules.Put(kernelRfRuleKey{Table: 14, Peer: i + 1}, uint64(0)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -211,7 +211,7 @@ func TestAdoptPolicies(t *testing.T) {
 				if err := l.d.policies.writeTable(number, d, im); err != nil {
 					t.Fatal(err)
 				}
-				if err := l.d.maps.Rules.Delete(im.entries[0].key(number)); err != nil {
+				if err := l.d.maps.Rules.Delete(im.rules[0].key(number)); err != nil {
 					t.Fatal(err)
 				}
 				l.d.policies.heads.values[number] = kernelRfTable{}
@@ -265,9 +265,18 @@ func TestAdoptPolicies(t *testing.T) {
 func TestChangedFromOutside(t *testing.T) {
 	for name, spoil := range map[string]func(p *policies, number uint32) error{
 		"a rule more": func(p *policies, n uint32) error {
-			return p.rules.Put(allow(evilIdent, flow.TCP, 80).key(n), uint32(0))
+			r := rulesOf([]Entry{allow(evilIdent, flow.TCP, 80)})[0]
+			return p.rules.Put(r.key(n), r.ports)
 		},
-		"a rule less": func(p *policies, n uint32) error { return p.rules.Delete(allow(dbIdent, flow.TCP, 80).key(n)) },
+		"a rule less": func(p *policies, n uint32) error { return p.rules.Delete(rulesOf(entries(80, 1))[0].key(n)) },
+		"a port more": func(p *policies, n uint32) error {
+			r := rulesOf(entries(80, 1))[0]
+			return p.rules.Put(r.key(n), r.ports|1)
+		},
+		"a level not looked at": func(p *policies, n uint32) error {
+			p.heads.values[n].Levels = 0
+			return nil
+		},
 		"made open": func(p *policies, n uint32) error {
 			p.heads.values[n].Flags |= tableOpen
 			return nil

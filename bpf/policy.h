@@ -91,28 +91,28 @@ static __always_inline __u32 rf_pending_verdict(void)
 	return s && RF_READ(s->pending) == RF_VERDICT_DENY ? RF_VERDICT_DENY : RF_VERDICT_ALLOW;
 }
 
+static __always_inline bool rf_rule_holds(struct rf_rule_key *key, __u16 node, __u32 child)
+{
+	__u64 *ports;
+
+	key->node = node;
+	ports = bpf_map_lookup_elem(&rules, key);
+	return ports && *ports >> child & 1;
+}
+
 /* Whether the table has a rule of key's peer with the protocol and port. */
 static __noinline bool rf_match_peer(const struct rf_table *table, struct rf_rule_key *key, __u8 protocol,
 				     __u16 port)
 {
-	__u32 lengths = table->lengths;
-	int bits;
-
-	key->protocol = 0;
-	key->port_bits = 0;
-	key->port = 0;
-	if (table->flags & RF_TABLE_ANY_PROTO && bpf_map_lookup_elem(&rules, key))
-		return true;
 	key->protocol = protocol;
-	for (bits = 16; bits >= 0; bits--) {
-		if (!(lengths & (1u << bits)))
-			continue;
-		key->port_bits = bits;
-		key->port = bpf_htons(port & (0xffff0000u >> bits));
-		if (bpf_map_lookup_elem(&rules, key))
-			return true;
-	}
-	return false;
+	if (table->levels & RF_LEVEL_1 && rf_rule_holds(key, RF_NODE_1(port), RF_CHILD_1(port)))
+		return true;
+	if (table->levels & RF_LEVEL_64 && rf_rule_holds(key, RF_NODE_64(port), RF_CHILD_64(port)))
+		return true;
+	if (table->levels & RF_LEVEL_4096 && rf_rule_holds(key, RF_NODE_4096, RF_CHILD_4096(port)))
+		return true;
+	key->protocol = 0;
+	return table->flags & RF_TABLE_ANY_PROTO && rf_rule_holds(key, RF_NODE_4096, RF_CHILD_4096(port));
 }
 
 static __always_inline __u32 rf_cidr_identity(struct rf_ask *ask)

@@ -21,7 +21,7 @@ import (
 // Constants of bpf/types.h that no type carries.
 const (
 	settingsMagic  = 0x52464e43
-	settingsLayout = 1
+	settingsLayout = 2
 
 	stateSYN         = 1
 	stateEstablished = 2

@@ -25,10 +25,10 @@ func (l *lab) tables() []Table {
 func TestApply(t *testing.T) {
 	l := newLab(t)
 	egress := live(flow.Egress, 3,
-		Entry{Peer: dbIdent, Protocol: flow.TCP, Port: 80, PortBits: 16, Rule: 1},
-		Entry{Peer: dbIdent, Protocol: flow.TCP, Port: 8064, PortBits: 10, Rule: 2},
-		Entry{Peer: cidrIdent, Protocol: flow.UDP, Rule: 3},
-		Entry{Peer: PeerAny, Rule: 4},
+		Entry{Peer: dbIdent, Protocol: flow.TCP, First: 80, Last: 80},
+		Entry{Peer: dbIdent, Protocol: flow.TCP, First: 8064, Last: 8127},
+		Entry{Peer: cidrIdent, Protocol: flow.UDP, Last: 65535},
+		Entry{Peer: PeerAny},
 	)
 	egress.UsesCIDRs = true
 	open := staged(flow.Ingress, 4)
@@ -63,7 +63,7 @@ func TestApplyRefuses(t *testing.T) {
 	}
 	var long []Entry
 	for i := range uint16(65) {
-		long = append(long, allow(dbIdent, flow.TCP, i+1))
+		long = append(long, allow(dbIdent, flow.TCP, 64*i))
 	}
 	openWithEntries := live(flow.Ingress, 2, allow(dbIdent, flow.TCP, 80))
 	openWithEntries.Open = true
@@ -78,9 +78,8 @@ func TestApplyRefuses(t *testing.T) {
 		{"no direction", []Table{live(flow.DirectionUnknown, 2)}, "no such slot"},
 		{"no identity", []Table{{TableKey: TableKey{0, flow.SlotLive, flow.Egress}}}, "no such slot"},
 		{"no slot", []Table{{TableKey: TableKey{webIdent, 3, flow.Egress}}}, "no such slot"},
-		{"port bits", []Table{live(flow.Ingress, 2, Entry{Peer: dbIdent, Protocol: 6, PortBits: 17})}, "17 bits"},
-		{"port within its range", []Table{live(flow.Ingress, 2, Entry{Peer: dbIdent, Protocol: 6, Port: 81, PortBits: 15})}, "not the start"},
-		{"port of no protocol", []Table{live(flow.Ingress, 2, Entry{Peer: dbIdent, Port: 80, PortBits: 16})}, "without a protocol"},
+		{"no ports", []Table{live(flow.Ingress, 2, Entry{Peer: dbIdent, Protocol: 6, First: 81, Last: 80})}, "ports from 81 to 80: none"},
+		{"port of no protocol", []Table{live(flow.Ingress, 2, Entry{Peer: dbIdent, First: 80, Last: 80})}, "without a protocol"},
 		{"no peer", []Table{live(flow.Ingress, 2, Entry{Protocol: 6})}, "peer 0"},
 		{"guardrails that are open", []Table{{TableKey: guardrail(flow.Egress).TableKey, Open: true}}, "guardrails cannot be open"},
 		{"open with entries", []Table{openWithEntries}, "open, and yet"},

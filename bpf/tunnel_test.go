@@ -223,7 +223,7 @@ func TestTunnelMalformed(t *testing.T) {
 func TestTunnelInFragments(t *testing.T) {
 	families(t, func(t *testing.T, family int) {
 		l := newTunnelLab(t, TunnelVXLAN)
-		port := Entry{Peer: PeerAny, Protocol: flow.UDP, Port: 4789, PortBits: 16}
+		port := Entry{Peer: PeerAny, Protocol: flow.UDP, First: 4789, Last: 4789}
 		l.apply(live(flow.Egress, 1, port))
 		outer := udp(node.in(family), other.in(family), outerPort, 4789)
 		first, later := fragments(t, outer, 7)

@@ -104,17 +104,12 @@ type Table struct {
 	Delete bool
 }
 
-// Entry matches one peer on a port, or on an aligned range of ports.
-//
-// PortBits is the length of Port's prefix that must match: 16 for one port, 0
-// for every port of the protocol (or, with protocol 0, for everything). For
-// ICMP and ICMPv6 Port is type<<8|code: 16 matches both, 8 the type alone.
+// Entry matches one peer on the ports from First to Last. For ICMP and ICMPv6 a
+// port is type<<8|code. Protocol 0 is every one, and has no ports.
 type Entry struct {
-	Peer     flow.Identity
-	Protocol flow.Protocol
-	Port     uint16
-	PortBits uint8
-	Rule     uint32 // index of the rule within its direction, for reading back
+	Peer        flow.Identity
+	Protocol    flow.Protocol
+	First, Last uint16
 }
 
 // Limits are the capacities that a compiler must stay within.
@@ -125,7 +120,7 @@ type Limits struct {
 	Failsafe        int
 	Workloads       int
 	PolicyTables    int // of different content
-	PolicyEntries   int // of all tables together
+	PolicyEntries   int // of all tables together, as Table.Size counts them
 	Flows           int
 	FlowsOfEndpoint int
 }

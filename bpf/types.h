@@ -14,7 +14,7 @@
  * a change of shape is noticed by itself.
  */
 #define RF_MAGIC  0x52464e43 /* "RFNC" */
-#define RF_LAYOUT 1
+#define RF_LAYOUT 2
 
 /* The tests' other layout: upgrades to it and back are real ones. */
 #ifdef RF_LAYOUT_TEST
@@ -223,20 +223,33 @@ _Static_assert(sizeof(struct rf_workload) == 24, "rf_workload");
 /* What holds for a whole table. Never changes while a word names it. */
 struct rf_table {
 	__u32 revision;
-	__u32 lengths; /* bit n: rules with port_bits n */
+	__u32 levels; /* RF_LEVEL_* that its rules are on */
 	__u32 flags;
 	__u32 rules;
 };
 _Static_assert(sizeof(struct rf_table) == 16, "rf_table");
+
+/* The ports of a protocol are a tree of three levels. A rule is one node, and
+ * bit n of its ports says that the rule holds for all of the node's child n: for
+ * one port, for 64, or for 4096. Nodes are numbered 1, 16 to 31, 1024 to 2047. */
+#define RF_LEVEL_4096	    1
+#define RF_LEVEL_64	    2
+#define RF_LEVEL_1	    4
+#define RF_NODE_4096	    1
+#define RF_NODE_64(port)    (16 | (port) >> 12)
+#define RF_NODE_1(port)	    (1024 | (port) >> 6)
+#define RF_CHILD_4096(port) ((port) >> 12)
+#define RF_CHILD_64(port)   ((port) >> 6 & 63)
+#define RF_CHILD_1(port)    ((port) & 63)
 
 #define RF_PEER_ANY 0xfffffffe
 
 struct rf_rule_key {
 	__u32 table;
 	__u32 peer;
+	__u16 node;
 	__u8 protocol; /* 0: every one */
-	__u8 port_bits;
-	__be16 port;
+	__u8 pad;
 };
 _Static_assert(sizeof(struct rf_rule_key) == 12, "rf_rule_key");
 

@@ -113,7 +113,7 @@ func TestConstantsEqualHeader(t *testing.T) {
 	}
 	for name, value := range map[string]uint32{
 		"MAGIC": settingsMagic, "LAYOUT": settingsLayout, "ENDPOINT_HOST": endpointHost,
-		"PEER_ANY": uint32(PeerAny), "TABLE_BITS": tableBits,
+		"PEER_ANY": uint32(PeerAny), "LEVEL_4096": 1 << 0, "LEVEL_64": 1 << 1, "LEVEL_1": 1 << 2, "TABLE_BITS": tableBits,
 		"TABLE_OPEN": tableOpen, "TABLE_CIDRS": tableCIDRs, "TABLE_ANY_PEER": tableAnyPeer, "TABLE_ANY_PROTO": tableAnyProto,
 		"IDENTITY_UNKNOWN": uint32(flow.IdentityUnknown), "IDENTITY_HOST": uint32(flow.IdentityHost), "IDENTITY_WORLD": uint32(flow.IdentityWorld),
 	} {

@@ -32,11 +32,11 @@ func datagram(sport, dport uint16) func(src, dst netip.Addr) packet {
 
 func ping(src, dst netip.Addr) packet { return echo(src, dst, 7, false) }
 
-// icmpPort is an echo request's, of either family.
-func icmpEntries(peer flow.Identity, bits uint8) []Entry {
+// icmpEntries match an echo request's first codes, of either family.
+func icmpEntries(peer flow.Identity, codes uint16) []Entry {
 	return []Entry{
-		{Peer: peer, Protocol: flow.ICMP, Port: 8 << 8, PortBits: bits},
-		{Peer: peer, Protocol: flow.ICMPv6, Port: 128 << 8, PortBits: bits},
+		{Peer: peer, Protocol: flow.ICMP, First: 8 << 8, Last: 8<<8 + codes - 1},
+		{Peer: peer, Protocol: flow.ICMPv6, First: 128 << 8, Last: 128<<8 + codes - 1},
 	}
 }
 
@@ -93,7 +93,7 @@ var packetRules = []packetRule{
 	},
 	{
 		name:    "every port of one protocol",
-		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP})},
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, Last: 65535})},
 		allowed: between(web, db, syn(40000, 1)),
 		denied:  between(web, db, datagram(40000, 1)),
 		reason:  flow.ReasonDefault,
@@ -107,21 +107,21 @@ var packetRules = []packetRule{
 	},
 	{
 		name:    "start of a range",
-		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, Port: 8064, PortBits: 10})},
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, First: 8064, Last: 8127})},
 		allowed: between(web, db, syn(40000, 8064)),
 		denied:  between(web, db, syn(40000, 8063)),
 		reason:  flow.ReasonDefault,
 	},
 	{
 		name:    "end of a range",
-		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, Port: 8064, PortBits: 10})},
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, First: 8064, Last: 8127})},
 		allowed: between(web, db, syn(40000, 8127)),
 		denied:  between(web, db, syn(40000, 8128)),
 		reason:  flow.ReasonDefault,
 	},
 	{
 		name:    "ICMP type and code",
-		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 16)...)},
+		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 1)...)},
 		allowed: between(web, db, ping),
 		denied: func(family int) packet {
 			p := ping(web.in(family), db.in(family))
@@ -135,14 +135,14 @@ var packetRules = []packetRule{
 	},
 	{
 		name:    "ICMP type with any code",
-		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 8)...)},
+		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 256)...)},
 		allowed: between(web, db, ping),
 		denied:  between(web, evil, ping),
 		reason:  flow.ReasonDefault,
 	},
 	{
 		name:    "ICMP type with any code, not another type",
-		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 8)...)},
+		tables:  []Table{live(flow.Egress, 1, icmpEntries(dbIdent, 256)...)},
 		allowed: func(family int) packet { p := ping(web.in(family), db.in(family)); p.dport |= 1; return p },
 		denied: func(family int) packet {
 			p := ping(web.in(family), db.in(family))
@@ -267,14 +267,14 @@ var packetRules = []packetRule{
 	},
 	{
 		name:    "echo answer without its request is judged as the request's",
-		tables:  []Table{live(flow.Egress, 1), live(flow.Ingress, 1, icmpEntries(dbIdent, 16)...)},
+		tables:  []Table{live(flow.Egress, 1), live(flow.Ingress, 1, icmpEntries(dbIdent, 1)...)},
 		allowed: func(family int) packet { return echo(web.in(family), db.in(family), 9, true) },
 		denied:  func(family int) packet { return echo(web.in(family), evil.in(family), 9, true) },
 		reason:  flow.ReasonDefault,
 	},
 	{
 		name:    "other protocols by number",
-		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: 47})},
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: 47, Last: 65535})},
 		allowed: func(family int) packet { return packet{src: web.in(family), dst: db.in(family), proto: 47} },
 		denied:  func(family int) packet { return packet{src: web.in(family), dst: db.in(family), proto: 50} },
 		reason:  flow.ReasonDefault,
@@ -302,7 +302,7 @@ var packetRules = []packetRule{
 	},
 	{
 		name:    "guardrail before the rule, egress",
-		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP}), guardrail(flow.Egress, allow(dbIdent, flow.TCP, 22))},
+		tables:  []Table{live(flow.Egress, 1, Entry{Peer: dbIdent, Protocol: flow.TCP, Last: 65535}), guardrail(flow.Egress, allow(dbIdent, flow.TCP, 22))},
 		allowed: between(web, db, syn(40000, 80)),
 		denied:  between(web, db, syn(40000, 22)),
 		reason:  flow.ReasonGuardrail,
@@ -318,7 +318,7 @@ var packetRules = []packetRule{
 		name: "guardrail for anybody and a range",
 		tables: []Table{
 			live(flow.Egress, 1, Entry{Peer: PeerAny}),
-			guardrail(flow.Egress, Entry{Peer: PeerAny, Protocol: flow.TCP, Port: 8064, PortBits: 10}),
+			guardrail(flow.Egress, Entry{Peer: PeerAny, Protocol: flow.TCP, First: 8064, Last: 8127}),
 		},
 		allowed: between(web, world, syn(40000, 8128)),
 		denied:  between(web, world, syn(40000, 8127)),

@@ -1,10 +1,10 @@
 package enforcer
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -54,10 +54,12 @@ func newCompiler(index *inventory.Index, p prefixes, limits bpf.Limits) *compile
 	return &compiler{index: index, regions: newRegions(p), limits: limits, selected: map[string][]flow.Identity{}}
 }
 
-// table is a compiled table with the digest of what it says.
+// table is a compiled table with the digest of what it says, and how many of the
+// kernel's entries it takes.
 type table struct {
 	bpf.Table
 	digest digest
+	size   int
 }
 
 // refusedError says why one workload's policy cannot be enforced.
@@ -71,6 +73,8 @@ func (e *refusedError) Error() string {
 	return fmt.Sprintf("policy %s revision %d %s", e.workload, e.revision, e.why)
 }
 
+func newTable(t bpf.Table) table { return table{Table: t, digest: digestOf(t), size: t.Size()} }
+
 // slot returns the table of one direction of one slot.
 func (c *compiler) slot(key bpf.TableKey, r *rollout.Revision) (table, error) {
 	t := bpf.Table{TableKey: key, Revision: r.Number}
@@ -79,7 +83,7 @@ func (c *compiler) slot(key bpf.TableKey, r *rollout.Revision) (table, error) {
 	} else if why := c.rules(&t, r.Policy.Rules(key.Direction)); why != "" {
 		return table{}, &refusedError{workload: r.Policy.Workload, revision: r.Number, why: why}
 	}
-	return table{Table: t, digest: digestOf(t)}, nil
+	return newTable(t), nil
 }
 
 // guardrails returns the table of what list denies in one direction; ok is false
@@ -98,7 +102,7 @@ func (c *compiler) guardrails(key bpf.TableKey, list []policy.Guardrail, ref flo
 	if why := c.rules(&out, rules); why != "" {
 		return table{}, false, &refusedError{workload: ref, revision: revision, why: "with its guardrails " + why}
 	}
-	return table{Table: out, digest: digestOf(out)}, true, nil
+	return newTable(out), true, nil
 }
 
 // maxCompiled bounds the memory that a policy can take while it is only counted.
@@ -106,22 +110,19 @@ const maxCompiled = 1 << 22
 
 // rules fills t, or says why it cannot.
 func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
-	entries := map[bpf.Entry]uint32{} // without its rule → the first one
+	entries := map[bpf.Entry]bool{}
 	for i := range rules {
 		ports := everything
 		if len(rules[i].Ports) > 0 {
 			ports = nil
 			for _, p := range rules[i].Ports {
-				ports = append(ports, matches(p)...)
+				ports = append(ports, matchOf(p))
 			}
 		}
 		for _, peer := range c.peers(rules[i].Peers) {
 			t.UsesCIDRs = t.UsesCIDRs || peer >= flow.FirstCIDRIdentity && peer != bpf.PeerAny
 			for _, m := range ports {
-				key := m.entry(peer, 0)
-				if _, ok := entries[key]; !ok {
-					entries[key] = uint32(i)
-				}
+				entries[m.entry(peer)] = true
 			}
 			if len(entries) > maxCompiled {
 				return fmt.Sprintf("needs more than %s entries for %s, the table holds %s: allow fewer peers or ports",
@@ -129,16 +130,11 @@ func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
 			}
 		}
 	}
-	if len(entries) > c.limits.PolicyEntries {
+	t.Entries = bpf.Normalize(slices.Collect(maps.Keys(entries)))
+	if n := t.Size(); n > c.limits.PolicyEntries {
 		return fmt.Sprintf("needs %s entries for %s, the table holds %s: allow fewer peers or ports",
-			thousands(len(entries)), t.Direction, thousands(c.limits.PolicyEntries))
+			thousands(n), t.Direction, thousands(c.limits.PolicyEntries))
 	}
-	t.Entries = make([]bpf.Entry, 0, len(entries))
-	for e, rule := range entries {
-		e.Rule = rule
-		t.Entries = append(t.Entries, e)
-	}
-	sortEntries(t.Entries)
 	return ""
 }
 
@@ -200,7 +196,7 @@ func addresses(inv *inventory.Inventory, node string) []bpf.AddressOwner {
 	return out
 }
 
-// digest tells tables with different contents apart. Entries are in order.
+// digest tells tables with different contents apart. Entries are normalized.
 type digest [sha256.Size]byte
 
 func digestOf(t bpf.Table) digest {
@@ -212,7 +208,7 @@ func digestOf(t bpf.Table) digest {
 	}
 	put(t.Revision, flag(t.Open), flag(t.UsesCIDRs))
 	for _, e := range t.Entries {
-		put(uint32(e.Peer), uint32(e.Protocol), uint32(e.Port), uint32(e.PortBits), e.Rule)
+		put(uint32(e.Peer), uint32(e.Protocol), uint32(e.First), uint32(e.Last))
 	}
 	return digest(h.Sum(nil))
 }
@@ -222,13 +218,6 @@ func flag(b bool) uint32 {
 		return 1
 	}
 	return 0
-}
-
-func sortEntries(entries []bpf.Entry) {
-	slices.SortFunc(entries, func(a, b bpf.Entry) int {
-		return cmp.Or(cmp.Compare(a.Peer, b.Peer), cmp.Compare(a.Protocol, b.Protocol),
-			cmp.Compare(a.Port, b.Port), cmp.Compare(a.PortBits, b.PortBits))
-	})
 }
 
 // thousands writes n as people read it: 70,214.

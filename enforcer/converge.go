@@ -176,7 +176,6 @@ func (e *Enforcer) readKernel() (drifted int, err error) {
 	}
 	found := map[bpf.TableKey]digest{}
 	for _, t := range tables {
-		sortEntries(t.Entries)
 		d := digestOf(t)
 		found[t.TableKey] = d
 		if have, ok := e.kernel.tables[t.TableKey]; !ok || have != d {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
-	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // model is the datapath's tables and its lookup, in Go. It keeps what the façade
@@ -148,7 +147,7 @@ func (m *model) Apply(tables []bpf.Table) (time.Time, error) {
 		for _, t := range list {
 			if d := digestOf(t); !held[d] {
 				held[d] = true
-				entries += len(t.Entries)
+				entries += t.Size()
 			}
 		}
 	}
@@ -166,8 +165,7 @@ func (m *model) Tables() ([]bpf.Table, error) {
 	var out []bpf.Table
 	for _, key := range slices.SortedFunc(maps.Keys(m.tables), compareKeys) {
 		t := m.tables[key]
-		t.Entries = slices.Clone(t.Entries)
-		slices.Reverse(t.Entries) // the kernel promises no order
+		t.Entries = bpf.Normalize(t.Entries)
 		out = append(out, t)
 	}
 	return out, err
@@ -180,65 +178,46 @@ func (m *model) Panicked() bool       { return m.panicked }
 type judgement struct {
 	verdict  flow.Verdict
 	reason   flow.Reason
-	rule     int
 	revision uint32
 }
 
 // judge looks a flow up as the programs do: the exact identity of the peer, then
-// that of the longest prefix, then any peer; the longest port match first.
+// that of the longest prefix, then any peer.
 // It must be called with mu held, or while nothing changes.
 func (m *model) judge(key bpf.TableKey, peer netip.Addr, protocol flow.Protocol, port uint16) judgement {
 	t, ok := m.tables[key]
 	switch {
 	case !ok:
-		return judgement{reason: flow.ReasonNoPolicy, rule: -1}
+		return judgement{reason: flow.ReasonNoPolicy}
 	case t.Open:
-		return judgement{flow.VerdictAllow, flow.ReasonNoPolicy, -1, t.Revision}
+		return judgement{flow.VerdictAllow, flow.ReasonNoPolicy, t.Revision}
 	}
 	exact := flow.IdentityWorld
 	if o, ok := m.addresses[peer]; ok {
 		exact = o.Identity
 	}
 	key.Slot = bpf.SlotGuardrail
-	if _, ok := m.match(m.tables[key], exact, peer, protocol, port); ok {
-		return judgement{flow.VerdictDeny, flow.ReasonGuardrail, -1, t.Revision}
+	if m.match(m.tables[key], exact, peer, protocol, port) {
+		return judgement{flow.VerdictDeny, flow.ReasonGuardrail, t.Revision}
 	}
-	if r, ok := m.match(t, exact, peer, protocol, port); ok {
-		return judgement{flow.VerdictAllow, flow.ReasonRule, int(r), t.Revision}
+	if m.match(t, exact, peer, protocol, port) {
+		return judgement{flow.VerdictAllow, flow.ReasonRule, t.Revision}
 	}
-	return judgement{flow.VerdictDeny, flow.ReasonDefault, -1, t.Revision}
+	return judgement{flow.VerdictDeny, flow.ReasonDefault, t.Revision}
 }
 
-// match finds the flow in a table.
-func (m *model) match(t bpf.Table, exact flow.Identity, peer netip.Addr, protocol flow.Protocol, port uint16) (rule uint32, ok bool) {
-	peers := []flow.Identity{exact}
+// match reports whether an entry of the table names the flow.
+func (m *model) match(t bpf.Table, exact flow.Identity, peer netip.Addr, protocol flow.Protocol, port uint16) bool {
+	peers := []flow.Identity{exact, bpf.PeerAny}
 	if t.UsesCIDRs {
 		if id, ok := m.longest(peer); ok {
 			peers = append(peers, id)
 		}
 	}
-	for _, p := range append(peers, bpf.PeerAny) {
-		for bits := 16; bits >= 0; bits-- {
-			want := bpf.Entry{Peer: p, Protocol: protocol, Port: port &^ (1<<(16-bits) - 1), PortBits: uint8(bits)}
-			if r, ok := find(t, want); ok {
-				return r, true
-			}
-		}
-		if r, ok := find(t, bpf.Entry{Peer: p}); ok {
-			return r, true
-		}
-	}
-	return 0, false
-}
-
-func find(t bpf.Table, want bpf.Entry) (rule uint32, ok bool) {
-	for _, e := range t.Entries {
-		rule = e.Rule
-		if e.Rule = 0; e == want {
-			return rule, true
-		}
-	}
-	return 0, false
+	return slices.ContainsFunc(t.Entries, func(e bpf.Entry) bool {
+		return slices.Contains(peers, e.Peer) &&
+			(e.Protocol == 0 || e.Protocol == protocol && e.First <= port && port <= e.Last)
+	})
 }
 
 // longest is the prefix trie: 128 bits, IPv4 addresses mapped.
@@ -301,21 +280,4 @@ func (c *clock) fire() {
 		}
 		return due
 	})
-}
-
-// rules of the evaluator that admit f, for comparison with the one found.
-func matching(p *policy.Policy, f policy.Facts) []int {
-	var out []int
-	for i, r := range p.Rules(f.Direction) {
-		one := policy.Policy{Workload: p.Workload, IsolateIngress: true, IsolateEgress: true}
-		if f.Direction == flow.Ingress {
-			one.Ingress = []policy.Rule{r}
-		} else {
-			one.Egress = []policy.Rule{r}
-		}
-		if policy.Evaluate(&one, f).Allowed() {
-			out = append(out, i)
-		}
-	}
-	return out
 }

@@ -164,7 +164,7 @@ func (pl planner) room(tables map[bpf.TableKey]table) (n room) {
 			if !seen[t.digest] {
 				seen[t.digest] = true
 				n.tables++
-				n.entries += len(t.Entries)
+				n.entries += t.size
 			}
 		}
 	}
@@ -180,7 +180,7 @@ func (p *plan) entries(ref flow.Workload) (n int) {
 	id := p.index.Workload(ref).Identity
 	for key, t := range p.tables {
 		if key.Identity == id {
-			n += len(t.Entries)
+			n += t.size
 		}
 	}
 	return n

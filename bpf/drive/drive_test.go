@@ -14,10 +14,10 @@ const frameLen = 64
 // TestWalk checks which numbers a driver writes into the frames that its
 // target sees.
 func TestWalk(t *testing.T) {
-	fields := []Field{{Offset: 20, Base: 1, Count: 2}, {Offset: 30, Base: 1000, Count: 3}}
+	fields := []Field{{Offset: 20, Base: 1, Count: 2}, {Offset: 30, Base: 1000, Count: 3, Step: 7}}
 	t.Run("counting", func(t *testing.T) {
 		seen := watch(t, Walk{Fields: fields}, 1, 6)
-		want := [][2]uint16{{1, 1000}, {2, 1000}, {1, 1001}, {2, 1001}, {1, 1002}, {2, 1002}}
+		want := [][2]uint16{{1, 1000}, {2, 1000}, {1, 1007}, {2, 1007}, {1, 1014}, {2, 1014}}
 		if !slices.Equal(seen, want) {
 			t.Errorf("%v, want %v", seen, want)
 		}
@@ -25,7 +25,7 @@ func TestWalk(t *testing.T) {
 	t.Run("random", func(t *testing.T) {
 		seen := watch(t, Walk{Fields: fields, Random: 6}, 1, 300)
 		slices.SortFunc(seen, func(a, b [2]uint16) int { return int(a[1])<<2 + int(a[0]) - int(b[1])<<2 - int(b[0]) })
-		if all := slices.Compact(seen); len(all) != 6 || all[0] != [2]uint16{1, 1000} || all[5] != [2]uint16{2, 1002} {
+		if all := slices.Compact(seen); len(all) != 6 || all[0] != [2]uint16{1, 1000} || all[5] != [2]uint16{2, 1014} {
 			t.Errorf("all of %v were seen", all)
 		}
 	})

@@ -9,11 +9,12 @@ import (
 )
 
 // Field is a 16-bit number of the frame, in network byte order, that goes
-// through Base, Base+1, … Base+Count-1.
+// through Base, Base+Step, … Base+(Count-1)*Step.
 type Field struct {
 	Offset int
 	Base   uint16
 	Count  uint32
+	Step   uint16 // 0: 1
 }
 
 // Walk says which tuples a driver goes through: packet i gets the digits of i
@@ -100,6 +101,7 @@ func (w Walk) instructions(data int16, jump, counter, length int) asm.Instructio
 		ins = append(ins,
 			asm.Mov.Reg(asm.R1, asm.R8),
 			asm.Mod.Imm(asm.R1, int32(f.Count)), //nolint:gosec // far below
+			asm.Mul.Imm(asm.R1, int32(max(f.Step, 1))),
 			asm.Add.Imm(asm.R1, int32(f.Base)),
 			asm.HostTo(asm.BE, asm.R1, asm.Half),
 			asm.StoreMem(asm.R7, int16(f.Offset), asm.R1, asm.Half), //nolint:gosec // within a frame

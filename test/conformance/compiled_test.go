@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ringfence/ringfence/bpf"
@@ -17,10 +18,15 @@ type compiled struct {
 	addresses map[netip.Addr]flow.Identity
 }
 
-// entries are a table's, without their rules.
 type entries struct {
 	open bool
-	set  map[bpf.Entry]bool
+	list []bpf.Entry
+}
+
+func (t entries) match(who flow.Identity, protocol flow.Protocol, port uint16) bool {
+	return slices.ContainsFunc(t.list, func(e bpf.Entry) bool {
+		return e.Peer == who && (e.Protocol == 0 || e.Protocol == protocol && e.First <= port && port <= e.Last)
+	})
 }
 
 func (c *compiled) Apply(tables []bpf.Table) (time.Time, error) {
@@ -33,12 +39,7 @@ func (c *compiled) Apply(tables []bpf.Table) (time.Time, error) {
 			delete(c.tables, t.TableKey)
 			continue
 		}
-		set := map[bpf.Entry]bool{}
-		for _, e := range t.Entries {
-			e.Rule = 0
-			set[e] = true
-		}
-		c.tables[t.TableKey] = entries{t.Open, set}
+		c.tables[t.TableKey] = entries{t.Open, t.Entries}
 	}
 	return at, nil
 }
@@ -77,13 +78,8 @@ func (c *compiled) judge(id flow.Identity, d flow.Direction, peer netip.Addr, pr
 		}
 	}
 	for _, who := range []flow.Identity{exact, longest.Identity, bpf.PeerAny} {
-		if t.set[bpf.Entry{Peer: who}] {
+		if t.match(who, protocol, port) {
 			return answer{flow.VerdictAllow, flow.ReasonRule}
-		}
-		for bits := range uint8(17) {
-			if t.set[bpf.Entry{Peer: who, Protocol: protocol, Port: port &^ (1<<(16-bits) - 1), PortBits: bits}] {
-				return answer{flow.VerdictAllow, flow.ReasonRule}
-			}
 		}
 	}
 	return answer{flow.VerdictDeny, flow.ReasonDefault}

@@ -23,7 +23,7 @@ const (
 )
 
 func allow(peer flow.Identity, p flow.Protocol, port uint16) bpf.Entry {
-	return bpf.Entry{Peer: peer, Protocol: p, Port: port, PortBits: 16}
+	return bpf.Entry{Peer: peer, Protocol: p, First: port, Last: port}
 }
 
 // revision makes the n-th policy. All allow and forbid the same, but for the

@@ -126,9 +126,9 @@ func (s *site) established(r *Report) (err error) {
 		flows
 		modes []mode
 	}{
-		{"v4", false, flows{1, 1, 10000}, []mode{observe, audit, enforce}},
-		{"v6", true, flows{1, 1, 10000}, []mode{enforce}},
-		{"v4_100k", false, flows{4, 1, 25000}, []mode{enforce}},
+		{"v4", false, flows{hosts: 1, ports: 1, endpointPorts: 10000}, []mode{observe, audit, enforce}},
+		{"v6", true, flows{hosts: 1, ports: 1, endpointPorts: 10000}, []mode{enforce}},
+		{"v4_100k", false, flows{hosts: 4, ports: 1, endpointPorts: 25000}, []mode{enforce}},
 	} {
 		sc, err := s.newScenario(c.name, c.v6, c.flows, c.modes...)
 		if err != nil {

@@ -56,6 +56,7 @@ func newFrame(endpoint, peers netip.Addr, toEndpoint bool, flags string) (frame,
 type flows struct {
 	hosts int // peers, from the address that ends in 0.1 on
 	ports int // of a peer, from peerPort on
+	apart int // from one of them to the next; 0: 1
 	// endpointPorts, from firstPort on, change last. It is what makes new flows.
 	endpointPorts int
 }
@@ -64,9 +65,9 @@ func (f flows) count() int { return f.hosts * f.ports * f.endpointPorts }
 
 func (f flows) walk(on frame, random bool) drive.Walk {
 	w := drive.Walk{Fields: []drive.Field{
-		{Offset: on.peerHost, Base: 1, Count: uint32(f.hosts)},                     //nolint:gosec // far below
-		{Offset: on.peerPort, Base: peerPort, Count: uint32(f.ports)},              //nolint:gosec // far below
-		{Offset: on.endpointPort, Base: firstPort, Count: uint32(f.endpointPorts)}, //nolint:gosec // far below
+		{Offset: on.peerHost, Base: 1, Count: uint32(f.hosts)},                               //nolint:gosec // far below
+		{Offset: on.peerPort, Base: peerPort, Count: uint32(f.ports), Step: uint16(f.apart)}, //nolint:gosec // far below
+		{Offset: on.endpointPort, Base: firstPort, Count: uint32(f.endpointPorts)},           //nolint:gosec // far below
 	}}
 	if random {
 		w.Random = uint32(f.count()) //nolint:gosec // far below

@@ -273,7 +273,7 @@ func (s *site) enforced(p *pair) (*bpf.Datapath, error) {
 	out.Direction = flow.Egress
 	for i := range policySize {
 		id := firstPeer + flow.Identity(i)
-		in.Entries = append(in.Entries, bpf.Entry{Peer: id, Protocol: flow.TCP, Port: benchPort, PortBits: 16, Rule: uint32(i)})
+		in.Entries = append(in.Entries, bpf.Entry{Peer: id, Protocol: flow.TCP, First: benchPort, Last: benchPort})
 		if i > 0 {
 			owners = append(owners, bpf.AddressOwner{Addr: stranger(i), Identity: id, Endpoint: uint32(i + 2)})
 		}

@@ -85,7 +85,7 @@ func (m *member) table(slot flow.Slot, dir flow.Direction, revision uint32) bpf.
 	for peer := peerAlways; peer <= peerNever && dir == flow.Egress; peer++ {
 		if allowed(peer, revision) {
 			t.Entries = append(t.Entries, bpf.Entry{
-				Peer: firstPeer + flow.Identity(peer), Protocol: flow.TCP, Port: peerPort, PortBits: 16,
+				Peer: firstPeer + flow.Identity(peer), Protocol: flow.TCP, First: peerPort, Last: peerPort,
 			})
 		}
 	}

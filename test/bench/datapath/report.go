@@ -38,7 +38,9 @@ type Report struct {
 type Rules struct {
 	NS10    float64 `json:"ns_10"`
 	NS10000 float64 `json:"ns_10000"`
-	Ratio   float64 `json:"ratio"`
+	// NS10000Apart is for ports of which no two are close.
+	NS10000Apart float64 `json:"ns_10000_apart"`
+	Ratio        float64 `json:"ratio"`
 	// ColdRatio is the same with nothing in the processor's caches.
 	ColdRatio float64 `json:"cold_ratio"`
 }
@@ -122,7 +124,7 @@ func (r *Report) print(w io.Writer) error {
 	line("  IPv6, one flow\t\t\t\t\t%.0f", r.NSOneFlow["enforce_v6"])
 	line("  IPv4, 100,000 flows at random\t\t\t\t\t%.0f", r.NS["enforce_v4_100k"])
 	line("  first packet\t\t\t\t\t%.0f", r.NS["first_packet"])
-	line("  first packet, 10 / 10,000 rules\t\t\t\t\t%.0f / %.0f", r.Rules.NS10, r.Rules.NS10000)
+	line("  first packet, 10 / 10,000 rules / far apart\t\t\t\t\t%.0f / %.0f / %.0f", r.Rules.NS10, r.Rules.NS10000, r.Rules.NS10000Apart)
 	line("")
 	line("connect-request-close, µs\tnone %.2f\tnone again %.2f\tringfence %.2f\tnftables %.2f",
 		r.CRR["none"], r.CRR["none_again"], r.CRR["ringfence"], r.CRR["nftables"])

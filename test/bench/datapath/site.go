@@ -295,16 +295,14 @@ func (b *bench) key(slot flow.Slot, dir flow.Direction) bpf.TableKey {
 	return bpf.TableKey{Identity: endpointIdent, Slot: slot, Direction: dir}
 }
 
-// rules allows the endpoint to open connections to the first hosts peers at
-// the first ports ports.
-func rules(hosts, ports int) []bpf.Entry {
+// rules allows the endpoint to open f's flows, with an entry for every port of
+// every peer.
+func (f flows) rules() []bpf.Entry {
 	var list []bpf.Entry
-	for h := range hosts {
-		for p := range ports {
-			list = append(list, bpf.Entry{
-				Peer: firstPeer + flow.Identity(h), Protocol: flow.TCP, Port: uint16(peerPort + p), PortBits: 16,
-				Rule: uint32(len(list)), //nolint:gosec // far below
-			})
+	for h := range f.hosts {
+		for p := range f.ports {
+			port := uint16(peerPort + p*max(f.apart, 1)) //nolint:gosec // a port
+			list = append(list, bpf.Entry{Peer: firstPeer + flow.Identity(h), Protocol: flow.TCP, First: port, Last: port})
 		}
 	}
 	return list
@@ -324,7 +322,7 @@ func (m mode) String() string { return [...]string{"observe", "audit", "enforce"
 // setMode puts the endpoint's allowlist to use, in both directions.
 func (b *bench) setMode(m mode) error {
 	b.revision++
-	entries := rules(b.flows.hosts, b.flows.ports)
+	entries := b.flows.rules()
 	var tables []bpf.Table
 	for _, slot := range []flow.Slot{flow.SlotLive, flow.SlotStaged} {
 		for _, dir := range []flow.Direction{flow.Egress, flow.Ingress} {
