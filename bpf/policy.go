@@ -86,9 +86,9 @@ func (d *Datapath) Apply(tables []Table) (time.Time, error) {
 	return time.Now(), nil
 }
 
-// Tables reads back what the kernel holds, ordered by key and entries by peer,
-// protocol and port. A table that somebody else changed is found out by this,
-// and not used again.
+// Tables reads back what the kernel holds, ordered by key and with normalized
+// entries. A table that somebody else changed is found out by this, and not used
+// again.
 func (d *Datapath) Tables() ([]Table, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -62,7 +62,7 @@ func (g *generation) prefixRules() (map[uint32][]Entry, error) {
 			First:    binary.BigEndian.Uint16(k[at["port"]:]),
 		}
 		if e.Protocol != 0 {
-			e.Last = e.First | uint16(0xffff>>k[at["port_bits"]]) //nolint:gosec // 16 bits
+			e.Last = e.First | uint16(0xffff>>k[at["port_bits"]])
 		}
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("entry for peer %d: %w", e.Peer, err)

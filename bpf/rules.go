@@ -95,7 +95,7 @@ func entriesOf(head kernelRfTable, rules []rule) []Entry {
 		}
 		prefix, child := levels[level].prefix, levels[level].child
 		base := uint32(r.node) &^ (1 << prefix) << (16 - prefix)
-		for at := range uint32(1) << (16 - prefix - child) { //nolint:gosec // 16 or 64
+		for at := range uint32(1) << (16 - prefix - child) {
 			if r.ports>>at&1 != 0 {
 				first := base | at<<child
 				list = append(list, Entry{r.peer, r.protocol, uint16(first), uint16(first | (1<<child - 1))}) //nolint:gosec // within a node

@@ -13,7 +13,7 @@ const (
 	coldFirst    = 500  // packets
 	warmUpFirst  = 9500 // with those, every rule once
 	warmFirst    = 2000
-	firstRounds  = 80
+	firstRounds  = 60
 	presentFlows = 100000
 	sweepGrace   = 60 * time.Millisecond // between a flow's two sweeps
 )
