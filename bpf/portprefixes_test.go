@@ -14,7 +14,8 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// formerLayout is the programs of layoutPrefixes.
+// formerLayout is the programs of layoutPrefixes, as they were last compiled
+// before layout 2.
 func formerLayout() (*ebpf.CollectionSpec, error) {
 	return ebpf.LoadCollectionSpec("testdata/former_bpfel.o")
 }
