@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -12,6 +13,8 @@ type Row struct {
 	// ID is a digest of the record: the same wherever the record is read, and
 	// another one for any other record.
 	ID uint64
+	// Stored is when the store took it, to the second.
+	Stored time.Time
 }
 
 // Page is one read of records, newest first.
@@ -40,3 +43,11 @@ type Follower interface {
 	// it may be asked again, and nothing is missing then.
 	Next(ctx context.Context) ([]Row, error)
 }
+
+// LimitError says that a read would have taken more than reads may, and how to
+// ask for less.
+type LimitError struct{ Err error }
+
+func (e *LimitError) Error() string { return e.Err.Error() }
+
+func (e *LimitError) Unwrap() error { return e.Err }
