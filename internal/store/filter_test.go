@@ -274,7 +274,7 @@ func TestFilterMeaning(t *testing.T) {
 	}
 	mustInsert(t, s, "a", all...)
 	each := map[string]int{} // how often a field both took and left records
-	for range 500 {
+	for range 250 {
 		f := w.filter(t)
 		var want []flow.Labelled
 		for i := range all {
