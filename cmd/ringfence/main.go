@@ -26,7 +26,8 @@ func main() {
 }
 
 // run executes one command line and returns the process's exit code: 0 when it
-// did what was asked, 1 otherwise.
+// did what was asked, what a shell gives for a signal when one ended what has no
+// end of its own, 1 otherwise.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRootCommand() //nolint:contextcheck // commands get theirs from ExecuteContext
 	root.SetArgs(args)
@@ -38,6 +39,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	case errors.Is(err, errCheckFailed):
 		return 1 // the table said it
+	case errors.Is(err, errInterrupted):
+		return 128 + int(syscall.SIGINT)
+	case errors.Is(err, syscall.EPIPE):
+		return 128 + int(syscall.SIGPIPE) // who read has enough
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		err = errors.New("interrupted; nothing that was being started is left")
 	}

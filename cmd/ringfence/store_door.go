@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/query"
 	"github.com/ringfence/ringfence/internal/store"
 )
 
@@ -50,8 +51,29 @@ func (d *storeDoor) Coverage(ctx context.Context, since, until time.Time) ([]flo
 }
 
 // Flows implements api.Flows.
-func (d *storeDoor) Flows(ctx context.Context, f flow.FlowFilter) ([]flow.Labelled, error) {
-	return d.now.Load().Flows(ctx, f)
+func (d *storeDoor) Flows(ctx context.Context, f query.Filter, after query.Cursor, limit int) (query.Page, error) {
+	return d.now.Load().Flows(ctx, f, after, limit)
+}
+
+// Facets implements api.Flows.
+func (d *storeDoor) Facets(ctx context.Context, f query.Filter, top int) ([]query.Facet, error) {
+	return d.now.Load().Facets(ctx, f, top)
+}
+
+// Follow implements api.Flows.
+func (d *storeDoor) Follow(f query.Filter, last int) query.Follower {
+	return &follower{d, store.NewTail(f, last)}
+}
+
+// follower goes on with the store that is behind the door now.
+type follower struct {
+	door *storeDoor
+	tail *store.Tail
+}
+
+// Next implements query.Follower.
+func (f *follower) Next(ctx context.Context) ([]query.Row, error) {
+	return f.door.now.Load().Next(ctx, f.tail)
 }
 
 // Denials implements api.Flows.

@@ -33,6 +33,8 @@ type Config struct {
 	StoreTimeout time.Duration
 	// StreamEvery is how often an event stream looks for new numbers. Default 2 s.
 	StreamEvery time.Duration
+	// TailEvery is how often a stream of flows looks for new ones. Default 1 s.
+	TailEvery time.Duration
 	// Heartbeat is how often an idle event stream shows that it lives. Default 15 s.
 	Heartbeat time.Duration
 	// MaxStreams bounds event streams. Default 64.
@@ -53,6 +55,7 @@ func (c Config) withDefaults() Config {
 	set(&c.ApplyTimeout, 10*time.Second)
 	set(&c.StoreTimeout, 5*time.Second)
 	set(&c.StreamEvery, 2*time.Second)
+	set(&c.TailEvery, time.Second)
 	set(&c.Heartbeat, 15*time.Second)
 	set(&c.ShutdownTimeout, 5*time.Second)
 	if c.MaxStreams == 0 {
@@ -69,7 +72,7 @@ func (c Config) Validate() error {
 	var errs []error
 	for name, d := range map[string]time.Duration{
 		"session lifetime": c.SessionLifetime, "apply timeout": c.ApplyTimeout, "store timeout": c.StoreTimeout,
-		"stream interval": c.StreamEvery, "heartbeat": c.Heartbeat, "shutdown timeout": c.ShutdownTimeout,
+		"stream interval": c.StreamEvery, "tail interval": c.TailEvery, "heartbeat": c.Heartbeat, "shutdown timeout": c.ShutdownTimeout,
 	} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("api: %s is negative: %s", name, d))

@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/control"
@@ -25,6 +26,15 @@ func PartyOf(p flow.Party) Party {
 	out.Endpoint, out.Reserved = optional(p.Endpoint), optional(p.Reserved)
 	if p.Address.IsValid() {
 		out.Address = optional(p.Address.String())
+	}
+	out.Identity = number64(uint32(p.Identity))
+	if p.Labels != "" {
+		labels := map[string]string{}
+		for pair := range strings.SplitSeq(p.Labels, ",") {
+			key, value, _ := strings.Cut(pair, "=")
+			labels[key] = value
+		}
+		out.Labels = &labels
 	}
 	return out
 }
@@ -228,22 +238,6 @@ func activityOf(e control.Event) Activity {
 		out.Workload = &ref
 	}
 	return out
-}
-
-func flowOf(f *flow.Labelled) Flow {
-	return Flow{
-		Time: f.Time, FirstSeen: f.FirstSeen, Node: f.Node, Event: f.Event.String(), Direction: DirectionOf(f.Direction),
-		Source: PartyOf(*f.Source), Destination: PartyOf(*f.Dest),
-		SourceAddress: f.Key.Source.String(), DestinationAddress: f.Destination.String(),
-		SourcePort: int(f.SourcePort), Port: int(f.DestinationPort), Protocol: f.Protocol.String(),
-		Connections: int64(f.Connections), PacketsForward: count(f.Forward.Packets), PacketsReverse: count(f.Reverse.Packets),
-		BytesForward: count(f.Forward.Bytes), BytesReverse: count(f.Reverse.Bytes),
-		Outcome: f.Outcome.String(), Live: judgementOf(f.Live), Staged: judgementOf(f.Staged),
-	}
-}
-
-func judgementOf(j flow.Judgement) Judgement {
-	return Judgement{Verdict: j.Verdict.String(), Reason: j.Reason.String(), Revision: number64(j.Revision)}
 }
 
 func optional(s string) *string {

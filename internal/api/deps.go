@@ -14,6 +14,7 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/query"
 )
 
 // Deps are what the server needs of others.
@@ -78,7 +79,12 @@ type Analyzer interface {
 // what is decided and enforced is served nevertheless.
 type Flows interface {
 	Ping(ctx context.Context) error
-	Flows(ctx context.Context, f flow.FlowFilter) ([]flow.Labelled, error)
+	// Flows returns a page of records, newest first, that come after a cursor.
+	Flows(ctx context.Context, f query.Filter, after query.Cursor, limit int) (query.Page, error)
+	Facets(ctx context.Context, f query.Filter, top int) ([]query.Facet, error)
+	// Follow returns what gives the newest records, as many as last says, and then
+	// those that are stored.
+	Follow(f query.Filter, last int) query.Follower
 	// Denials returns what a revision denied or would have denied.
 	Denials(ctx context.Context, f flow.DenialFilter) (DenialReport, error)
 	// Stats returns totals for each workload asked for, of which some may miss.

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
-
-	"github.com/gin-gonic/gin"
 
 	"github.com/ringfence/ringfence/internal/control"
 )
@@ -19,8 +16,6 @@ const (
 	// settle is how long a stream waits for more once something changed, so that
 	// many changes at once make one look.
 	settle = 50 * time.Millisecond
-	// writeTimeout is how long a client may take to accept what it is sent.
-	writeTimeout = 10 * time.Second
 	// firstActivity is how many entries a new stream begins with; maxActivity is
 	// how many may come between two looks.
 	firstActivity = 20
@@ -30,53 +25,22 @@ const (
 // StreamEvents answers with an event stream: first everything as it is, then
 // what changes.
 func (s *Server) StreamEvents(ctx context.Context, _ StreamEventsRequestObject) (StreamEventsResponseObject, error) {
-	select {
-	case s.streams <- struct{}{}:
-	default:
-		return nil, refuse(ErrorCodeRateLimited, "too many event streams are open: close some pages")
+	c, err := s.openChannel(ctx)
+	if err != nil {
+		return nil, err
 	}
-	c := ctx.(*gin.Context)
-	return &stream{s: s, ctx: own(ctx), who: caller(own(ctx)), token: bearer(c), sent: map[string][]byte{}}, nil
+	return &stream{channel: c, sent: map[string][]byte{}}, nil
 }
 
-// bearer returns the request's API token. It was found good before.
-func bearer(c *gin.Context) string {
-	const scheme = "Bearer "
-	if h := c.GetHeader("Authorization"); len(h) > len(scheme) {
-		return h[len(scheme):]
-	}
-	return ""
-}
-
-// stream is one client's. It runs in its request's goroutine, so a slow client
-// holds up nobody else.
+// stream tells one client what changes.
 type stream struct {
-	s     *Server
-	ctx   context.Context
-	who   principal
-	token string
-
-	w        http.ResponseWriter
-	control  *http.ResponseController
+	*channel
 	sent     map[string][]byte // the newest data sent, by what it is about
 	activity int64             // the newest entry sent
 }
 
-// VisitStreamEventsResponse implements StreamEventsResponseObject. A stream that
-// ends is no error.
-func (x *stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
-	defer func() { <-x.s.streams }()
-	x.s.metrics.streams.Inc()
-	defer x.s.metrics.streams.Dec()
-	x.w, x.control = w, http.NewResponseController(w)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no")
-	w.WriteHeader(http.StatusOK)
-	if err := x.run(); err != nil && x.ctx.Err() == nil {
-		x.s.metrics.dropped.Inc()
-	}
-	return nil
-}
+// VisitStreamEventsResponse implements StreamEventsResponseObject.
+func (x *stream) VisitStreamEventsResponse(w http.ResponseWriter) error { return x.visit(w, x.run) }
 
 // run sends until the client, its session or the server ends. Its error is one
 // of writing.
@@ -85,9 +49,6 @@ func (x *stream) run() error {
 	defer look.Stop()
 	beat := time.NewTicker(x.s.cfg.Heartbeat)
 	defer beat.Stop()
-	if err := x.write([]byte("retry: 2000\n\n")); err != nil {
-		return err
-	}
 	for {
 		updated := x.s.deps.Control.Updated()
 		if err := x.send(); err != nil {
@@ -104,38 +65,11 @@ func (x *stream) run() error {
 				return nil
 			}
 		case <-beat.C:
-			if !x.allowed() {
-				return nil
-			}
-			if err := x.write([]byte(": still here\n\n")); err != nil {
+			if on, err := x.beat(); !on || err != nil {
 				return err
 			}
 		}
 	}
-}
-
-func (x *stream) pause(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-x.ctx.Done():
-	case <-x.s.closing:
-	}
-	return false
-}
-
-// allowed reports whether who opened the stream is still logged in.
-func (x *stream) allowed() bool {
-	ctx, cancel := context.WithTimeout(x.ctx, x.s.cfg.StoreTimeout)
-	defer cancel()
-	if x.who.session == "" {
-		_, err := x.s.deps.Control.CheckToken(ctx, x.token)
-		return err == nil
-	}
-	alive, err := x.s.deps.Sessions.Alive(ctx, x.who.session)
-	return err == nil && alive
 }
 
 // send writes what is not as it was when last sent.
@@ -168,21 +102,6 @@ func (x *stream) add(out *bytes.Buffer, kind string, k keyed) {
 	}
 	x.sent[k.key] = k.same
 	x.event(out, kind, k.data)
-}
-
-func (x *stream) event(out *bytes.Buffer, kind string, data []byte) {
-	fmt.Fprintf(out, "id: %d\nevent: %s\ndata: %s\n\n", x.s.eventID.Add(1), kind, data)
-}
-
-// write gives up on a client that does not read.
-func (x *stream) write(b []byte) error {
-	if err := x.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	if _, err := x.w.Write(b); err != nil {
-		return err
-	}
-	return x.control.Flush()
 }
 
 // snapshotCache keeps many streams from asking for the same things.

@@ -35,8 +35,13 @@ type listener struct {
 
 func (h *house) listen(edit func(*http.Request)) *listener {
 	h.t.Helper()
+	return h.listenTo("/api/v1/events", edit)
+}
+
+func (h *house) listenTo(path string, edit func(*http.Request)) *listener {
+	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url+"/api/v1/events", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.url+path, nil)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -171,7 +176,7 @@ func TestStreamsAreBounded(t *testing.T) {
 
 func TestASlowClientIsDropped(t *testing.T) {
 	h := build(t)
-	x := &stream{s: h.server, ctx: t.Context(), sent: map[string][]byte{}}
+	x := &stream{channel: &channel{s: h.server, ctx: t.Context()}, sent: map[string][]byte{}}
 	h.server.streams <- struct{}{}
 	if err := x.VisitStreamEventsResponse(&stuck{header: http.Header{}}); err != nil {
 		t.Fatal(err)

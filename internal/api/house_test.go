@@ -22,6 +22,7 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/query"
 	"github.com/ringfence/ringfence/internal/rollout"
 )
 
@@ -55,7 +56,10 @@ type fakeFlows struct {
 	err     error
 	denials DenialReport
 	asked   flow.DenialFilter
-	query   flow.FlowFilter
+	filter  query.Filter
+	after   query.Cursor
+	limit   int
+	arrived []query.Row // what a follower gives next
 	stats   Stats
 }
 
@@ -65,11 +69,18 @@ func (f *fakeFlows) set(change func(*fakeFlows)) {
 	change(f)
 }
 
-// last returns the newest queries.
-func (f *fakeFlows) last() (flow.FlowFilter, flow.DenialFilter) {
+// denialsAsked returns the newest question for denials.
+func (f *fakeFlows) denialsAsked() flow.DenialFilter {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.query, f.asked
+	return f.asked
+}
+
+// flowsAsked returns the newest question for flows: its filter, cursor and limit.
+func (f *fakeFlows) flowsAsked() (string, query.Cursor, int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.filter.String(), f.after, f.limit
 }
 
 func (f *fakeFlows) Ping(context.Context) error {
@@ -78,19 +89,60 @@ func (f *fakeFlows) Ping(context.Context) error {
 	return f.err
 }
 
-func (f *fakeFlows) Flows(_ context.Context, q flow.FlowFilter) ([]flow.Labelled, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.query = q
-	return []flow.Labelled{{
+// oneRow is what the store holds.
+func oneRow() query.Row {
+	return query.Row{ID: 0xabc, Labelled: flow.Labelled{
 		Record: flow.Record{
 			Key: flow.Key{Source: netip.MustParseAddr("fd00:1::3"), Destination: netip.MustParseAddr("fd00:1::1"),
 				SourcePort: 40000, DestinationPort: 80, Protocol: flow.TCP},
 			Event: flow.EventEnd, Direction: flow.Ingress, Connections: 1, Outcome: flow.OutcomeAudited,
 			Live: flow.Judgement{Reason: flow.ReasonNoPolicy}, Staged: flow.Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonDefault, Revision: 1},
 		},
-		Node: "node-1", Observer: flow.Nobody, Source: &flow.Party{Reserved: "world"}, Dest: &flow.Party{Workload: cart, Endpoint: "cart-1"},
-	}}, f.err
+		Node: "node-1", Observer: &flow.Party{Workload: cart}, Source: &flow.Party{Reserved: "world", Identity: 2},
+		Dest: &flow.Party{Workload: cart, Endpoint: "cart-1", Labels: "app=cart,tier=x"},
+	}}
+}
+
+func (f *fakeFlows) Flows(_ context.Context, q query.Filter, after query.Cursor, limit int) (query.Page, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filter, f.after, f.limit = q, after, limit
+	page := query.Page{Rows: []query.Row{oneRow()}}
+	if after.IsZero() {
+		page.Next = query.Cursor{Time: time.Unix(7, 0).UTC(), ID: 9, Same: 1, Since: q.Since, Until: q.Until}
+	}
+	return page, f.err
+}
+
+func (f *fakeFlows) Facets(_ context.Context, q query.Filter, top int) ([]query.Facet, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filter, f.limit = q, top
+	term, err := query.NewTerm("to.namespace", "a shop")
+	if err != nil {
+		return nil, err
+	}
+	return []query.Facet{{Field: "to.namespace", Values: []query.FacetValue{{Term: term, Records: 5, Connections: 3}}}}, f.err
+}
+
+func (f *fakeFlows) Follow(q query.Filter, last int) query.Follower {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.filter, f.limit = q, last
+	return fakeFollower{f}
+}
+
+type fakeFollower struct{ f *fakeFlows }
+
+func (x fakeFollower) Next(context.Context) ([]query.Row, error) {
+	x.f.mu.Lock()
+	defer x.f.mu.Unlock()
+	if x.f.err != nil {
+		return nil, x.f.err
+	}
+	rows := x.f.arrived
+	x.f.arrived = nil
+	return rows, nil
 }
 
 func (f *fakeFlows) Denials(_ context.Context, q flow.DenialFilter) (DenialReport, error) {
@@ -181,7 +233,7 @@ func build(t testing.TB, change ...func(*Config, *Deps)) *house {
 	if h.token, err = h.control.IssueToken(t.Context(), "cli", control.AdminUser, control.System); err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Version: "test", ApplyTimeout: 5 * time.Second, StreamEvery: 20 * time.Millisecond, Heartbeat: 40 * time.Millisecond}
+	cfg := Config{Version: "test", ApplyTimeout: 5 * time.Second, StreamEvery: 20 * time.Millisecond, TailEvery: 10 * time.Millisecond, Heartbeat: 40 * time.Millisecond}
 	deps := Deps{
 		Control: h.control, Sessions: h.control.Sessions(), Analyzer: fakeAnalyzer{}, Flows: h.flows, Now: h.clock.now,
 		Registerer: h.reg, Metrics: promhttp.HandlerFor(h.reg, promhttp.HandlerOpts{}),

@@ -35,7 +35,7 @@ func (s *Server) observe(c *gin.Context) {
 	}
 	method, status, elapsed := knownMethod(c.Request.Method), c.Writer.Status(), time.Since(begin)
 	s.metrics.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
-	if route != "/api/v1/events" {
+	if route != "/api/v1/events" && route != "/api/v1/flows/tail" {
 		s.metrics.seconds.WithLabelValues(route, method).Observe(elapsed.Seconds())
 	}
 	level := slog.LevelDebug

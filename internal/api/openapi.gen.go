@@ -242,27 +242,6 @@ func (e Stage) Valid() bool {
 	}
 }
 
-// Defines values for ListFlowsParamsOutcome.
-const (
-	Audited   ListFlowsParamsOutcome = "audited"
-	Dropped   ListFlowsParamsOutcome = "dropped"
-	Forwarded ListFlowsParamsOutcome = "forwarded"
-)
-
-// Valid indicates whether the value is a known member of the ListFlowsParamsOutcome enum.
-func (e ListFlowsParamsOutcome) Valid() bool {
-	switch e {
-	case Audited:
-		return true
-	case Dropped:
-		return true
-	case Forwarded:
-		return true
-	default:
-		return false
-	}
-}
-
 // Actions What may be done now; a missing entry may be done, a present one says why not.
 type Actions struct {
 	Audit    *string `json:"audit,omitempty"`
@@ -350,6 +329,9 @@ type Endpoint struct {
 type Error struct {
 	Code ErrorCode `json:"code"`
 
+	// Column The first character of that part's text that is wrong, from 1.
+	Column *int `json:"column,omitempty"`
+
 	// Field The part of the request that is wrong.
 	Field   *string `json:"field,omitempty"`
 	Message string  `json:"message"`
@@ -404,6 +386,25 @@ type ExcludedEdge struct {
 	Source Party `json:"source"`
 }
 
+// Facet defines model for Facet.
+type Facet struct {
+	// Field As in a filter.
+	Field string `json:"field"`
+
+	// Values Most records first.
+	Values []FacetValue `json:"values"`
+}
+
+// FacetValue defines model for FacetValue.
+type FacetValue struct {
+	Connections int64 `json:"connections"`
+	Records     int64 `json:"records"`
+
+	// Term The condition that wants it.
+	Term  string `json:"term"`
+	Value string `json:"value"`
+}
+
 // Flag defines model for Flag.
 type Flag struct {
 	Code   string `json:"code"`
@@ -422,11 +423,15 @@ type Flow struct {
 	Direction          Direction `json:"direction"`
 	Event              string    `json:"event"`
 	FirstSeen          time.Time `json:"firstSeen"`
-	Live               Judgement `json:"live"`
-	Node               string    `json:"node"`
-	Outcome            string    `json:"outcome"`
-	PacketsForward     int64     `json:"packetsForward"`
-	PacketsReverse     int64     `json:"packetsReverse"`
+
+	// ID The same wherever the record is read.
+	ID             string       `json:"id"`
+	Live           Judgement    `json:"live"`
+	Node           string       `json:"node"`
+	Observer       *WorkloadRef `json:"observer,omitempty"`
+	Outcome        string       `json:"outcome"`
+	PacketsForward int64        `json:"packetsForward"`
+	PacketsReverse int64        `json:"packetsReverse"`
 
 	// Port The responder's.
 	Port     int    `json:"port"`
@@ -437,7 +442,20 @@ type Flow struct {
 	SourceAddress string    `json:"sourceAddress"`
 	SourcePort    int       `json:"sourcePort"`
 	Staged        Judgement `json:"staged"`
-	Time          time.Time `json:"time"`
+
+	// Stored When the store took it, to the second.
+	Stored time.Time `json:"stored"`
+
+	// Time Of the newest packet counted.
+	Time time.Time `json:"time"`
+}
+
+// FlowPage defines model for FlowPage.
+type FlowPage struct {
+	Flows []Flow `json:"flows"`
+
+	// Next The cursor of the page after this one; missing on the last.
+	Next *string `json:"next,omitempty"`
 }
 
 // Guardrail defines model for Guardrail.
@@ -513,10 +531,16 @@ type NodeSlots struct {
 
 // Party One end of a flow; a workload, a reserved peer, or an address.
 type Party struct {
-	Address  *string      `json:"address,omitempty"`
-	Endpoint *string      `json:"endpoint,omitempty"`
-	Reserved *string      `json:"reserved,omitempty"`
-	Workload *WorkloadRef `json:"workload,omitempty"`
+	Address  *string `json:"address,omitempty"`
+	Endpoint *string `json:"endpoint,omitempty"`
+
+	// Identity Of its label set when a record was made.
+	Identity *int64 `json:"identity,omitempty"`
+
+	// Labels When a record was made.
+	Labels   *map[string]string `json:"labels,omitempty"`
+	Reserved *string            `json:"reserved,omitempty"`
+	Workload *WorkloadRef       `json:"workload,omitempty"`
 }
 
 // Peer Exactly one of its properties.
@@ -766,6 +790,9 @@ type WorkloadSummary struct {
 	WouldDeny int64 `json:"wouldDeny"`
 }
 
+// Filter defines model for Filter.
+type Filter = string
+
 // Kind defines model for Kind.
 type Kind = string
 
@@ -800,25 +827,31 @@ type ListActivityParams struct {
 
 // ListFlowsParams defines parameters for ListFlows.
 type ListFlowsParams struct {
-	// Since Start of the window; thirty days ago unless given.
-	Since *Since `form:"since,omitempty" json:"since,omitempty"`
+	// Filter Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
 
-	// Until End of the window; now unless given.
-	Until *Until `form:"until,omitempty" json:"until,omitempty"`
-	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
-
-	// Workload namespace/kind/name, at either end
-	Workload  *string                 `form:"workload,omitempty" json:"workload,omitempty"`
-	Outcome   *ListFlowsParamsOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
-	Direction *Direction              `form:"direction,omitempty" json:"direction,omitempty"`
-	Protocol  *string                 `form:"protocol,omitempty" json:"protocol,omitempty"`
-
-	// Port The responder's.
-	Port *int `form:"port,omitempty" json:"port,omitempty"`
+	// Cursor The next of the page before; nothing else of the request may differ.
+	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
 
-// ListFlowsParamsOutcome defines parameters for ListFlows.
-type ListFlowsParamsOutcome string
+// ListFacetsParams defines parameters for ListFacets.
+type ListFacetsParams struct {
+	// Filter Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
+	// Top So many values of each field.
+	Top *int `form:"top,omitempty" json:"top,omitempty"`
+}
+
+// TailFlowsParams defines parameters for TailFlows.
+type TailFlowsParams struct {
+	// Filter Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
+	// Last Begin with so many of the newest records.
+	Last *int `form:"last,omitempty" json:"last,omitempty"`
+}
 
 // ListDenialsParams defines parameters for ListDenials.
 type ListDenialsParams struct {
@@ -947,10 +980,22 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/events (the `StreamEvents` operationId).
 	StreamEvents(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListFlows Flow records, newest first.
+	// ListFlows Flow records, newest first, a page at a time.
 	//
 	// Corresponds with GET /api/v1/flows (the `ListFlows` operationId).
 	ListFlows(ctx context.Context, params *ListFlowsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListFacets The most frequent values of each field, of the records that a filter wants.
+	//
+	// Corresponds with GET /api/v1/flows/facets (the `ListFacets` operationId).
+	ListFacets(ctx context.Context, params *ListFacetsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TailFlows Server-sent events that carry flow records as they are stored.
+	//
+	// Event types: `flows` (data: an array of Flow, oldest first; the first one, which may be empty, has the newest records of before), `problem` (data: Error). Each record stored since comes once, late ones too. The stream goes on after a problem of code `unavailable`, with nothing missing, and ends after any other.
+	//
+	// Corresponds with GET /api/v1/flows/tail (the `TailFlows` operationId).
+	TailFlows(ctx context.Context, params *TailFlowsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// Logout Log out.
 	//
@@ -1138,11 +1183,43 @@ func (c *Client) StreamEvents(ctx context.Context, reqEditors ...RequestEditorFn
 	return c.Client.Do(req)
 }
 
-// ListFlows Flow records, newest first.
+// ListFlows Flow records, newest first, a page at a time.
 //
 // Corresponds with GET /api/v1/flows (the `ListFlows` operationId).
 func (c *Client) ListFlows(ctx context.Context, params *ListFlowsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListFlowsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListFacets The most frequent values of each field, of the records that a filter wants.
+//
+// Corresponds with GET /api/v1/flows/facets (the `ListFacets` operationId).
+func (c *Client) ListFacets(ctx context.Context, params *ListFacetsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFacetsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TailFlows Server-sent events that carry flow records as they are stored.
+//
+// Event types: `flows` (data: an array of Flow, oldest first; the first one, which may be empty, has the newest records of before), `problem` (data: Error). Each record stored since comes once, late ones too. The stream goes on after a problem of code `unavailable`, with nothing missing, and ends after any other.
+//
+// Corresponds with GET /api/v1/flows/tail (the `TailFlows` operationId).
+func (c *Client) TailFlows(ctx context.Context, params *TailFlowsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTailFlowsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1689,9 +1766,9 @@ func NewListFlowsRequest(server string, params *ListFlowsParams) (*http.Request,
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
 
-		if params.Since != nil {
+		if params.Filter != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "filter", *params.Filter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -1701,9 +1778,9 @@ func NewListFlowsRequest(server string, params *ListFlowsParams) (*http.Request,
 
 		}
 
-		if params.Until != nil {
+		if params.Cursor != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -1725,9 +1802,51 @@ func NewListFlowsRequest(server string, params *ListFlowsParams) (*http.Request,
 
 		}
 
-		if params.Workload != nil {
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "workload", *params.Workload, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListFacetsRequest constructs an http.Request for the ListFacets method
+func NewListFacetsRequest(server string, params *ListFacetsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/flows/facets")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Filter != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "filter", *params.Filter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -1737,9 +1856,9 @@ func NewListFlowsRequest(server string, params *ListFlowsParams) (*http.Request,
 
 		}
 
-		if params.Outcome != nil {
+		if params.Top != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "outcome", *params.Outcome, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "top", *params.Top, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -1749,9 +1868,51 @@ func NewListFlowsRequest(server string, params *ListFlowsParams) (*http.Request,
 
 		}
 
-		if params.Direction != nil {
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "direction", *params.Direction, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewTailFlowsRequest constructs an http.Request for the TailFlows method
+func NewTailFlowsRequest(server string, params *TailFlowsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/flows/tail")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Filter != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "filter", *params.Filter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -1761,21 +1922,9 @@ func NewListFlowsRequest(server string, params *ListFlowsParams) (*http.Request,
 
 		}
 
-		if params.Protocol != nil {
+		if params.Last != nil {
 
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "protocol", *params.Protocol, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
-				return nil, err
-			} else {
-				for _, qp := range strings.Split(queryFrag, "&") {
-					rawQueryFragments = append(rawQueryFragments, qp)
-				}
-			}
-
-		}
-
-		if params.Port != nil {
-
-			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "port", *params.Port, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "last", *params.Last, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -2760,12 +2909,28 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/events (the `StreamEvents` operationId).
 	StreamEventsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*StreamEventsResponse, error)
 
-	// ListFlowsWithResponse Flow records, newest first.
+	// ListFlowsWithResponse Flow records, newest first, a page at a time.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /api/v1/flows (the `ListFlows` operationId).
 	ListFlowsWithResponse(ctx context.Context, params *ListFlowsParams, reqEditors ...RequestEditorFn) (*ListFlowsResponse, error)
+
+	// ListFacetsWithResponse The most frequent values of each field, of the records that a filter wants.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/flows/facets (the `ListFacets` operationId).
+	ListFacetsWithResponse(ctx context.Context, params *ListFacetsParams, reqEditors ...RequestEditorFn) (*ListFacetsResponse, error)
+
+	// TailFlowsWithResponse Server-sent events that carry flow records as they are stored.
+	//
+	// Event types: `flows` (data: an array of Flow, oldest first; the first one, which may be empty, has the newest records of before), `problem` (data: Error). Each record stored since comes once, late ones too. The stream goes on after a problem of code `unavailable`, with nothing missing, and ends after any other.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/flows/tail (the `TailFlows` operationId).
+	TailFlowsWithResponse(ctx context.Context, params *TailFlowsParams, reqEditors ...RequestEditorFn) (*TailFlowsResponse, error)
 
 	// LogoutWithResponse Log out.
 	//
@@ -3057,7 +3222,7 @@ type ListFlowsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
-	JSON200 *[]Flow
+	JSON200 *FlowPage
 	// JSON400 the response for an HTTP 400 `application/json` response
 	JSON400 *Error
 	// JSON401 the response for an HTTP 401 `application/json` response
@@ -3067,7 +3232,7 @@ type ListFlowsResponse struct {
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r ListFlowsResponse) GetJSON200() *[]Flow {
+func (r ListFlowsResponse) GetJSON200() *FlowPage {
 	return r.JSON200
 }
 
@@ -3109,6 +3274,123 @@ func (r ListFlowsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListFlowsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListFacetsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *[]Facet
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Error
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Error
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFacetsResponse) GetJSON200() *[]Facet {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListFacetsResponse) GetJSON400() *Error {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListFacetsResponse) GetJSON401() *Error {
+	return r.JSON401
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ListFacetsResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFacetsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFacetsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFacetsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFacetsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type TailFlowsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Error
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Error
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r TailFlowsResponse) GetJSON400() *Error {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r TailFlowsResponse) GetJSON401() *Error {
+	return r.JSON401
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r TailFlowsResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r TailFlowsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TailFlowsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TailFlowsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TailFlowsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4322,7 +4604,7 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, reqE
 	return ParseStreamEventsResponse(rsp)
 }
 
-// ListFlowsWithResponse Flow records, newest first.
+// ListFlowsWithResponse Flow records, newest first, a page at a time.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -4333,6 +4615,34 @@ func (c *ClientWithResponses) ListFlowsWithResponse(ctx context.Context, params 
 		return nil, err
 	}
 	return ParseListFlowsResponse(rsp)
+}
+
+// ListFacetsWithResponse The most frequent values of each field, of the records that a filter wants.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/flows/facets (the `ListFacets` operationId).
+func (c *ClientWithResponses) ListFacetsWithResponse(ctx context.Context, params *ListFacetsParams, reqEditors ...RequestEditorFn) (*ListFacetsResponse, error) {
+	rsp, err := c.ListFacets(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFacetsResponse(rsp)
+}
+
+// TailFlowsWithResponse Server-sent events that carry flow records as they are stored.
+//
+// Event types: `flows` (data: an array of Flow, oldest first; the first one, which may be empty, has the newest records of before), `problem` (data: Error). Each record stored since comes once, late ones too. The stream goes on after a problem of code `unavailable`, with nothing missing, and ends after any other.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/flows/tail (the `TailFlows` operationId).
+func (c *ClientWithResponses) TailFlowsWithResponse(ctx context.Context, params *TailFlowsParams, reqEditors ...RequestEditorFn) (*TailFlowsResponse, error) {
+	rsp, err := c.TailFlows(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTailFlowsResponse(rsp)
 }
 
 // LogoutWithResponse Log out.
@@ -4755,12 +5065,99 @@ func ParseListFlowsResponse(rsp *http.Response) (*ListFlowsResponse, error) {
 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
-		var dest []Flow
+		var dest FlowPage
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
 		response.JSON200 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListFacetsResponse parses an HTTP response from a ListFacetsWithResponse call
+func ParseListFacetsResponse(rsp *http.Response) (*ListFacetsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFacetsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest []Facet
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseTailFlowsResponse parses an HTTP response from a TailFlowsWithResponse call
+func ParseTailFlowsResponse(rsp *http.Response) (*TailFlowsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TailFlowsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
 		var dest Error
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -5707,9 +6104,15 @@ type ServerInterface interface {
 	// StreamEvents Server-sent events that say what changed.
 	// (GET /api/v1/events)
 	StreamEvents(c *gin.Context)
-	// ListFlows Flow records, newest first.
+	// ListFlows Flow records, newest first, a page at a time.
 	// (GET /api/v1/flows)
 	ListFlows(c *gin.Context, params ListFlowsParams)
+	// ListFacets The most frequent values of each field, of the records that a filter wants.
+	// (GET /api/v1/flows/facets)
+	ListFacets(c *gin.Context, params ListFacetsParams)
+	// TailFlows Server-sent events that carry flow records as they are stored.
+	// (GET /api/v1/flows/tail)
+	TailFlows(c *gin.Context, params TailFlowsParams)
 	// Logout Log out.
 	// (DELETE /api/v1/session)
 	Logout(c *gin.Context)
@@ -5840,19 +6243,19 @@ func (siw *ServerInterfaceWrapper) ListFlows(c *gin.Context) {
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListFlowsParams
 
-	// ------------- Optional query parameter "since" -------------
+	// ------------- Optional query parameter "filter" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", c.Request.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "filter", c.Request.URL.Query(), &params.Filter, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter since: %w", err), http.StatusBadRequest)
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter filter: %w", err), http.StatusBadRequest)
 		return
 	}
 
-	// ------------- Optional query parameter "until" -------------
+	// ------------- Optional query parameter "cursor" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", c.Request.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", c.Request.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter until: %w", err), http.StatusBadRequest)
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter cursor: %w", err), http.StatusBadRequest)
 		return
 	}
 
@@ -5864,43 +6267,38 @@ func (siw *ServerInterfaceWrapper) ListFlows(c *gin.Context) {
 		return
 	}
 
-	// ------------- Optional query parameter "workload" -------------
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "workload", c.Request.URL.Query(), &params.Workload, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	siw.Handler.ListFlows(c, params)
+}
+
+// ListFacets operation middleware
+func (siw *ServerInterfaceWrapper) ListFacets(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListFacetsParams
+
+	// ------------- Optional query parameter "filter" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "filter", c.Request.URL.Query(), &params.Filter, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter workload: %w", err), http.StatusBadRequest)
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter filter: %w", err), http.StatusBadRequest)
 		return
 	}
 
-	// ------------- Optional query parameter "outcome" -------------
+	// ------------- Optional query parameter "top" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "outcome", c.Request.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "top", c.Request.URL.Query(), &params.Top, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
 	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter outcome: %w", err), http.StatusBadRequest)
-		return
-	}
-
-	// ------------- Optional query parameter "direction" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "direction", c.Request.URL.Query(), &params.Direction, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter direction: %w", err), http.StatusBadRequest)
-		return
-	}
-
-	// ------------- Optional query parameter "protocol" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "protocol", c.Request.URL.Query(), &params.Protocol, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
-	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter protocol: %w", err), http.StatusBadRequest)
-		return
-	}
-
-	// ------------- Optional query parameter "port" -------------
-
-	err = runtime.BindQueryParameterWithOptions("form", true, false, "port", c.Request.URL.Query(), &params.Port, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
-	if err != nil {
-		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter port: %w", err), http.StatusBadRequest)
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter top: %w", err), http.StatusBadRequest)
 		return
 	}
 
@@ -5911,7 +6309,42 @@ func (siw *ServerInterfaceWrapper) ListFlows(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.ListFlows(c, params)
+	siw.Handler.ListFacets(c, params)
+}
+
+// TailFlows operation middleware
+func (siw *ServerInterfaceWrapper) TailFlows(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TailFlowsParams
+
+	// ------------- Optional query parameter "filter" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "filter", c.Request.URL.Query(), &params.Filter, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter filter: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "last" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "last", c.Request.URL.Query(), &params.Last, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter last: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.TailFlows(c, params)
 }
 
 // Logout operation middleware
@@ -6581,6 +7014,8 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/denials", wrapper.ListDenials)
 	router.POST(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/replay", wrapper.ReplayPolicy)
 	router.GET(options.BaseURL+"/api/v1/flows", wrapper.ListFlows)
+	router.GET(options.BaseURL+"/api/v1/flows/facets", wrapper.ListFacets)
+	router.GET(options.BaseURL+"/api/v1/flows/tail", wrapper.TailFlows)
 }
 
 type ErrorJSONResponse Error
@@ -6743,7 +7178,7 @@ type ListFlowsResponseObject interface {
 	VisitListFlowsResponse(w http.ResponseWriter) error
 }
 
-type ListFlows200JSONResponse []Flow
+type ListFlows200JSONResponse FlowPage
 
 func (response ListFlows200JSONResponse) VisitListFlowsResponse(w http.ResponseWriter) error {
 
@@ -6791,6 +7226,169 @@ type ListFlowsdefaultJSONResponse struct {
 }
 
 func (response ListFlowsdefaultJSONResponse) VisitListFlowsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFacetsRequestObject struct {
+	Params ListFacetsParams
+}
+
+type ListFacetsResponseObject interface {
+	VisitListFacetsResponse(w http.ResponseWriter) error
+}
+
+type ListFacets200JSONResponse []Facet
+
+func (response ListFacets200JSONResponse) VisitListFacetsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFacets400JSONResponse struct{ ErrorJSONResponse }
+
+func (response ListFacets400JSONResponse) VisitListFacetsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFacets401JSONResponse Error
+
+func (response ListFacets401JSONResponse) VisitListFacetsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFacetsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ListFacetsdefaultJSONResponse) VisitListFacetsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TailFlowsRequestObject struct {
+	Params TailFlowsParams
+}
+
+type TailFlowsResponseObject interface {
+	VisitTailFlowsResponse(w http.ResponseWriter) error
+}
+
+type TailFlows200TextEventStreamResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response TailFlows200TextEventStreamResponse) VisitTailFlowsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type TailFlows400JSONResponse struct{ ErrorJSONResponse }
+
+func (response TailFlows400JSONResponse) VisitTailFlowsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TailFlows401JSONResponse Error
+
+func (response TailFlows401JSONResponse) VisitTailFlowsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TailFlowsdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response TailFlowsdefaultJSONResponse) VisitTailFlowsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8169,9 +8767,15 @@ type StrictServerInterface interface {
 	// StreamEvents Server-sent events that say what changed.
 	// (GET /api/v1/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
-	// ListFlows Flow records, newest first.
+	// ListFlows Flow records, newest first, a page at a time.
 	// (GET /api/v1/flows)
 	ListFlows(ctx context.Context, request ListFlowsRequestObject) (ListFlowsResponseObject, error)
+	// ListFacets The most frequent values of each field, of the records that a filter wants.
+	// (GET /api/v1/flows/facets)
+	ListFacets(ctx context.Context, request ListFacetsRequestObject) (ListFacetsResponseObject, error)
+	// TailFlows Server-sent events that carry flow records as they are stored.
+	// (GET /api/v1/flows/tail)
+	TailFlows(ctx context.Context, request TailFlowsRequestObject) (TailFlowsResponseObject, error)
 	// Logout Log out.
 	// (DELETE /api/v1/session)
 	Logout(ctx context.Context, request LogoutRequestObject) (LogoutResponseObject, error)
@@ -8354,6 +8958,58 @@ func (sh *strictHandler) ListFlows(ctx *gin.Context, params ListFlowsParams) {
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(ListFlowsResponseObject); ok {
 		if err := validResponse.VisitListFlowsResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListFacets operation middleware
+func (sh *strictHandler) ListFacets(ctx *gin.Context, params ListFacetsParams) {
+	var request ListFacetsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListFacets(ctx, request.(ListFacetsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListFacets")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(ListFacetsResponseObject); ok {
+		if err := validResponse.VisitListFacetsResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TailFlows operation middleware
+func (sh *strictHandler) TailFlows(ctx *gin.Context, params TailFlowsParams) {
+	var request TailFlowsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.TailFlows(ctx, request.(TailFlowsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TailFlows")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(TailFlowsResponseObject); ok {
+		if err := validResponse.VisitTailFlowsResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {
@@ -8971,96 +9627,106 @@ func (sh *strictHandler) GetReadiness(ctx *gin.Context) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7D37b9w2mv8KoTugt4DiVx63Hf9wcNNkm9tcG9jt5Yec0XDEb2ZYS6SWpDyZBv7fD3xJlERpJNf2Ot2g",
-	"QOMZUeTH7/0i53OS8aLkDJiSyeJzUmKBC1AgzKe/U0b0v5Qli6TEapOkCcMFJIvkSj9KEwH/qKgAkiyU",
-	"qCBNZLaBAut3CvzpLbC12iSLF0/TpKDMfzxOE7Ur9SRSCcrWyc1NmrylBVX1Wv+oQOyaxXLzMJydwApX",
-	"uUoWx0dHqV6LFlVhPh2ZtdzHeiXKFKxBmKV+NJNGd2X+mbirk+cTtqXXkiXOxha0z+9y1XO4ppJy9mNV",
-	"LEEMLC3coNGVV1wUWFkEvniWBKh+dvLts29f/OfJt8/3IvyCMosAAjITtFR61UVyobBQiK+Q2gDaUkb4",
-	"9hSpDRVqhwjeSYTXHFUsBynRml4DO0jSKHtIM38UbIIVPFHUULWPp1+YonkfsFeMdMFifDsJlMrMOBuU",
-	"G00DWXImwQjeKyG4oVvGmQJmBAOXZU4zrGE8/E1qQD8Hy/y7gFWySP7tsJHnQ/tUHtrZzCrtjb7fYIWo",
-	"RFvB2RphRtBWf6M4IvwguUmTHwDnmsvuCBA3XRQSUBsQiFp4IM8PDIXcm3ris0yPlX1ymV0UeIeWgAhn",
-	"oIl1ijAqqJSUrREwJXbhgBRhVAqQwBTS46Vmtu1mhxhXmrCl4CUIRS0tcEWsZuoQLU2ArbiwnN17Jnie",
-	"L3F2FXl4U9OfL3+DTOnhenPXVO2MDm4vn9ltRtbAmbJc0ntCSVR4u7KZNkpg2nAFn1SfAD9rQdnwHBCW",
-	"CCONV2AZHPQZPU2MAEwUizTZcnGVc0z2MdZ7N+4cVokVJq/QPmhcuGU9xlKPVLehywhBXvJrEHgNfYJk",
-	"+gmQC8g4I7K9F14t82AjzOrfmzTJuVTnkHHReWMY1Y57jfJWUMgond0XWAi8s+TEZBeMXHKeA2b6kZwF",
-	"r/QqexqdKq9IJ5OVyDgfSVxo+dzDRx0SewNQa1+317RLrDYhPL4aZHvQohwhgABTFOdWLgmhGm6cvwvY",
-	"Y4VzCV0NUmIp9bwdU358dPJsjy1Pk0paAx6+d/LX/S5AiB4zR9qAEdvd98AozmPczhg0mncC4xKQijLs",
-	"tdaY2L7DQhm+JVRANuWN7+uBN2myokKqCwA2nfNyPPeNEmdXoKZuvuQitBXhE8EVz3getxaA5YCSl7xy",
-	"NmYCJjuEb9Baz9OmTwCWg72GJW2RvsFDiPYAn8M8JftMRZoHtW4bpbplzojC0zMB6auSlw3syI5BXKAt",
-	"r3LyhADbaZ0ygZy/VWS9b3o7ZuKEM+3tLDXcIb6DvcZRWqM9SqtQAoFpZ/5DUrErxrfM+LprAVJTH+wf",
-	"lxFRecVIyal1EjtODCH6LZDzzNmGSxW3ZhpHYoUHnC/mIrz+A04g7pGFmHNRoBmcBrA7gGLoqx32rva0",
-	"63mEUnaNc+OQVAxXasMF/d2QZsXFkhJiZIpx9euKVya+zjhb5TRT7mtvrwRW8KuJisFNdo1pjq0xN7hh",
-	"OI/SaEUhJ3HTWwbhmEYHSIVUGCFEHboCpHR+Uv9Z48PEAw/voi9hxQVo7z/DzLvpJsaayCsdCmaWdB62",
-	"KMWuKQEnXR1mZXILAqa60MudAvmaiy0WEcS+FrwwGKWMKooVFxM1hZn2HK5BSJgIyR+y1V54Zdx83cLW",
-	"bnglIl7e91SvmSlknqMtVRukBF6taHYQBXK+zeZLCeIayJmKsR7NNggY+UaiWosgibeImuDPi+qSm2TJ",
-	"BoReogQQUXkyD6a6Obf0DqzpHiVQh/8NVLVFD2x826bXnN7h4g73DZj8PmADDOVZoUWYqEx+yvKKAHlF",
-	"4oHX43VF/wR+X5s1HGQxKr3O8XrY1E3fY1xnjy7Mt/2Fu/r3EerW6czXvHNm3Y4oSm/Ho3DtEngRp2B+",
-	"IEWv9zLnf2sPtNCLDrteacIrlfEBf80FHfOo616aR18vwH23yCZmCYhvZNw+TdDdkxnADh+jvR3xblDf",
-	"SIVdyDKZNHNych2hdYNC++DcZstt6RRd1N50VApa+95v2Dp80+OJffbO86Tj8xqrMa30twoLIjCNJE8G",
-	"4xCf2hryjJUNWmWKKENbl6yaFLTUM8dAbdL53XhcOfj7kCqsKhnGMPyqE3Fc7k3P2TliEDV82ANqxDbO",
-	"jKKvQRAdQ+01QX7gqBX6Ebbnwfoz8oAZL/xWw4qeqVn21aKga9qKxgXYCYiXGyBUxZ1SLNw6fXXGYKsD",
-	"O49CE5vYUFQ7wafoCG03YL4WgLZYIqZDMXTGuCnQcAY6cMPIR6bRcKYuCB7FdW1Os91enWhH9Vxb+3WN",
-	"oHq3UVo5oxN1JK2W7OcWIHS02wg8UwpnGyDIII5q5BCIWwXwGYEeddbAQNR+wQT+1R73OXgLNc0+D6qe",
-	"EjOaXcWSWh/1kJVWHsgM+qgJTRkyRa4F0gygY3UqERG8LG3Oq48+rUPpFIfPaayGGiHqA0BbGBui8kXO",
-	"1VBt0NYECXwj0RUIBjna8JxIvTFb5HXVI1N3oAppfCOJKekXAzXXU1EMsc4eziKASU5ZVO1bmTNwojUH",
-	"iZY4u0LLHaJKQr5Kffm5hqAleKO8AKuVNo37HTaNRK/bZE8U5vD4sLfnIsCLeQUmoU2zAvJa8GJq7nRL",
-	"lZbVM3VL38Y5Mi3+rDHZ5tWGLWL8ab27Hs1/YoDAthpgtMpt0TrgRe15GlwhHc6niAuEGXLpyEidesRp",
-	"hCAzG8GtXSb68LYV2D4SXKJk1F52+jA+4UzlOyO/fKUFATVbjsgmJWKmRYZPGZRqXlK6FLCin/rkPD46",
-	"MP8d/lVT6uTo6HhBln9dLA6fnuxlNTdnjHlC6nhPwKShDW1y24RVcAVPHL9eVUt4gktqXosnrSTk4HsH",
-	"ZmCrwCrbvMVLGKuARtPALBxxHNklC/uk9psN3zIVQtRHXpQNa99jDpusvWRNKledVzmYfeNPb+z446PQ",
-	"yatZyVdV7n5iyXOs4NW6oxHCCood8oaNjLmL9ot6jt6SXTBHq0whBa0fNId+jPi36v61F8+fP32+z1Ol",
-	"WVG+dKasfvPk+aT3fjbfznsvnoU40grFl0oKwEwibQ53SA8/CJvyJm0qzFd04oOX71L0y/fvUnTx8ud3",
-	"KXrz8n/c/69fGPODXIfIfn3mlogR8Lwdx8QbbFxJaYzr6hadG88vPy17liz06112ebK4tdLRN4PiO75q",
-	"TxTbKNe8y+WQL90X0jlvM95ou667uXMRHhba50SiykGe1kwWhIBYxBu5GFcQgegcCiyupC0cLiHnbI0U",
-	"10voiXMwK82p7KWJgW26jvTcBcSry+6Ed6zWLHx9duhx5QQNWPNo2ojBqAy5XfaLmLnkZ6Sgg0GRqfJW",
-	"OSBsRqEl7LhvANVhv3fU59HqtpnpphY7TTL9CxEQVjleT2cXU8yIyXZR5tHOkh+5qnFzilY8z/lWopXg",
-	"BcIuR+JZvC+RpZPXSJ04x+s1ECuIRipxpn1Tk2sAHQe6irj3Ae3jxCbDYBv184RjjSk+RZiSHFfuZtZO",
-	"Yte/HNDSUyLYdRqyZZytyxzvzm3zwdwuu1lZpfttcYznrOI7blKJ3b5jtRmIroNEYv+ZAKzmRL2akmuQ",
-	"8dlYfYJgQsQ9NWUZdEePZy8n1W3mUb02Jm3xe6OkFz1ZN57Klu7bJ0QXXgbu3+LUXpijXJAMdVwT8kHa",
-	"5Ezt7qN86FTFDIGjJNbcoQHS0XoJIKQ5U6C9VHmK9HYrBSRFdM24AGK9DI3sqINhJpisx016oRcaRaJ3",
-	"Dcz0WbU/vnfWSPOFTPxSQ8i+CPRtpxpzKxtKyd5K07iSMm1pUaUe28IFyLjagk8lFSBnKFbX4TyhhzkK",
-	"SM5VqHKGCnbNgvqNlxvM1nMZPiw7xerEvqLCkVk9RRUzf+jQqRS84ApOTdLZq7/UeGEaYmPkFUdrbvO+",
-	"2p+IV1bmnr9qJeQ7CUjb6ydzrozea5eC9MfiLgs/XTeiOX/mIRyi7zlIc9hvuG7ZD28YVy5KNin1DZbI",
-	"HFwCgqjqRDo4z9EGXw8FOmRG+NHUIqLHM4xjM886y6oosNhNNR0XbngvAz5QcDDFjnZ1RHF+1UESzS2L",
-	"bkxBUE2tPXQLwQ42j9Q2Roap7ysSkWjTyZy1iDI89uUZliEoSrUzbN5PGvs+likFhbqzYu/gWObxQrmc",
-	"Rl1It1GEMdrWLfIHyqJaqy7ERytSwXGkTslysKTkK0oYZUYbamzVhQxEXYVTE3agLxOwYK6994926oU5",
-	"n84p0Y0OhlxbsgYGGcfdfDRtJ0iY4zw244DXWiiQO/aToiOtVI/b7Dp46AnIGsYaVs1zJJV2XiZ28c4/",
-	"92Xr86/IGkbF1pXxNUgmXLeokGCPpk7ULPFzua9DrEZ2O13eLUK7zTntI1ijaY75ujemdpltG5yIFIXF",
-	"XA2tcTSrqwaKJRAylDLcmDad6Dm+LoL9PM1LMTQOl+TTZItF8Us5rD4Y8sVDrR985sO4MZIjk99ruvfd",
-	"IVunx8hBstcL8KCFiLcUa4yExW+gcGJ7fB+EWLETtHu5x58v7pa9pyWkfIE1wn5r3yA2lIpjHNkIrT51",
-	"7vZiTkPgPOdb7adYFLuMoVbbtbM+OU5tetWiYnJnjs5tfZZBfyEstnu2wLVGCTA8xho6qp7n8V+5CzBm",
-	"nDC6XSHTXadhph3bwkWD2JHGlE4Zve0FUyVtyFEHLK2WksGmllmtz/tP5dWRTw0GZXU44s7sTTSytd2e",
-	"Mvb2vTAmR197caPvKl+WGu+fcRWDeXPm8wvwPXa6/ZGaobs8jE9mgikbdGHfKVdbD817SwAWZM/b8QWz",
-	"Hvt0/6UOHmbTclJIfNp4xkWlgyRcgDskNIHRbpXy069VOfke2G6/9Nh4JC4/ZhoT084RpeGMo2O6tiJu",
-	"sW9bQELitNumGoMf9w4bBNR6JNrZISGrBFW7C41Hy/eyyUmZu1kyzq8oBDfe+P7GX/3IxnKV9O9gTJfi",
-	"V9BcaWJUIWAR1rw3SpX2DhPKVjyeDPrh55/fobN3b+rzlHVrpW3LOUBGK9uOymWlUM7XlJl0qXXkEAMg",
-	"EgE1yRdDVwszsruy4Y59S4KSrjtML2l2oLnh45k7Ymqy7wv0ndnIx4P/MxunKm8hJaDNIjk+ODo4MnJf",
-	"AsMlTRbJ04Ojg6emL1NtDLoPcUkPr48PcXB3yRqM36y1kVn0DUkWyVsqVX3BSdq6Y+pDXDiaIYf2Yqib",
-	"tN89l+/M1S4U3CFCjGSB8xwEsp2bsft5rKuajF9xNHqbUReO2oofaht+6JpaY2sH4hS92un58Uk/oLrs",
-	"3Ax0cnQ06zqeSb5cTZz+udreTT2aux3azRVBzyxAselrwP0NRHr08YzR9S1fE98IPc/k/YYjQn1FewMs",
-	"9UGziZWNr2Mqxc0BBT2B52pzfkUGPN1zqphCGllygT7aCT6i/yBY4QWyuZq/pOijp3n9qOPI6TFefuox",
-	"nhx/OUBviESUZQKwhFPTEuq1JVujLKcaiLUW/yAnoIFxuREr6m1pvFACcPHKbm8vdyn4pCwunkjzYpu9",
-	"IhdZRe50MS8ePDD9L4yifWJuebLEtDpT4p3lCWvbyT5GWOV8K0d122szYq5is56UVih7BtpbyiYMHFKV",
-	"ERWVIqy8cQETetyZxkrjd/g1R6qaqXwmdGXPYdkOgYq4Ww3cKYPo+aL4Gq3q1aQbyYIS2tCkwSGzKBKO",
-	"X0Th23uQMLqWPdfWWife2RezTQ9iK8wh3Il2wojO47YSejsu1ymHDYTVAS21EDibBHJQENENfM0r1dex",
-	"z/rm5C033T+8Ug+tJt/ytV020IJua5fmsFJE6f0N1EXtQf8hlhuN2twSQ1bFPj74J7gVVGrPe22qJEOI",
-	"K93dNT2WoKyJjr7j9rq2O8FXeEHZTTuWU6KCm8dCqvvTBM9Ovr1nNnBBZ7L4cNkVIspObSTWD9biPBIq",
-	"k7q4NyhvdsR90tCuMOjD6acPLWz/awPS1GQvZWqrUc1FpWGfKpIcrbDY5815l2bco3tfj3oIkxop3U+x",
-	"rvVWHpoqZ3neLJ4iLggIIGi5MymykAINtuNEOPxc+6Y3h5+1d3pjv7oZk4X3Qe/1fUlDvcYe5N8C98+s",
-	"A/AQlPqJBcUkkyShStrsppMpI0x1Um+IdnNjm+ba6wlhi7llfMI4c2/3zeU8PjoM7hocFHd/UWFvm9Hb",
-	"pnOuRu/M3peJjscHWLUSuFMumw46qO72xu6psevlPQqgp8mA/Dmy3r9L8XDCamrB2JD/G9mk9TvXV4ZJ",
-	"/RStBa/Kdg7DN5t/yULruiW7v0jwz93DkE//zgJ73r5P/669+6Br9aGd+6YDMyKMQXXZpNfs1QqtLoZ2",
-	"76UR2ZOjkweC79zXoU7HW0KN9jW9bo9Kozw7+vah9M8r27UTqy2emuYefg0SKd6U7rWqSht3nCpEOJgG",
-	"Ude10rkrpKuhZmoF0Ts4OuQhnnfPndxvavY+7WBnKwPmsI2af10e1rjIMCOUYAW+q8r0jQGxh/SaX/VI",
-	"rUfsD6z92WyoMGfpvgwTas/9vauPKd2D/WwfLXxgE7rHmRXGev2ZfFlzr5trHkYbqv/YoeUOYSeTpy6B",
-	"YzxaqkKn9r/uxFIERwYGw76mJeghsjy1fzgxvVPv4XGnGKz/54EdLqE8SpU6pI9emsOT9+zRhxcJTtJH",
-	"x3eoDMN1h3nvX9eRuNAKCSN7uB6IdyWw77T41FyheIB+bK7Gc+VrHa77Lnh74ubgLtXa4Wf/5824Gxww",
-	"8L35p7NY6REnShtIH7fW2j+u8/t/813H4MfLvgDn0UP7NfHyNfHyJdqa74TpAsbZVVPWNPkV263qfg6N",
-	"wTZFG7o2N8yMqaqZwi796YPHL+mmt/xrnvWruH/R4n6mXUTnW9rkalkpj5km92qTq8G5P/dLYybfSgQv",
-	"pb+S+S60gLuq4svQA79YYL9qgq+a4MsOMhUvbcRI2frU3VPRUQGDwm3PCf0+Fv+533uIc+o4uPVPNQ83",
-	"vZnfjBM8M3dImF+SkoPdV+aH634fj1Uxoczegnh7cNPk+dHTO9udFhbB86Dt7GVOs6sfeCXBbTm+4/a8",
-	"wcm0D5da+7kzZh8utYqzB8Ksrq1EniySQ6P63Kyf674T32OZNl+5lr3mm6ZpJ/iy9Lef1d/Yfuaby5v/",
-	"DwAA//8=",
+	"7D17b9y4nV+F0B2wV0AZP+LkNjaCQzaPNtc0Dexs80cuWHPE38xwLZEqSXk8G/i7H/iSKImakby262yD",
+	"Al1nRPHxez+pr0nGi5IzYEomx1+TEgtcgAJh/vWG5gqE/ouAzAQtFeUsOU5eckao/lsiWWUrhCU6Xwhe",
+	"zBguQJY4g+dyxUuk+KzkQj0/Onqc/nh09BhdgiA0U89xRagCgh4pPsvxHPLnioJ4TuZIUpbB84PV+QnC",
+	"eY4WOV9LVLEcpERLeglslqQJ1Zv4ZwVik6SJXjM5ThZ2r2kisxUUWG+6wFfvgC3VKjk+2n/2NE3UptRD",
+	"pRKULZPr6zT5K2VEDzUzllitmgkv9KM0EfDPigogybESFQxM//RxmhSU+X8exJZ6Rwuq6rU6u8/Nw3B2",
+	"Agtc5So5PtjfT/VatKgK8699s5b7Z70SZQqWIMxS782k0VOZ/4w81eGTEcd671G+ZUH7/DZXPYVLKiln",
+	"76tibik0srRwg7auvOCiwMoC8OlREoD66PDZ0bOn/3347MlOgJ9pqu3zyZnCQiG+QGoFaE0Z4esTpFZU",
+	"qA0ieCMRXvJRxG24Iolum2AFjxQ1WO3D6WemaN7f2GtGuttifD1qK5WZcfJWrjUOZMmZBCNaXgvBDd4y",
+	"zhQwwxi4LHOaYb3HvV+l3ujXYJn/FLBIjpP/2Gsk1p59KvfsbGaV9kE/rbBCVKK14GyJMCNorX9RHBE+",
+	"S67T5C+Ac01lt7QRN110J6BWIBC1+4E8nxkMuTf1xC8yI1P76DKnKPAGzQERzkAj6wRhVFApKVsiYEps",
+	"wgEpwqgUIIEppMdLTWzr1QYxrjRiS8FLEIpaXBhprP/oIC1NgC24sJTdeyZ4ns9xdhF5eF3jn89/hUzp",
+	"4fpwl1RtjJZpL5/ZY0bWwJmyVNJ7QkmUebu8mTZCYNxwBVeqj4CPmlFWPAet6jDScAWWwaxP6GliGGAk",
+	"W6TJmouLnGOyi7A+uXGnsEgsM3mB9lnDwi3rIZZ6oLoDfYkg5CW/BIGX0EdIpp8AOYOMMyLbZ+HVPA8O",
+	"wqz8vU6TnEt1ChkXnTeGQe2o1whvBYWM4tn9gIXAG4tOTDbByDnnOWCmH8lJ+5VeZI/DU+UF6Wi0Ehmn",
+	"I4kLzZ876KiDYq8Aaunrzpp2kdVGhIdXA2y/tShFCCDAFMW55UtijTycfwjIY4FzCV0JUmIp9bwdVX6w",
+	"f3i0Q5enSSWtAg/fO/xxtwkQgsfMkTbbiJ3uFTCK8xi1MwaN5B1BuASkogx7qbWNbT9goQzdEiogG/PG",
+	"q3rgdZosqJDqDICNp7wcT32jxNkFqLGH1wZ9wH/hE8EVz3ge1xaA5YCQl7xyOmYEJDuIb8Baz9PGT7At",
+	"t/d6L2kL9Q0cQrAH8BymKdknKtI8qGXbVqxb4owIPD0TkKgP5veO7BjEBVrzKiePCLCNlikj0PlrRZa7",
+	"prdjRk44Ud9OEsMd5Lu91zBKa7BHcRVyIDBtzH9OKnbB+JoZW3cpQGrsg/3jS4RVXjNScmqNxI4RQ4h+",
+	"C+Q0dbbiUsW1mYaRWOAB44s5D6//gBOIW2Qh5JwXaAanwd7dhmLgqw32rvS063mAUnaJc2OQVAxXasUF",
+	"/c2gZsHFnBJieIpx9cuCV8a/zjhb5DRT7mevrwRW8IvxisFNdolpjq0yN7BhOI/iKON5VbC47jWMjbIV",
+	"FjhTIKwPhBUqsVA/SKRtJfuDdxlStBC8QAezKPEuKOQkvlIZeH4a8iA7M0dtxwKkdCZZ/1ljLsV9HO8N",
+	"zGHBBWhHI8PMewTGnRtJlh1iySyV+L1FieOSEnCM3OELJtcgYKy1Pt8okG+4WGMRAewbjQsNUcqoolhx",
+	"MVIomWlP4RKEhJE7+V1mgZcTMq4pb6DWV7wSEYPyFdVrZgqZ52hN1QopgRcLmsVJdrp5wOcSxCWQFypG",
+	"ejRbIWDkB4lqgYUkXiNq/EwvFebcxGVWIPQSJYCIsq55MNaiuqEhYq2ErQjq0L/ZVW08BOZE23yoKb1D",
+	"xR3qG7Au+hsbIChPCi3ERHnyKssrAuQ1ift4D9fq/QOYmG3ScDuLYekNziBiTgxolheazRBGNtgdVSGX",
+	"OK8gIin+xqVCwvqFVg+2VMI2uJg9/kPPu1NX2H3Xuxg8sZ3tFqhSTAo5KBBFXF9nPqVhtfQaMyWdEIuD",
+	"eLeRZYe5RZudtokjCqEcL4ctrfF0H9fj24gx5+v+wl2d/AD17XiB1Lzzwlq9UZDeTG7BpYsf9+a7gcKn",
+	"ZDh8hNZak16CcOalJixtAWrjOUqxOb3cKf3+V3tThT7BsBtRKx0xKV6ZJrxSGR9wWZzfPY3C3EvTaMwr",
+	"lj5UbW6CgPhBxu2mETbFaCK0w7fRnx3xYVAPSoWd1z4ao1JxEXP0P62AGTIyA5Di/AJRlSLF7a8mrtgy",
+	"s7eSrY9+txf5u3WEGKy1H2RxhzJeMQWj544Fvd2h6uh3aFo559YyZTpGjbfxEhUWLdTstgk7pN0j212m",
+	"omcbx8E14oeE94doPN8k0UeHoowSiIQq2GBmJKuE5MJ7uyVeAsILZaQTlYgzOKl9U25pTZu9u4Pedt+x",
+	"s/65woIITCPh3MHIiA+2DznQyobRZKpNrLVT1aPCKPXMsa02CcZuhFC5/fd3qrCqZBhV4RedGMiXnQkD",
+	"O0dsR41Y6G1qiwk9Ma7nKj1GWElu4FbD5D2sT4P1J2QmMl74o4Y1BqaKoq/cBF3SVnxQ61Y9AfEyAghV",
+	"cd8VC7dOn0Gc3PMgNCxgg2PaVz5B+1qhm58FoDWWiHEGM/SCcZMy5gy0dsfIx8qiUY+6RGE/rvpymm12",
+	"qig7qucB259rANWnjeLKmQ5Ry95qoH60E0J/vOPzKIWzFRArO6gGDoG4kgYfo+xhZwkMRG0qjqBfLaFO",
+	"wRsM43TfoOgpMaPZRUz7nushCy08kBl0rhFNGTJp92OkCUCLTSoREbwsITTvAvBpfUHH+ABOYjXYCEEf",
+	"bLQFsSEsn+VcDVUr2CoFAj9IdAGCQY5WPNeeJ7dGq897m0woVUYjIIkp6ZcnaKqnohginR2URQCTnDLY",
+	"YvnofaIlB4nmOLtA8w2iSkK+SH1BTL2D8XYQLBbaDNhtdmsgetkme6wwhcZ32ezkbFrK23gYCsgbwYux",
+	"2Zw1VZpXX6gbpnSc0daizxqSbVptyCJGn9bY7huiDBDY4idsigtPEA5pUTsCBlaoBBAp4gJhhlyCJFI5",
+	"s8WGhyBXFPHugCka3eFCUx8yVZFIgrKqAXsvT2uHAlsBOEqMzWFbNj/m+/aZJLp6D+QedNFZb1rn0kes",
+	"ixFvtQE61W5XOFP5xsgkbsHboDEibygRE60MuMqgVNNSf6WABb3qE8DB/sz8b+9HTX2H+/sHx2T+4/Hx",
+	"3uPDnezj5vyyAzveujHJPoOb3Ja6FlzBI8eDF9UcHuGSOn8/ZvNIyMFXaE2AVoFVtno3nTILysIRB5FT",
+	"srAadbcq9IWp4Y76wIuSYW1PTSGTpZcWozyx0yo3EdcCX7214w/2Q8O1JiWfu779iSXPsYLXy46UC/PU",
+	"dshbtmXMbRS51XP0luxuc2suP8Sgte2m4I8R/1ZdJfz0yZPHT3ZZ3zQrypdOPddvHj4Z9d5H8+u09+KB",
+	"rn0tULwnXgBmEmkVv0F6+CwsfR51qDAk1vF5Xn5I0c+vPqTo7OXHDyl6+/Jv7v8vnxqVilwd3m555paI",
+	"IfC07ZvFyxhdQGQb1dWFkNeeXv4+72my0FdxibXR7NbKxF0Psu/2VXus2Aa5pl0uh/yDPpNOeZvxRtp1",
+	"rYON81qx0HY0ElUOsgn3BG4tFvFyWcZVLF11CgUWF9JmY+aQc7ZEiusl9MQ5mJWmFDWkidnbeBnpqQuI",
+	"F5fdCW9ZrNn99cmhR5UjJGBNo2nDBlt5yJ2yX7+RS/6CFHTQ0TMZiCoHhM0oNIcN92X22lz0zsc0XN00",
+	"AdOUoYzjTP9CZAuLHC+nRE1x9CC0KPNo/d57rmrYnKAFz02nk6k2wi7u40m8z5Gl49dIiUyOl0sglhEN",
+	"V+JM26YmfgLat3XFQN4GtI8TG+CDddTOE440xtgUYZh1u3A3s3YC8/7lAJceE8Gp05As42Rd5nhzauuu",
+	"ptYyT4qU3W0heTwOFz9xEx7tdneo1UDEIAiO9p8JwGqKJ68xuQQZn43VfVojnNaxYdigB2V7RHZUanAa",
+	"1mtl0ma/t0p61pN1eb8cXWmhmejM88Dda5zaCnOYCwK8jmpCOkibOLA9fZQOnaiYwHCxTPcrsyHtrZcA",
+	"QprOLW2lyhOkj1spICmiS8YFEGtlaGBHDQwzwWg5bsILPdco4r3rzYyfVdvjO2eN1J3JxC81BOyzQN52",
+	"Mkw30qGU7MyejUjMRoV67AhnIONiC65KKkBOEKyuj2REp0h0IzlXocgZSrg2C+o3Xq4wW04l+DCVFitF",
+	"8FkijszqKaqY+UO7TqXgBVdwYgLpXvylNqlKL8EoecXRkttYtunKjmaLpna5tpIM0ey+zLkycq+d3tL/",
+	"LG4zmdU1I5ouX7/DIfyegjQt1cO52L57w7hyXrJJE6ywRKY9FAiiquPp4DxHK3w55OiQCe5Hk1+JNsEZ",
+	"w2aadpZVUWCxGas6ztzwXlR/IIliEjjtjI+rJQmBRHNLoiuT5FQ3rP3wR/FAbUNkGPs+yxLxNh3PWY0o",
+	"w+ZaT7AMQVGqjSHzftDYV1iNSZLUxTs7B8cij2fKxTTq4gDrRRilbc0i37YblVp1cUE0yxY0fXbSsINp",
+	"Mp8lwygz0lBDq07OIOqythqxAyXpgAVznQ2/txw0jPl0evFX2hlyNSp6M/aqCfNP2xbichwm4oCXmimQ",
+	"a65M0b4Wqgdtch1sLQWyhG21+ua5rbca21U1vbvW1hy8JkvYyrauNEFvybjrFhQS7AUAIyVL/PaDNyFU",
+	"I6cdz+8WoN3iqnaj69Ywx3TZG62AstWxI4GisJgqoTWMJlUKQTEHQoZChitTehTtlu4C2M/TvBQD43CZ",
+	"QZqssSh+LofFB0M+Iarlg498GDNGcmTie03jkrvKwMkxMkt2WgF+ayHgLcYaJWHhGwic2Bk/BS5W7J6C",
+	"ndTjb3HopvLHBaR80jhCfktf9DYUimMcWQ+tvtvDncU0guE852tbOWwvoTARQy22a2N9tJ/a1N9F2eTW",
+	"DJ2b2iyD9kJYQODJAtcSJYDwNtLQXvU0i//CXTM0oY/zZolMd2mRmXbbEc4awG4ptumk0dtWsKlS0C5H",
+	"7bC0ymQGC3UmVfjv7n2uPZ96G5TV7ojrjB6pZGu9PWbszet7TIy+tuK2vqt8Wmp7TZDLGEyb8walIT1y",
+	"unk34dCNScYmM86Udbqwr/6rtYemvTkAC6Lnbf+CWYt9vP1SOw+TcTnKJT5pLOOi0k4SLsC1Fo0gtBuF",
+	"/PRrVU5eAdvs5h7rj8T5x0xjfNoprDQccXRE1xbELfJtM0iInHYpWKPw49ZhA4BajkQrOyRklaBqc6bh",
+	"aOleNjEpcwNWxvkFheBeMV+z+Ysf2Wiukv4VjOpS/AKai6OMKAQswpz3SqnS3hRF2YLHg0F/+fjxA3rx",
+	"4W3dSl6Xi9qynBkyUtlWic4rhXK+pMyES60hhxgAkQioCb7Yjg7ppLU+lXV37FsSlHQVb3pJcwJNDecv",
+	"XCO/ib4fo5/MQc5n/2cOTlXeAkqAm+PkYLY/2zd8XwLDJU2Ok8ez/dljU2uqVgbce7ike5cHezi4IWpp",
+	"myK1NDKLviXJcfKOSlVfI5W27ir8HGeOZsievX7vOu1XBOYbc4EWBdc/jZEscJ6DQLYaNXYLmjVVk+0X",
+	"yW29M667j1qL72kdvucKdWNrB+wUvUDvycFh36H60rl/7XB/f9KlZ6NsuRo5/TbRXmGhpm4HdnMR25Hd",
+	"UGz6euP+njc9+mDC6PouxZFvhJZn8mnFEaE+o70Clnqnue6iVSZT3DRd6Ak8VZv+IxnQdM+oYgppYMlj",
+	"dG4nOEf/RbDCx8jGav6UonOP8/pRx5DTYzz/1GM8Ov40Q2+JRJRlArCEE1fPaaUlW6Isp3oTS83+QUxA",
+	"b8bFRiyrt7nxTAnAxWt7vJ3UpeBKWVg8kubFNnlFrguMtD6aF2f3jP8zI2gfmbv0LDKtzJR4Y2nC6nay",
+	"ixDqLqxB2fbGjJgq2NwlrX2JYjtPrlSrMcsKrpO6swByCd17SrT3TehiYTvMYyLIdnwlgzd4xu5aHSuh",
+	"f6+k2tXbZnrkBihMg+hhSyN9At/G3xZE5s5H03unEG7CrY4iXS9djyD3FjgDtYMu7ZBbI8wzjgrMNshe",
+	"EqCpD3C2QubugCGKU7wcuh63fTvuDr17L3rQXuowUgmaYzuZYgxtbAGT+qserszVXkRz40OmTH2Wgmtq",
+	"NHKEqSh+00bY2KsobLjd3Whh710YRbc+JjpCq5oXaq2IGTL40BvR3JQinpOai06ChIC5SHVtrrjxAcmi",
+	"VJvUuKAq7OuzR+ELJ161Ni4Fn+dQ1MsakP1phl5rULSC4i4RkfFCA4tlkKJca17OQCLF+Qw1ys/mXzhz",
+	"DbYYuWX02hkngM6DLtHz1Bq0XtY7Nzk17gEwIv0sbINMcjam5j9imt+yYvoJtLdhtiadKOCLCECHZEGO",
+	"5U3uyt6/kTi4dcPlgbLvkJmTYSE2plWqpnNL/RtTXdjkdbZwbOBQE8hBQUTP8CWvVN+OPOoz9ztuKhx5",
+	"pe7bFHzHl3bZwNJzR/timkwjCvTPoM7qKMGdGTZ+iSECtI9n/wLXiUqUW4RRNgS40t2C2CMJypoI0E/c",
+	"Xvx7K/AKr7q9bserlKjg+qGg6u6ExdHhszsmAxdYS44/f+kyEWUnNtrUD0jFaSQUJnUBwyC/2RF3iUO7",
+	"wqC410/vm9n+YYNuqcnQyNTd54Jjtfha7S6w2OWx+qDDdu/gUz3qPkzrSHnSGCO7Psp9Y+VFnjeLp9aO",
+	"B4LmG5MGCDHQQDuOhL2vdYjweu/rBWXk2v50vY0XPgX9JXfFDfUaO4B/A9gfWQPgPjD1dxYkzI1xSpW0",
+	"GRzHU95utomLIdxNNZObD6iMiJGY79WMGGe+AHP9ZRod7QW3Vg+yu7/yunfM6HdLcq62fn1lV7YtFin/",
+	"aK7rCZJUYz5bElSJ3u63X3aiwmY67zSs5XEywH8OrXdvUtwfs36yUQON/h9kk7rsXIQeJi5TtBS8Ktu+",
+	"im+o+ZaZ1lWEd7/e9a89w5BN/8Fu9rT9Zabbtu6Dyvz7Nu6bKvMIMwYVNDbcx23kL1A87fpyw7KH+4f3",
+	"tL9Tn2s/2V72bqSvCTA/KIlytP/svuTPa1uZGKufODEFjPzSBO+a8iQtqtLGHKcKEQ6mCN5V5nXueOpK",
+	"qIlSQfSa44csxNNub900KeLU227JYD9Fdqd6sHOUAXXYBs2/Lw2bqxsxI5RgBb5y1NTGArGNyM334Vwk",
+	"2Tfl/tF0qDD9wt+GCrW9zR/qVsw70J/t9ul7VqE7jFlhtNcfyZY193H6XNCK6j82aL5B2PHkiQvgGIuW",
+	"qtCo/Z9b0RRBW9Sg29eUPd5HlKe2D0eGd+ozPOwQg7X//GaH64gepEgdkkcvTYP4HVv04QWwo+TRwS0K",
+	"w3DdYdr79zUkzmzVgr1ABIg3Jeok+VVz9e0MvW+uNPVfgeai7vSxXYWz2xRre1/9n9fbzeCAgO/MPp1E",
+	"Sg84UNrs9GFLrd3jOl+Snm46Bp/B/QaMR7/b74GX74GXb1HX/CRMpwPOLpq0pomv2Mor92FdBusUrejS",
+	"3KK1TVRNZHbpO6wePqeb/pnvcdbv7P5Ns/sLbSI629IGV8tKecg0sVcbXA16m903a028lQheSl8EeRtS",
+	"wF3H823IgZ/tZr9Lgu+S4Nt2MhUvrcdI2fLE3cXTEQGDzG17IX/b5v+57/TEKXX7dt2r24reTHOJ4Jm5",
+	"J8d8KFQOVl+ZTyD/tt1XxYQye9PrzbebJk/2H9/a6TSzCJ4HZWcvc5pd/IVXEtyR4yduzxt0337+oqWf",
+	"66P9/EWLONv0amVtJfLkONkzos/N+rWuO/E1lmnzkyvZa35pinaCH0t/w2P9i61nvv5y/f8BAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -21,6 +21,7 @@ import (
 	"github.com/ringfence/ringfence/internal/clickhouse"
 	"github.com/ringfence/ringfence/internal/clickhouse/clickhousetest"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/query"
 	"github.com/ringfence/ringfence/internal/store"
 )
 
@@ -241,7 +242,7 @@ func TestSurvivesClients(t *testing.T) {
 	for i := range 10 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*3*time.Millisecond)
 		_ = s.InsertFlows(ctx, strconv.Itoa(i), many) // cut off somewhere
-		_, _ = s.Flows(ctx, store.FlowFilter{})
+		_, _ = s.Flows(ctx, query.Filter{}, query.Cursor{}, 0)
 		cancel()
 	}
 	if err := clickhouse.Handshake(t.Context(), c); err != nil {

@@ -29,14 +29,3 @@ type DenialFilter struct {
 	Since, Until time.Time
 	Limit        int // the ones with most connections come first
 }
-
-// FlowFilter says which records are wanted. Zero fields do not filter.
-type FlowFilter struct { //nolint:revive // it stands beside EdgeFilter and DenialFilter
-	Since, Until time.Time
-	Workload     *Workload // on either side, or the observer
-	Outcome      Outcome
-	Direction    *Direction // a pointer, since one can ask for the unknown ones
-	Protocol     Protocol
-	Port         uint16 // the responder's
-	Limit        int    // the newest come first
-}

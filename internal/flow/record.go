@@ -32,6 +32,12 @@ var eventNames = [...]string{"none", "new", "verdict", "end", "sweep"}
 
 func (e Event) String() string { return name(eventNames[:], uint8(e), "event") }
 
+// ParseEvent reads the form that String writes.
+func ParseEvent(s string) (Event, error) {
+	i, err := parse(eventNames[:], s, "event")
+	return Event(i), err
+}
+
 // Judgement is what one slot said of a flow.
 type Judgement struct {
 	Verdict  Verdict

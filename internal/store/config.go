@@ -28,6 +28,8 @@ type Config struct {
 	InsertTimeout time.Duration
 	// MaxRowsRead is the most rows a read may scan. Default 2,000,000,000.
 	MaxRowsRead uint64
+	// MaxBytesRead is the most uncompressed bytes a read may scan. Default 200 GB.
+	MaxBytesRead uint64
 	// MaxMemory is the most memory a read may use on the server, in bytes.
 	// Default 1 GiB.
 	MaxMemory uint64
@@ -44,6 +46,7 @@ const (
 	defaultQueryTimeout  = 30 * time.Second
 	defaultInsertTimeout = time.Minute
 	defaultMaxRowsRead   = 2_000_000_000
+	defaultMaxBytesRead  = 200_000_000_000
 	defaultMaxMemory     = 1 << 30
 	defaultPasswordHelp  = "set them with --clickhouse-user and --clickhouse-password-file" //nolint:gosec // no password
 )
@@ -68,6 +71,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxRowsRead == 0 {
 		c.MaxRowsRead = defaultMaxRowsRead
+	}
+	if c.MaxBytesRead == 0 {
+		c.MaxBytesRead = defaultMaxBytesRead
 	}
 	if c.MaxMemory == 0 {
 		c.MaxMemory = defaultMaxMemory

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+
+	"github.com/ringfence/ringfence/internal/query"
 )
 
 // Codes of the server's exceptions that people can do something about.
@@ -17,6 +19,7 @@ const (
 	codeUnknownTable        = 60
 	codeUnknownDatabase     = 81
 	codeTooManyRows         = 158
+	codeTooManyBytes        = 307
 	codeTimeout             = 159
 	codeReadonly            = 164
 	codeNoSpace             = 243
@@ -71,10 +74,10 @@ func (s *Store) explainException(op, addr string, e *clickhouse.Exception) error
 	case codeSettingConstraint, codeUnknownSetting:
 		return fmt.Errorf("clickhouse does not let user %q set what inserts rest on (%s): take the constraint out of the user's profile: %w",
 			s.cfg.User, op, brief(e))
-	case codeTooManyRows, codeTimeout, codeTooManyResultRows:
-		return fmt.Errorf("clickhouse gave up the query (%s): ask for a shorter time or for one workload: %w", op, brief(e))
+	case codeTooManyRows, codeTooManyBytes, codeTimeout, codeTooManyResultRows:
+		return &query.LimitError{Err: fmt.Errorf("clickhouse gave up the query (%s): ask for a shorter time or for one workload: %w", op, brief(e))}
 	case codeMemoryLimit:
-		return fmt.Errorf("clickhouse is short of memory (%s): ask for a shorter time or for one workload, or give it more memory: %w", op, brief(e))
+		return &query.LimitError{Err: fmt.Errorf("clickhouse is short of memory (%s): ask for a shorter time or for one workload, or give it more memory: %w", op, brief(e))}
 	case codeNoSpace:
 		return fmt.Errorf("the disk of clickhouse at %s is full (%s): make room: %w", addr, op, brief(e))
 	}

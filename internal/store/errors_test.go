@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/query"
 )
 
 // wantError checks that err is one line that contains every part.
@@ -185,8 +185,19 @@ func TestQueryLimits(t *testing.T) {
 		return l
 	}
 	t.Run("rows", func(t *testing.T) {
-		_, err := limited(t, func(c *Config) { c.MaxRowsRead = 10 }).Flows(t.Context(), FlowFilter{Limit: 1000})
+		_, err := limited(t, func(c *Config) { c.MaxRowsRead = 10 }).Flows(t.Context(), query.Filter{}, query.Cursor{}, 1000)
 		wantError(t, err, "gave up the query", "shorter time")
+		wantLimit(t, err)
+	})
+	t.Run("bytes", func(t *testing.T) {
+		_, err := limited(t, func(c *Config) { c.MaxBytesRead = 1000 }).Flows(t.Context(), query.Filter{}, query.Cursor{}, 1000)
+		wantError(t, err, "gave up the query", "shorter time")
+		wantLimit(t, err)
+	})
+	t.Run("memory", func(t *testing.T) {
+		_, err := limited(t, func(c *Config) { c.MaxMemory = 1000 }).Facets(t.Context(), query.Filter{}, 0)
+		wantError(t, err, "short of memory", "shorter time")
+		wantLimit(t, err)
 	})
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -196,10 +207,18 @@ func TestQueryLimits(t *testing.T) {
 		}
 	})
 	t.Run("unlimited", func(t *testing.T) {
-		if _, err := s.Flows(t.Context(), FlowFilter{Limit: 1000}); err != nil {
+		if _, err := s.Flows(t.Context(), query.Filter{}, query.Cursor{}, 1000); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// wantLimit checks that the error says of itself that a smaller question helps.
+func wantLimit(t *testing.T, err error) {
+	t.Helper()
+	if _, ok := errors.AsType[*query.LimitError](err); !ok {
+		t.Errorf("%v is no query.LimitError", err)
+	}
 }
 
 func TestExplainException(t *testing.T) {
@@ -244,7 +263,7 @@ func TestMetrics(t *testing.T) {
 	for i, s := range stores {
 		mustInsert(t, s, token(i), connections(3, noon)...)
 	}
-	if _, err := stores[1].Flows(t.Context(), FlowFilter{Limit: 1}); err != nil {
+	if _, err := stores[1].Flows(t.Context(), query.Filter{}, query.Cursor{}, 1); err != nil {
 		t.Fatal(err)
 	}
 	m := stores[1].metrics
@@ -264,7 +283,7 @@ func TestPing(t *testing.T) {
 	if err := s.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Flows(t.Context(), flow.FlowFilter{}); err != nil {
+	if _, err := s.Flows(t.Context(), query.Filter{}, query.Cursor{}, 0); err != nil {
 		t.Error(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/query"
 )
 
 // stored returns how many connections the flows and the edges add up to.
@@ -180,11 +181,7 @@ func TestInsertFlowsOdd(t *testing.T) {
 			}
 		})
 	}
-	flows, err := s.Flows(t.Context(), FlowFilter{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range flows {
+	for _, f := range readFlows(t, s, query.Filter{}) {
 		if f.FirstSeen.Before(earliest) || f.Time.After(latest) {
 			t.Errorf("%s: from %s to %s is more than the schema holds", f.Node, f.FirstSeen, f.Time)
 		}

@@ -148,6 +148,7 @@ func (s *Store) read(ctx context.Context, query string) (context.Context, func(e
 		"max_execution_time":    s.cfg.QueryTimeout.Seconds(),
 		"timeout_overflow_mode": "throw",
 		"max_rows_to_read":      s.cfg.MaxRowsRead,
+		"max_bytes_to_read":     s.cfg.MaxBytesRead,
 		"read_overflow_mode":    "throw",
 		"max_memory_usage":      s.cfg.MaxMemory,
 	}))

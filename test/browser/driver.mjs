@@ -94,6 +94,54 @@ const steps = {
     return { rows: await page.getByTestId("audit-row").allInnerTexts() };
   },
 
+  /** Asks for flows by a filter, until the page shows a text. */
+  async flows({ filter, shown }) {
+    await page.getByTestId("flow-filter").fill(filter);
+    await page.getByTestId("flow-filter").press("Enter");
+    await page.getByText(shown, { exact: true }).waitFor();
+    const rows = page.getByTestId("flow-row");
+    return { first: (await rows.count()) ? await rows.first().innerText() : "" };
+  },
+
+  /** Loads older flows, until the page shows a text. */
+  async older({ shown }) {
+    await page.getByTestId("flows-older").click();
+    await page.getByText(shown, { exact: true }).waitFor();
+    return {};
+  },
+
+  async facet({ term, shown }) {
+    await page.getByTestId(`facet-${term}`).click();
+    await page.getByText(shown, { exact: true }).waitFor();
+    return { filter: await page.getByTestId("flow-filter").inputValue() };
+  },
+
+  /** A filter that the server refuses; the browser tells of the answer's status too. */
+  async wrong({ filter }) {
+    await page.getByTestId("flow-filter").fill(filter);
+    await page.getByTestId("flow-filter").press("Enter");
+    const text = await page.getByTestId("filter-error").innerText();
+    problems.splice(0, problems.length, ...problems.filter((p) => !/status of 400/.test(p)));
+    return { text };
+  },
+
+  async live() {
+    await page.getByTestId("flow-live").click();
+    await page.getByText("Live: records appear").waitFor();
+    return {};
+  },
+
+  /** Waits for a row with a text, without a reload. */
+  async row({ text }) {
+    await page.getByTestId("flow-row").filter({ hasText: text }).first().waitFor();
+    return { rows: await page.getByTestId("flow-row").count() };
+  },
+
+  async detail() {
+    await page.getByTestId("flow-row").first().getByRole("button").press("Enter");
+    return { text: await page.getByTestId("flow-detail").innerText() };
+  },
+
   async shot({ name, scheme, width }) {
     if (!shots) return {};
     await page.emulateMedia({ colorScheme: scheme ?? "light", reducedMotion: "reduce" });

@@ -390,3 +390,74 @@ export const status = () => ({
     newestEdgeAt: ago(41 * minute),
   },
 });
+
+/** The record number n, from the newest. @param {number} n @returns {Wire.Flow} */
+export function flow(n) {
+  const at = new Date(Date.now() - n * 1700).toISOString();
+  const outcome = ["forwarded", "forwarded", "audited", "forwarded", "dropped"][n % 5] ?? "";
+  const external = n % 7 === 3;
+  return {
+    id: n.toString(16),
+    stored: at,
+    time: at,
+    firstSeen: at,
+    node: `node-${1 + (n % 2)}`,
+    event: ["new", "end"][n % 2] ?? "",
+    direction: n % 3 ? "egress" : "ingress",
+    source: external
+      ? { reserved: "world" }
+      : {
+          workload: { namespace: "boutique", kind: "Host", name: "cartservice" },
+          endpoint: "cartservice-1",
+          labels: { app: "cartservice", tier: "web" },
+        },
+    destination: {
+      workload: { namespace: "boutique", kind: "Host", name: "redis-cart" },
+      endpoint: "redis-cart-1",
+      labels: { app: "redis-cart", tier: "db" },
+    },
+    sourceAddress: external ? "2001:db8:ffff:1234:5678:9abc:def0:1" : "10.89.1.20",
+    destinationAddress: "10.89.1.21",
+    sourcePort: 40000 + n,
+    port: 6379,
+    protocol: "TCP",
+    connections: n % 2,
+    packetsForward: 12 + n,
+    packetsReverse: 9,
+    bytesForward: 1280 * (n + 1),
+    bytesReverse: 640,
+    outcome,
+    live: { verdict: "unknown", reason: "no-policy" },
+    staged: { verdict: "deny", reason: "default-deny", revision: 2 },
+  };
+}
+
+/** @returns {Wire.Facet[]} */
+export function facets() {
+  /** @param {string} field @param {string[]} values */
+  const facet = (field, values) => ({
+    field,
+    values: values.map((value, i) => ({
+      value,
+      term: `${field}=${value}`,
+      records: 12000 >> (2 * i),
+      connections: 6000 >> (2 * i),
+    })),
+  });
+  return [
+    facet("from.namespace", ["boutique", "tools"]),
+    facet("from.workload", [
+      "boutique/Host/cartservice",
+      "boutique/Host/a-workload-of-a-name-that-is-too-long-for-its-place",
+      "boutique/Host/frontend",
+    ]),
+    facet("to.workload", ["boutique/Host/redis-cart", "boutique/Host/checkoutservice"]),
+    facet("from.reserved", ["world"]),
+    facet("to.port", ["6379", "53", "8080"]),
+    facet("protocol", ["TCP", "UDP"]),
+    facet("verdict", ["forwarded", "audited", "dropped"]),
+    facet("direction", ["egress", "ingress"]),
+    facet("staged.reason", ["rule", "default-deny"]),
+    facet("node", ["node-1", "node-2"]),
+  ];
+}

@@ -348,6 +348,10 @@ async function api(mock, req, res, url) {
         const wanted = url.searchParams.get("workload");
         return !wanted || (a.workload && keyOf(a.workload) === wanted);
       });
+    case "GET /api/v1/flows":
+      return flowsPage(url);
+    case "GET /api/v1/flows/facets":
+      return fixtures.facets();
   }
   return workloadApi(mock, req, url);
 }
@@ -411,6 +415,38 @@ function stream(mock, req, res) {
   req.on("close", () => mock.streams.delete(res));
 }
 
+/** A page of records; a filter that names a field "vredict" is wrong, and one of "nobody" finds none. @param {URL} url */
+function flowsPage(url) {
+  const filter = url.searchParams.get("filter") ?? "";
+  const wrong = filter.indexOf("vredict");
+  if (wrong >= 0) {
+    throw refuse(
+      400,
+      "invalid",
+      `filter: column ${wrong + 1}: unknown field "vredict": want one of namespace, from.namespace, to.namespace, workload, verdict`,
+      { field: "filter", column: wrong + 1 },
+    );
+  }
+  const from = Number(url.searchParams.get("cursor") ?? 0);
+  const end = Math.min(filter.includes("nobody") ? 0 : 450, from + 200);
+  return {
+    flows: Array.from({ length: Math.max(0, end - from) }, (_, i) => fixtures.flow(from + i)),
+    next: end > 0 && end < 450 ? String(end) : undefined,
+  };
+}
+
+/** @param {Mock} mock @param {IncomingMessage} req @param {ServerResponse} res */
+function tail(mock, req, res) {
+  stream(mock, req, res);
+  res.write("event: flows\ndata: []\n\n");
+  let n = 1000;
+  const timer = setInterval(
+    () => res.write(`event: flows\ndata: ${JSON.stringify([fixtures.flow(n++)])}\n\n`),
+    100,
+  );
+  req.on("close", () => clearInterval(timer));
+}
+
 /** @param {ServerResponse} res @param {string} path */
 function file(res, path) {
   let name = join(dist, normalize(path));
@@ -434,6 +470,10 @@ export async function serve(mock, port = 0) {
     }
     if (url.pathname === "/api/v1/events") {
       stream(mock, req, res);
+      return;
+    }
+    if (url.pathname === "/api/v1/flows/tail") {
+      tail(mock, req, res);
       return;
     }
     try {

@@ -192,6 +192,46 @@ const scenes = /** @type {[name: string, go: (page: Page, mock: Mock) => Promise
       await page.getByTestId("workload-row-boutique-Host-cartservice").waitFor();
     },
   ],
+  [
+    "flows",
+    async (page) => {
+      await page.goto("/flows");
+      await page.getByTestId("flow-row").first().waitFor();
+    },
+  ],
+  [
+    "flows-live",
+    async (page) => {
+      await page.getByTestId("flow-live").click();
+      await page.getByText("Live: records appear").waitFor();
+      await page.getByTestId("flow-live").click();
+    },
+  ],
+  [
+    "flow-detail",
+    async (page) => {
+      await page.getByTestId("flow-row").nth(2).getByRole("button").press("Enter");
+      await page.getByTestId("flow-detail").waitFor();
+    },
+  ],
+  [
+    "flows-wrong",
+    async (page) => {
+      await page.keyboard.press("Escape");
+      await page.getByTestId("flow-detail").waitFor({ state: "detached" });
+      await page.getByTestId("flow-filter").fill("to.port=6379 vredict=audited since=1h");
+      await page.keyboard.press("Enter");
+      await page.getByTestId("filter-error").waitFor();
+    },
+  ],
+  [
+    "flows-none",
+    async (page) => {
+      await page.getByTestId("flow-filter").fill("node=nobody");
+      await page.keyboard.press("Enter");
+      await page.getByTestId("flows-none").waitFor();
+    },
+  ],
   ["activity", (page) => page.goto("/activity")],
   ["nodes", (page) => page.goto("/nodes")],
   [

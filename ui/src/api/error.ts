@@ -8,6 +8,8 @@ export class ApiError extends Error {
   readonly code: ErrorCode;
   readonly field: string | undefined;
   readonly missing: string[];
+  /** Where in the field's text it is wrong, from 1. */
+  readonly column: number | undefined;
 
   constructor(
     status: number,
@@ -15,6 +17,7 @@ export class ApiError extends Error {
     message: string,
     field?: string,
     missing?: string[],
+    column?: number,
   ) {
     super(message);
     this.name = "ApiError";
@@ -22,6 +25,7 @@ export class ApiError extends Error {
     this.code = code;
     this.field = field;
     this.missing = missing ?? [];
+    this.column = column;
   }
 }
 
@@ -32,7 +36,7 @@ const isErrorBody = (v: unknown): v is ErrorBody =>
 
 export function apiError(status: number, body: unknown): ApiError {
   if (isErrorBody(body)) {
-    return new ApiError(status, body.code, body.message, body.field, body.missing);
+    return new ApiError(status, body.code, body.message, body.field, body.missing, body.column);
   }
   return new ApiError(status, "internal", `The server answered ${status} without a reason.`);
 }

@@ -92,6 +92,9 @@ export class CacheWriter {
 
 const retryAfter = 5000;
 
+/** Reads that must not move under the reader's hand. */
+const still: unknown[] = ["recommendation", "flows", "facets"];
+
 /** Keeps the cache live while mounted, and says how the stream is. */
 export function useEvents(): StreamState {
   const queryClient = useQueryClient();
@@ -110,7 +113,7 @@ export function useEvents(): StreamState {
         if (lost) {
           lost = false;
           void queryClient.invalidateQueries({
-            predicate: (q) => q.queryKey[0] !== "recommendation",
+            predicate: (q) => !still.includes(q.queryKey[0]),
           });
         }
       };

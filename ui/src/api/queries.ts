@@ -93,6 +93,37 @@ export const queries = {
         ),
     }),
 
+  // Not fetched again by themselves: who wants what comes follows it.
+  flows: (filter: string) =>
+    infiniteQueryOptions({
+      queryKey: ["flows", filter],
+      refetchOnWindowFocus: false,
+      refetchOnReconnect: false,
+      initialPageParam: undefined as string | undefined,
+      queryFn: ({ signal, pageParam }) =>
+        unwrap(
+          client.GET("/api/v1/flows", {
+            signal,
+            params: { query: { filter: filter || undefined, limit: 200, cursor: pageParam } },
+          }),
+        ),
+      getNextPageParam: (last) => last.next,
+    }),
+
+  facets: (filter: string) =>
+    queryOptions({
+      queryKey: ["facets", filter],
+      refetchOnWindowFocus: false,
+      placeholderData: keepPreviousData,
+      queryFn: ({ signal }) =>
+        unwrap(
+          client.GET("/api/v1/flows/facets", {
+            signal,
+            params: { query: { filter: filter || undefined, top: 8 } },
+          }),
+        ),
+    }),
+
   denials: (ref: WorkloadRef, slot: Slot, sinceHours?: number) =>
     queryOptions({
       queryKey: ["denials", refKey(ref), slot, sinceHours ?? 0],

@@ -347,8 +347,45 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Flow records, newest first. */
+        /** Flow records, newest first, a page at a time. */
         get: operations["listFlows"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/flows/facets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The most frequent values of each field, of the records that a filter wants. */
+        get: operations["listFacets"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/flows/tail": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Server-sent events that carry flow records as they are stored.
+         * @description Event types: `flows` (data: an array of Flow, oldest first; the first one, which may be empty, has the newest records of before), `problem` (data: Error). Each record stored since comes once, late ones too. The stream goes on after a problem of code `unavailable`, with nothing missing, and ends after any other.
+         */
+        get: operations["tailFlows"];
         put?: never;
         post?: never;
         delete?: never;
@@ -367,6 +404,8 @@ export interface components {
             message: string;
             /** @description The part of the request that is wrong. */
             field?: string;
+            /** @description The first character of that part's text that is wrong, from 1. */
+            column?: number;
             /** @description What is missing before it can be done. */
             missing?: string[];
         };
@@ -588,6 +627,15 @@ export interface components {
             endpoint?: string;
             reserved?: string;
             address?: string;
+            /**
+             * Format: int64
+             * @description Of its label set when a record was made.
+             */
+            identity?: number;
+            /** @description When a record was made. */
+            labels?: {
+                [key: string]: string;
+            };
         };
         Evidence: {
             peer: components["schemas"]["Party"];
@@ -791,12 +839,43 @@ export interface components {
             /** @description The whole as a sentence. */
             text: string;
         };
+        FlowPage: {
+            flows: components["schemas"]["Flow"][];
+            /** @description The cursor of the page after this one; missing on the last. */
+            next?: string;
+        };
+        Facet: {
+            /** @description As in a filter. */
+            field: string;
+            /** @description Most records first. */
+            values: components["schemas"]["FacetValue"][];
+        };
+        FacetValue: {
+            value: string;
+            /** @description The condition that wants it. */
+            term: string;
+            /** Format: int64 */
+            records: number;
+            /** Format: int64 */
+            connections: number;
+        };
         Flow: {
-            /** Format: date-time */
+            /** @description The same wherever the record is read. */
+            id: string;
+            /**
+             * Format: date-time
+             * @description When the store took it, to the second.
+             */
+            stored: string;
+            /**
+             * Format: date-time
+             * @description Of the newest packet counted.
+             */
             time: string;
             /** Format: date-time */
             firstSeen: string;
             node: string;
+            observer?: components["schemas"]["WorkloadRef"];
             event: string;
             direction: components["schemas"]["Direction"];
             source: components["schemas"]["Party"];
@@ -858,6 +937,8 @@ export interface components {
         /** @description End of the window; now unless given. */
         Until: string;
         Limit: number;
+        /** @description Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given. */
+        Filter: string;
     };
     requestBodies: never;
     headers: never;
@@ -1441,18 +1522,11 @@ export interface operations {
     listFlows: {
         parameters: {
             query?: {
-                /** @description Start of the window; thirty days ago unless given. */
-                since?: components["parameters"]["Since"];
-                /** @description End of the window; now unless given. */
-                until?: components["parameters"]["Until"];
+                /** @description Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given. */
+                filter?: components["parameters"]["Filter"];
+                /** @description The next of the page before; nothing else of the request may differ. */
+                cursor?: string;
                 limit?: components["parameters"]["Limit"];
-                /** @description namespace/kind/name, at either end */
-                workload?: string;
-                outcome?: "forwarded" | "audited" | "dropped";
-                direction?: components["schemas"]["Direction"];
-                protocol?: string;
-                /** @description The responder's. */
-                port?: number;
             };
             header?: never;
             path?: never;
@@ -1460,13 +1534,69 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The flows. */
+            /** @description The page. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Flow"][];
+                    "application/json": components["schemas"]["FlowPage"];
+                };
+            };
+            400: components["responses"]["Error"];
+            401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
+        };
+    };
+    listFacets: {
+        parameters: {
+            query?: {
+                /** @description Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given. */
+                filter?: components["parameters"]["Filter"];
+                /** @description So many values of each field. */
+                top?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The fields that have a value, in a fixed order. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Facet"][];
+                };
+            };
+            400: components["responses"]["Error"];
+            401: components["responses"]["Error"];
+            default: components["responses"]["Error"];
+        };
+    };
+    tailFlows: {
+        parameters: {
+            query?: {
+                /** @description Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given. */
+                filter?: components["parameters"]["Filter"];
+                /** @description Begin with so many of the newest records. */
+                last?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The stream. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
                 };
             };
             400: components["responses"]["Error"];

@@ -30,6 +30,9 @@ export function Shell() {
             <Link to="/workloads" activeOptions={{ includeSearch: false }}>
               {t("nav.workloads")}
             </Link>
+            <Link to="/flows" activeOptions={{ includeSearch: false }}>
+              {t("nav.flows")}
+            </Link>
             <Link to="/activity" activeOptions={{ includeSearch: false }}>
               {t("nav.activity")}
             </Link>

@@ -10,6 +10,8 @@ import {
 import { queries } from "../api/queries";
 import { ActivityPage } from "../features/activity/components/ActivityPage";
 import { AuditPage } from "../features/audit/components/AuditPage";
+import { readFlowSearch } from "../features/flows/api/filter";
+import { FlowsPage } from "../features/flows/components/FlowsPage";
 import { LoginPage } from "../features/login/components/LoginPage";
 import { safeNext } from "../features/login/hooks/next";
 import { NodesPage } from "../features/nodes/components/NodesPage";
@@ -107,6 +109,13 @@ const activityRoute = createRoute({
   component: ActivityPage,
 });
 
+const flowsRoute = createRoute({
+  getParentRoute: () => shellRoute,
+  path: "/flows",
+  validateSearch: readFlowSearch,
+  component: FlowsPage,
+});
+
 const nodesRoute = createRoute({
   getParentRoute: () => shellRoute,
   path: "/nodes",
@@ -119,6 +128,7 @@ const routeTree = rootRoute.addChildren([
     indexRoute,
     workloadsRoute,
     workloadRoute.addChildren([reviewRoute, auditRoute, revisionsRoute, endpointsRoute]),
+    flowsRoute,
     activityRoute,
     nodesRoute,
   ]),

@@ -4,6 +4,7 @@ import { type Denial, sameRef, type WorkloadRef } from "../../../api/wire";
 import { formatCount } from "../../../app/format";
 import { type Column, DataTable } from "../../../components/DataTable";
 import { PartyName } from "../../../components/PartyName";
+import { TextLink } from "../../../components/TextLink";
 import { When } from "../../../components/When";
 import { type DenialRow, groupDenials } from "../api/groups";
 import { DenialList } from "./DenialList";
@@ -14,12 +15,15 @@ export function DenialTable({
   self,
   compact,
   without,
+  flowsOf,
 }: {
   denials: Denial[];
   self?: WorkloadRef;
   compact?: boolean;
   /** A column that says the same in every row. */
   without?: string;
+  /** The filter of the records behind a row, where there is one. */
+  flowsOf?: (d: Denial) => string;
 }) {
   const { t } = useTranslation();
   const rows = groupDenials(denials, "none")[0]?.rows ?? [];
@@ -29,7 +33,7 @@ export function DenialTable({
   return (
     <DataTable
       label={t("denials.label")}
-      columns={columnsOf(t, self).filter((c) => c.id !== without)}
+      columns={columnsOf(t, self, flowsOf).filter((c) => c.id !== without)}
       rows={rows}
       rowKey={(d) => d.key}
       rowTestId={() => "audit-row"}
@@ -40,7 +44,11 @@ export function DenialTable({
 const isSelf = (w: WorkloadRef | undefined, self: WorkloadRef | undefined) =>
   w !== undefined && self !== undefined && sameRef(w, self);
 
-const columnsOf = (t: TFunction, self: WorkloadRef | undefined): Column<DenialRow>[] => [
+const columnsOf = (
+  t: TFunction,
+  self: WorkloadRef | undefined,
+  flowsOf: ((d: Denial) => string) | undefined,
+): Column<DenialRow>[] => [
   {
     id: "source",
     header: t("denials.columns.source"),
@@ -67,7 +75,20 @@ const columnsOf = (t: TFunction, self: WorkloadRef | undefined): Column<DenialRo
     id: "connections",
     header: t("denials.columns.connections"),
     numeric: true,
-    cell: (d) => <strong>{formatCount(d.connections)}</strong>,
+    cell: (d) =>
+      flowsOf ? (
+        <TextLink
+          to="/flows"
+          search={{ q: flowsOf(d) }}
+          inherit
+          fw={640}
+          aria-label={t("denials.flowsOf", { count: d.connections })}
+        >
+          {formatCount(d.connections)}
+        </TextLink>
+      ) : (
+        <strong>{formatCount(d.connections)}</strong>
+      ),
   },
   {
     id: "packets",

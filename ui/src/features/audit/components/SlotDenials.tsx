@@ -2,12 +2,14 @@ import { useQuery } from "@tanstack/react-query";
 import type { TFunction } from "i18next";
 import { useTranslation } from "react-i18next";
 import { queries } from "../../../api/queries";
-import type { Denials, Slot, WorkloadSummary } from "../../../api/wire";
+import type { Denial, Denials, Slot, WorkloadSummary } from "../../../api/wire";
 import { formatCount } from "../../../app/format";
 import { Panel } from "../../../components/Panel";
 import { PartyName } from "../../../components/PartyName";
 import { Empty, Failure, Loading } from "../../../components/States";
+import { TextLink } from "../../../components/TextLink";
 import { When } from "../../../components/When";
+import { denialFilter } from "../../flows/api/filter";
 import { type DenialGroup, type GroupBy, groupDenials } from "../api/groups";
 import { DenialTable } from "./DenialTable";
 import classes from "./SlotDenials.module.css";
@@ -29,10 +31,23 @@ export function SlotDenials({
   const revision = summary.requested[slot];
   const denials = useQuery({ ...queries.denials(ref, slot, hours), enabled: Boolean(revision) });
   const data = denials.data;
+  const flowsOf = (d: Denial) => denialFilter(ref, slot, revision, data?.since, d);
   return (
     <Panel
       title={revision ? t(`denials.title.${slot}`, { revision }) : t(`denials.titleEmpty.${slot}`)}
       note={revision && data ? judgedText(t, slot, data) : undefined}
+      actions={
+        revision && data && data.denials.length > 0 ? (
+          <TextLink
+            to="/flows"
+            search={{ q: denialFilter(ref, slot, revision, data.since) }}
+            size="sm"
+            data-testid={`flows-${slot}`}
+          >
+            {t("denials.flows")}
+          </TextLink>
+        ) : undefined
+      }
       flush
       testId={`denials-${slot}`}
     >
@@ -55,11 +70,11 @@ export function SlotDenials({
           {t(data.judged > 0 ? "denials.cleanText" : "denials.notJudgedText")}
         </Empty>
       ) : by === "none" ? (
-        <DenialTable denials={data.denials} self={ref} />
+        <DenialTable denials={data.denials} self={ref} flowsOf={flowsOf} />
       ) : (
         groupDenials(data.denials, by).map((g) => (
           <Group key={g.key} group={g} by={by}>
-            <DenialTable denials={g.rows} self={ref} without={by} />
+            <DenialTable denials={g.rows} self={ref} without={by} flowsOf={flowsOf} />
           </Group>
         ))
       )}

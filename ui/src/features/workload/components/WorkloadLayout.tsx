@@ -9,6 +9,7 @@ import { formatCount } from "../../../app/format";
 import { useTitle } from "../../../app/title";
 import { Empty, Failure, Loading } from "../../../components/States";
 import { TextLink } from "../../../components/TextLink";
+import { workloadFilter } from "../../flows/api/filter";
 import { actionState } from "../api/actions";
 import { type AskSlotChange, SlotControl } from "../hooks/slotControl";
 import { type SlotRequest, useSlotChange } from "../hooks/useSlotChange";
@@ -112,6 +113,9 @@ function Tabs({ workload, revisions }: { workload: Workload; revisions: Revision
         data-testid="tab-endpoints"
       >
         {t("workload.tabs.endpoints")}
+      </Link>
+      <Link to="/flows" search={{ q: workloadFilter(ref) }} data-testid="tab-flows">
+        {t("workload.tabs.flows")}
       </Link>
     </nav>
   );

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// progress is a line on a terminal that says how far a long read has come.
+type progress struct {
+	to    *os.File // nil: nobody looks
+	what  string
+	whole int
+}
+
+func newProgress(to *os.File, what string, whole int) *progress {
+	p := &progress{what: what, whole: whole}
+	if term.IsTerminal(int(to.Fd())) {
+		p.to = to
+	}
+	return p
+}
+
+func (p *progress) set(n int) {
+	if p.to != nil && n < p.whole {
+		fmt.Fprintf(p.to, "\r%d of at most %d %s", n, p.whole, p.what)
+	}
+}
+
+// end takes the line away.
+func (p *progress) end() {
+	if p.to != nil {
+		fmt.Fprint(p.to, "\r\x1b[K")
+	}
+}
