@@ -37,7 +37,7 @@ func attribute(view inventory.View, row *flow.Labelled) bool {
 	observer := view.Endpoint(r.Endpoint, r.Time)
 	source := view.Owner(r.Source, r.FirstSeen, r.Time)
 	dest := view.Owner(r.Destination, r.FirstSeen, r.Time)
-	row.Observer, row.Source, row.Dest = party(observer), party(source), party(dest)
+	row.Observer, row.Source, row.Dest = partyOf(observer), partyOf(source), partyOf(dest)
 	switch {
 	case observer != nil:
 	// Nobody's interface: whoever owns its address elsewhere was not there.
@@ -55,7 +55,7 @@ func attribute(view inventory.View, row *flow.Labelled) bool {
 	return observer != nil
 }
 
-func party(h *inventory.Holder) *flow.Party {
+func partyOf(h *inventory.Holder) *flow.Party {
 	if h == nil {
 		return flow.Nobody
 	}

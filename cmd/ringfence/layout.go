@@ -6,14 +6,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
@@ -155,14 +156,14 @@ type agentConfig struct {
 
 // spoolBytes reads what --spool-size takes.
 func spoolBytes(s string) (int64, error) {
-	q, err := resource.ParseQuantity(s)
-	if err != nil {
-		return 0, fmt.Errorf("--spool-size %q: want a number of bytes, such as 500Mi or 4Gi", s)
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > math.MaxInt64 {
+		return 0, fmt.Errorf("--spool-size %q: want a number of bytes, such as 500MiB or 4GiB", s)
 	}
-	if q.Value() < spool.MinBytes {
-		return 0, fmt.Errorf("--spool-size %s: want at least %dMi", s, spool.MinBytes>>20)
+	if n < spool.MinBytes {
+		return 0, fmt.Errorf("--spool-size %s: want at least %s", s, humanize.IBytes(spool.MinBytes))
 	}
-	return q.Value(), nil
+	return int64(n), nil
 }
 
 // pendingAnswer reads what --pending takes.

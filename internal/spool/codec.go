@@ -63,7 +63,8 @@ func record(out []byte, r *flow.Record) []byte {
 	out = append(append(out, src[:]...), dst[:]...)
 	out = little.AppendUint16(little.AppendUint16(out, r.SourcePort), r.DestinationPort)
 	out = append(out, byte(r.Protocol), byte(r.Event), byte(r.Direction), byte(r.Outcome), r.ForwardFlags, r.ReverseFlags,
-		byte(r.Live.Verdict), byte(r.Live.Reason), byte(r.Staged.Verdict), byte(r.Staged.Reason))
+		byte(r.Live.Verdict), byte(r.Live.Reason), byte(r.Staged.Verdict), byte(r.Staged.Reason),
+		mark(r.Answered, 1)|mark(r.LiveNew, 2)|mark(r.StagedNew, 4))
 	out = little.AppendUint64(out, uint64(r.Time.UnixNano()))             //nolint:gosec // read back as it was
 	out = binary.AppendVarint(out, r.Time.Sub(r.FirstSeen).Nanoseconds()) // small
 	for _, n := range [...]uint64{
@@ -73,6 +74,13 @@ func record(out []byte, r *flow.Record) []byte {
 		out = binary.AppendUvarint(out, n)
 	}
 	return out
+}
+
+func mark(set bool, bit byte) byte {
+	if set {
+		return bit
+	}
+	return 0
 }
 
 var errShort = errors.New("it ends too early")
@@ -111,7 +119,7 @@ type input struct {
 // fixed is the part of a row that always has the same length, minRow the least
 // that a row has.
 const (
-	fixed  = 16 + 16 + 2 + 2 + 10 + 8
+	fixed  = 16 + 16 + 2 + 2 + 11 + 8
 	minRow = fixed + 1 + 8 + 3
 )
 
@@ -191,9 +199,10 @@ func (in *input) record() flow.Record {
 		},
 		Event: flow.Event(b[37]), Direction: flow.Direction(b[38]), Outcome: flow.Outcome(b[39]),
 		ForwardFlags: b[40], ReverseFlags: b[41],
-		Live:   flow.Judgement{Verdict: flow.Verdict(b[42]), Reason: flow.Reason(b[43])},
-		Staged: flow.Judgement{Verdict: flow.Verdict(b[44]), Reason: flow.Reason(b[45])},
-		Time:   time.Unix(0, int64(little.Uint64(b[46:]))).UTC(), //nolint:gosec // as it was written
+		Live:     flow.Judgement{Verdict: flow.Verdict(b[42]), Reason: flow.Reason(b[43])},
+		Staged:   flow.Judgement{Verdict: flow.Verdict(b[44]), Reason: flow.Reason(b[45])},
+		Answered: b[46]&1 != 0, LiveNew: b[46]&2 != 0, StagedNew: b[46]&4 != 0,
+		Time: time.Unix(0, int64(little.Uint64(b[47:]))).UTC(), //nolint:gosec // as it was written
 	}
 	age, n := binary.Varint(in.rest)
 	if n <= 0 {
