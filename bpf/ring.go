@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
@@ -269,6 +270,7 @@ func (r *Reader) take(end uint64, n int) (Batch, error) {
 		if data == nil {
 			continue
 		}
+		b.Sum += xxhash.Sum64(data)
 		raw, err := r.decode(data)
 		if err != nil {
 			b.Truncated++

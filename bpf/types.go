@@ -158,4 +158,7 @@ type Batch struct {
 	Records    []flow.Record
 	// Truncated counts records of a wrong length, which were skipped.
 	Truncated int
+	// Sum is that of the records' hashes, as the programs wrote them. It is the
+	// same however a range is read: in one batch, or in several that are added up.
+	Sum uint64
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -19,17 +20,24 @@ type Collector struct {
 	deps    Deps
 	metrics *metrics
 
-	labels  labeller // used by the reading goroutine only
-	pending batch    // likewise
+	labels  *Labeller
+	pending batch // the reading goroutine's, and so is ending
+	ending  bool  // Run was told to end
 	counts  counts
+
+	away    atomic.Bool   // the store is; batches go to the spool unasked
+	spooled chan struct{} // one was
 }
 
 // batch is what was read and not yet stored.
 type batch struct {
 	start, end uint64
+	sum        uint64
 	rows       []flow.Labelled
 	since      time.Time // its first record was read
-	newest     time.Time // of its records' times
+	// oldest and newest are of its records' times; those that cannot be are
+	// left out.
+	oldest, newest time.Time
 }
 
 func (b *batch) empty() bool { return b.start == b.end }
@@ -40,24 +48,21 @@ func New(cfg Config, deps Deps) (*Collector, error) {
 		return nil, fmt.Errorf("collector: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	if deps.Reader == nil || deps.Datapath == nil || deps.Inventories == nil || deps.Sink == nil {
-		return nil, errors.New("collector: needs a reader, a datapath, inventories and a sink")
+	if deps.Reader == nil || deps.Datapath == nil || deps.Owners == nil || deps.Sink == nil || deps.Spool == nil {
+		return nil, errors.New("collector: needs a reader, a datapath, owners, a sink and a spool")
 	}
 	if deps.Now == nil {
 		deps.Now = time.Now
 	}
-	if deps.Endpoints == nil {
-		deps.Endpoints = func() int { return 0 }
-	}
-	m, err := newMetrics(cfg.Registerer)
+	m, err := newMetrics(cfg.Registerer, deps)
 	if err != nil {
 		return nil, fmt.Errorf("collector: %w", err)
 	}
-	return &Collector{cfg: cfg, deps: deps, metrics: m, labels: labeller{node: cfg.Node, history: cfg.History}}, nil
+	return &Collector{cfg: cfg, deps: deps, metrics: m, labels: NewLabeller(cfg.Node, deps.Owners), spooled: make(chan struct{}, 1)}, nil
 }
 
-// Run collects until ctx ends, and then stores what it has read. An error means
-// that the ring cannot be read any more.
+// Run collects until ctx ends, and then stores or spools what it has read. An
+// error means that the ring cannot be read any more.
 func (c *Collector) Run(ctx context.Context) error {
 	// The others outlive ctx until the last record is read, so that the last
 	// heartbeat knows of it.
@@ -67,11 +72,15 @@ func (c *Collector) Run(ctx context.Context) error {
 	defer cancel()
 	others.Go(func() { c.sweep(until) })
 	others.Go(func() { c.heartbeats(until) })
+	others.Go(func() { c.drain(ctx) })
 	return c.read(ctx)
 }
 
 func (c *Collector) read(ctx context.Context) error {
-	if !c.awaitInventory(ctx) {
+	// Until records can be attributed they wait in the ring.
+	select {
+	case <-c.deps.Owners.Ready():
+	case <-ctx.Done():
 		return nil
 	}
 	if err := c.replay(ctx); err != nil {
@@ -88,27 +97,6 @@ func (c *Collector) read(ctx context.Context) error {
 	return c.last(ctx)
 }
 
-// awaitInventory waits until records can be attributed. They wait in the ring.
-func (c *Collector) awaitInventory(ctx context.Context) bool {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if c.learn(); c.labels.ready() {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-}
-
-func (c *Collector) learn() {
-	index, since := c.deps.Inventories.Inventory()
-	c.labels.learn(index, since, c.deps.Now())
-}
-
 // replay stores what the last process meant to store and perhaps did.
 func (c *Collector) replay(ctx context.Context) error {
 	b, ok, err := c.deps.Reader.Replay()
@@ -120,6 +108,12 @@ func (c *Collector) replay(ctx context.Context) error {
 	}
 	c.metrics.replayed.Add(float64(len(b.Records)))
 	c.take(b)
+	// It may have got as far as the spool.
+	if newest, err := c.deps.Spool.Newest(); err != nil {
+		return err
+	} else if newest == c.token() {
+		return c.commit()
+	}
 	return c.flush(ctx)
 }
 
@@ -137,7 +131,6 @@ func (c *Collector) fill(ctx context.Context) error {
 		case err != nil && !full:
 			return fmt.Errorf("read ring: %w", err)
 		case err == nil:
-			c.learn()
 			c.take(b)
 		}
 		if full || len(c.pending.rows) >= c.cfg.BatchRecords {
@@ -151,27 +144,53 @@ func (c *Collector) take(b bpf.Batch) {
 	if b.End == b.Start {
 		return
 	}
-	if c.pending.empty() {
-		c.pending.start, c.pending.since = b.Start, time.Now()
+	p := &c.pending
+	now := time.Now()
+	if p.empty() {
+		p.start, p.since = b.Start, now
 	}
-	c.pending.end = b.End
-	for _, r := range b.Records {
-		row := c.labels.label(r)
-		if !row.Observer.IsWorkload() {
-			c.metrics.unattributed.Inc()
-		}
-		if r.Time.After(c.pending.newest) {
-			c.pending.newest = r.Time
-		}
-		c.pending.rows = append(c.pending.rows, row)
-	}
+	p.end = b.End
+	p.sum += b.Sum
+	unattributed := 0
+	p.rows, unattributed = c.labels.Label(p.rows, b.Records)
+	p.span(b.Records, now)
+	c.metrics.unattributed.Add(float64(unattributed))
 	c.metrics.read.Add(float64(len(b.Records)))
 	c.metrics.truncated.Add(float64(b.Truncated))
+	c.metrics.queued.Set(float64(len(p.rows)))
 	c.counts.add(uint64(len(b.Records)), uint64(b.Truncated)) //nolint:gosec // counts are positive
 }
 
-// flush stores the pending batch and gives it back to the ring. When ctx ends
-// first, the batch stays pending.
+// likely is how old a record may be, to count for the time that a batch is of.
+const likely = 24 * time.Hour
+
+func (b *batch) span(records []flow.Record, now time.Time) {
+	for i := range records {
+		t := records[i].Time
+		if t.After(now) || now.Sub(t) > likely {
+			continue
+		}
+		if b.oldest.IsZero() || t.Before(b.oldest) {
+			b.oldest = t
+		}
+		if t.After(b.newest) {
+			b.newest = t
+		}
+	}
+	if b.oldest.IsZero() {
+		b.oldest, b.newest = b.since, b.since
+	}
+}
+
+// token names the pending batch: the same records are the same token, whoever
+// reads them, and whoever they are attributed to.
+func (c *Collector) token() string {
+	p := &c.pending
+	return fmt.Sprintf("%s/%x/%d-%d/%016x", c.cfg.Node, c.deps.Reader.RingID(), p.start, p.end, p.sum)
+}
+
+// flush stores or spools the pending batch and gives it back to the ring. When
+// ctx ends first, the batch stays pending.
 func (c *Collector) flush(ctx context.Context) error {
 	p := &c.pending
 	if p.empty() {
@@ -181,51 +200,21 @@ func (c *Collector) flush(ctx context.Context) error {
 		if err := c.deps.Reader.Intend(p.start, p.end); err != nil {
 			return fmt.Errorf("note batch in ring: %w", err)
 		}
-		if !c.store(ctx) {
+		if !c.keep(ctx) {
 			return nil
 		}
-		c.metrics.stored.Add(float64(len(p.rows)))
-		c.metrics.batches.Inc()
-		c.metrics.lag.Set(max(0, c.deps.Now().Sub(p.newest).Seconds()))
 	}
+	return c.commit()
+}
+
+func (c *Collector) commit() error {
+	p := &c.pending
 	if err := c.deps.Reader.Commit(p.end); err != nil {
 		return fmt.Errorf("give batch back to ring: %w", err)
 	}
 	*p = batch{rows: p.rows[:0]}
+	c.metrics.queued.Set(0)
 	return nil
-}
-
-// store inserts the pending batch, however often it takes. It returns false when
-// ctx ends first: the batch may be stored then, or not.
-func (c *Collector) store(ctx context.Context) bool {
-	p := &c.pending
-	token := fmt.Sprintf("%s/%x/%d-%d", c.cfg.Node, c.deps.Reader.RingID(), p.start, p.end)
-	pause := c.pauses()
-	for attempt := 1; ; attempt++ {
-		began := time.Now()
-		trying, cancel := context.WithTimeout(ctx, c.cfg.Insert)
-		err := c.deps.Sink.InsertFlows(trying, token, p.rows)
-		cancel()
-		if err == nil {
-			c.metrics.seconds.Observe(time.Since(began).Seconds())
-			if attempt > 1 {
-				c.cfg.Logger.Info("records are stored again", "attempts", attempt)
-			}
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		c.metrics.retries.Inc()
-		if attempt == 1 {
-			c.cfg.Logger.Warn("records cannot be stored: they wait in the ring", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(pause.NextBackOff()):
-		}
-	}
 }
 
 func (c *Collector) pauses() *backoff.ExponentialBackOff {
@@ -235,11 +224,12 @@ func (c *Collector) pauses() *backoff.ExponentialBackOff {
 	return pause
 }
 
-// last stores what is left when Run is told to end, as far as there is time.
-// The rest stays in the ring for the next process.
+// last stores or spools what is left when Run is told to end, as far as there is
+// time. The rest stays in the ring for the next process.
 func (c *Collector) last(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Flush)
 	defer cancel()
+	c.ending = true
 	if err := c.flush(bounded); err != nil || bounded.Err() != nil {
 		return err
 	}

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,19 +18,10 @@ import (
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/spool"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// known is an Inventories that a test sets.
-type known struct{ p atomic.Pointer[snapshot] }
-
-func (k *known) Inventory() (*inventory.Index, time.Time) {
-	if s := k.p.Load(); s != nil {
-		return s.index, s.since
-	}
-	return nil, time.Time{}
-}
 
 // agent is everything around one collector process.
 type agent struct {
@@ -38,13 +30,15 @@ type agent struct {
 	ring  *ring
 	sink  *sink
 	path  *datapath
-	known *known
-	c     *Collector
+	spool string // directory
+
+	owners *inventory.Ownership
+	c      *Collector
 }
 
 func newAgent(t *testing.T) *agent {
-	a := &agent{t: t, dir: t.TempDir(), ring: newRing(), sink: newSink(), path: &datapath{counters: map[string]uint64{}}, known: &known{}}
-	a.known.p.Store(&snapshot{since: t0, index: world()})
+	a := &agent{t: t, dir: t.TempDir(), ring: newRing(), sink: newSink(), path: newDatapath(), owners: owners(t, snapshot{t0, world()})}
+	a.spool = filepath.Join(a.dir, "spool")
 	return a
 }
 
@@ -55,9 +49,7 @@ func (a *agent) start(change ...func(*Config)) (stop func() error) {
 	for _, ch := range change {
 		ch(&cfg)
 	}
-	c, err := New(cfg, Deps{
-		Reader: a.ring.reader(), Datapath: a.path, Inventories: a.known, Sink: a.sink, Endpoints: func() int { return 3 },
-	})
+	c, err := New(cfg, a.deps())
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -66,6 +58,27 @@ func (a *agent) start(change ...func(*Config)) (stop func() error) {
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
 	return func() error { cancel(); return <-done }
+}
+
+func (a *agent) deps() Deps {
+	a.t.Helper()
+	s, err := spool.Open(spool.Config{Dir: a.spool})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return Deps{Reader: a.ring.reader(), Datapath: a.path, Owners: a.owners, Sink: a.sink, Spool: s}
+}
+
+// disk takes the spool's directory away, or gives it back.
+func (a *agent) disk(there bool) {
+	a.t.Helper()
+	from, to := a.spool, a.spool+".away"
+	if there {
+		from, to = to, from
+	}
+	if err := os.Rename(from, to); err != nil {
+		a.t.Fatal(err)
+	}
 }
 
 // numbered returns records that can be told apart by their source port.
@@ -78,10 +91,11 @@ func numbered(from, n int) []flow.Record {
 	return out
 }
 
-// each fails unless the sink holds records 0 to n-1, each once and in order.
+// each fails unless the sink holds records 0 to n-1, each once.
 func (a *agent) each(n int) {
 	a.t.Helper()
 	rows := a.sink.rows()
+	slices.SortFunc(rows, func(a, b flow.Labelled) int { return int(a.SourcePort) - int(b.SourcePort) })
 	if len(rows) != n {
 		a.t.Errorf("%d rows are stored, want %d", len(rows), n)
 	}
@@ -128,7 +142,7 @@ func TestStoresBySizeAndAge(t *testing.T) {
 				}
 			}
 		})
-		if token := a.sink.tokens()[0]; token != "node-1/abc/0-80" {
+		if token := a.sink.tokens()[0]; token != "node-1/abc/0-80/000000000000002d" {
 			t.Errorf("token %q", token)
 		}
 		if got := a.sink.rows()[0]; *got.Source != party("frontend") || *got.Dest != party("cart") || got.Node != "node-1" {
@@ -138,29 +152,175 @@ func TestStoresBySizeAndAge(t *testing.T) {
 	})
 }
 
+// A store that is away for longer than patience lasts gets its batches from the
+// spool, and what comes meanwhile does not stay in the ring.
 func TestStoreAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAgent(t)
 		a.sink.err = errors.New("connection refused")
 		stop := a.start()
 		a.ring.write(numbered(0, 500)...)
-		time.Sleep(time.Second)
+		time.Sleep(4 * time.Second)
+		if a.ring.left() != 500 {
+			t.Errorf("%d records are left before patience ends", a.ring.left())
+		}
 		a.ring.write(numbered(500, 5000)...)
 		time.Sleep(time.Minute)
-		// Nothing more is read meanwhile: memory does not grow with the outage.
-		if a.ring.readAhead() > 600 || a.ring.left() != 5500 {
-			t.Errorf("%d records were read ahead, %d are left", a.ring.readAhead(), a.ring.left())
+		if a.ring.left() != 0 || a.c.deps.Spool.Level().Records != 5500 {
+			t.Errorf("%d records are left in the ring, %d in the spool", a.ring.left(), a.c.deps.Spool.Level().Records)
 		}
-		if n := a.sink.attempts(); n < 10 || n > 40 {
+		if a.ring.readAhead() > 1100 {
+			t.Errorf("%d records were read ahead", a.ring.readAhead())
+		}
+		if n := a.sink.attempts(); n < 10 || n > 60 {
 			t.Errorf("%d attempts in a minute", n)
 		}
 		a.sink.set(func() { a.sink.err = nil })
 		time.Sleep(20 * time.Second)
 		a.each(5500)
-		if got := testutil.ToFloat64(a.c.metrics.retries); got < 10 {
-			t.Errorf("%v retries counted", got)
+		// And then past the spool again.
+		a.ring.write(numbered(5500, 10)...)
+		time.Sleep(time.Second)
+		a.each(5510)
+		if got := testutil.ToFloat64(a.c.metrics.spooled); got != 5500 {
+			t.Errorf("%v spooled", got)
+		}
+		if l := a.c.deps.Spool.Level(); l != (spool.Level{}) {
+			t.Errorf("spool %+v", l)
 		}
 		stopped(t, stop)
+		waiting := uint64(0)
+		for _, c := range a.sink.coverage {
+			waiting = max(waiting, c.Spooled)
+		}
+		if waiting != 5500 {
+			t.Errorf("coverage says that %d waited", waiting)
+		}
+	})
+}
+
+// With neither store nor disk, records wait in the ring, as many as it holds.
+func TestStoreAndDiskAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAgent(t)
+		a.sink.err = errors.New("connection refused")
+		stop := a.start()
+		synctest.Wait()
+		a.disk(false)
+		a.ring.write(numbered(0, 5500)...)
+		time.Sleep(time.Minute)
+		if a.ring.readAhead() > 1100 || a.ring.left() != 5500 {
+			t.Errorf("%d records were read ahead, %d are left", a.ring.readAhead(), a.ring.left())
+		}
+		a.disk(true)
+		time.Sleep(time.Minute)
+		if a.ring.left() != 0 {
+			t.Errorf("%d records are left with the disk back", a.ring.left())
+		}
+		a.sink.set(func() { a.sink.err = nil })
+		time.Sleep(20 * time.Second)
+		a.each(5500)
+		if got := testutil.ToFloat64(a.c.metrics.spoolErrors); got < 1 {
+			t.Errorf("%v spool errors counted", got)
+		}
+		stopped(t, stop)
+	})
+}
+
+// While the spool is emptied, live batches are stored at once.
+func TestCatchingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAgent(t)
+		a.sink.err = errors.New("connection refused")
+		stop := a.start()
+		a.ring.write(numbered(0, 30_000)...)
+		time.Sleep(time.Minute)
+		backlog := a.c.deps.Spool.Level().Batches
+		a.sink.set(func() { a.sink.err, a.sink.takes = nil, 500*time.Millisecond })
+		time.Sleep(10 * time.Second)
+		before := a.c.deps.Spool.Level().Batches
+		a.ring.write(numbered(30_000, 10)...)
+		time.Sleep(time.Second)
+		live := false
+		for _, r := range a.sink.rows() {
+			live = live || r.SourcePort == 30_009
+		}
+		after := a.c.deps.Spool.Level().Batches
+		if !live || after == 0 || after == before || before == backlog {
+			t.Errorf("of %d batches %d were left when a live record came, %d a second later; it was stored: %v", backlog, before, after, live)
+		}
+		time.Sleep(time.Minute)
+		a.each(30_010)
+		stopped(t, stop)
+	})
+}
+
+// What a process left in the spool, the next one stores, also when it was killed
+// between the insert and the file's removal, or between the spool and the ring.
+func TestKilledWithASpool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAgent(t)
+		a.sink.err, a.sink.lose = errors.New("reset"), true
+		stop := a.start()
+		a.ring.write(numbered(0, 50)...)
+		time.Sleep(10 * time.Second) // in the spool, and stored without an answer
+		a.ring.write(numbered(50, 70)...)
+		time.Sleep(time.Second)
+		stopped(t, stop)
+		if a.ring.left() != 0 {
+			t.Errorf("%d records are left", a.ring.left())
+		}
+		// The second batch was not yet given back to the ring.
+		a.ring.consumed = 50 * width
+		a.sink.set(func() { a.sink.err = nil })
+		stop = a.start()
+		a.ring.write(numbered(120, 30)...)
+		time.Sleep(10 * time.Second)
+		a.each(150)
+		stopped(t, stop)
+	})
+}
+
+// What the spool gives up is told of, once, also by another process.
+func TestDroppedIsCoverage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAgent(t)
+		a.sink.err = errors.New("refused")
+		began := time.Now()
+		stop := a.start()
+		records := numbered(0, 40)
+		for i := range records {
+			records[i].Time = began
+		}
+		a.ring.write(records...)
+		time.Sleep(10 * time.Second)
+		stopped(t, stop)
+		files, err := filepath.Glob(filepath.Join(a.spool, "*.batch"))
+		if err != nil || len(files) != 1 {
+			t.Fatal(files, err)
+		}
+		if err := os.Truncate(files[0], 100); err != nil {
+			t.Fatal(err)
+		}
+		a.sink.set(func() { a.sink.lose = true })
+		stop = a.start()
+		time.Sleep(10 * time.Second)
+		stopped(t, stop)
+		a.sink.set(func() { a.sink.err = nil })
+		stop = a.start()
+		a.ring.write(numbered(0, 3)...)
+		time.Sleep(10 * time.Second)
+		stopped(t, stop)
+		a.each(3)
+		var dropped []flow.Coverage
+		for _, c := range a.sink.coverage {
+			if c.Kind == flow.CoverageDropped {
+				dropped = append(dropped, c)
+			}
+		}
+		if len(dropped) != 1 || dropped[0].Dropped != 40 || dropped[0].Node != "node-1" || !dropped[0].Start.Equal(began) || !dropped[0].End.Equal(began) {
+			t.Errorf("dropped: %+v", dropped)
+		}
 	})
 }
 
@@ -199,9 +359,11 @@ func TestKilled(t *testing.T) {
 				a.ring.write(numbered(0, 50)...)
 				time.Sleep(time.Second)
 				a.sink.set(func() { c.spoil(a.sink) })
+				a.disk(false) // else it would be spooled at the end
 				a.ring.write(numbered(50, 70)...)
 				time.Sleep(time.Second)
 				stopped(t, stop)
+				a.disk(true)
 				// More comes while no agent runs.
 				a.ring.write(numbered(120, 80)...)
 				a.sink.set(func() { a.sink.err, a.sink.lose, a.sink.hang = nil, false, false })
@@ -211,7 +373,7 @@ func TestKilled(t *testing.T) {
 				if n := testutil.ToFloat64(a.c.metrics.replayed); n != 70 {
 					t.Errorf("%v records were replayed", n)
 				}
-				if !slices.Contains(a.sink.tokens(), "node-1/abc/400-960") {
+				if !slices.Contains(a.sink.tokens(), "node-1/abc/400-960/000000000000171b") {
 					t.Errorf("tokens %q", a.sink.tokens())
 				}
 				stopped(t, stop)
@@ -255,14 +417,14 @@ func TestEndIsBounded(t *testing.T) {
 func TestWaitsForInventory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAgent(t)
-		a.known.p.Store(nil)
+		a.owners = owners(t)
 		stop := a.start()
 		a.ring.write(numbered(0, 40)...)
 		time.Sleep(time.Minute)
 		if len(a.sink.rows()) != 0 || a.ring.left() != 40 {
 			t.Errorf("%d rows without an inventory", len(a.sink.rows()))
 		}
-		a.known.p.Store(&snapshot{since: t0, index: world()})
+		a.owners.Learn(world(), t0)
 		time.Sleep(time.Second)
 		a.each(40)
 		if r := a.sink.rows()[0]; *r.Source != party("frontend") {
@@ -278,7 +440,7 @@ func TestNewInventoryCountsFromItsTime(t *testing.T) {
 		stop := a.start()
 		a.ring.write(numbered(0, 1)...)
 		time.Sleep(time.Second)
-		a.known.p.Store(&snapshot{since: t0.Add(time.Hour), index: world(func(inv *inventory.Inventory) { inv.Workloads[1].Name = "basket" })})
+		a.owners.Learn(world(func(inv *inventory.Inventory) { inv.Workloads[1].Name = "basket" }), t0.Add(time.Hour))
 		later := numbered(1, 2)
 		later[1].Time, later[1].FirstSeen = t0.Add(2*time.Hour), t0.Add(2*time.Hour)
 		a.ring.write(later...)
@@ -302,9 +464,9 @@ func TestTruncatedRecordsAreCounted(t *testing.T) {
 		synctest.Wait()
 		stopped(t, stop)
 		a.each(1)
-		r := a.ring.reader()
-		r.truncated = 4
-		c, err := New(Config{Node: "node-1", StateDir: a.dir}, Deps{Reader: r, Datapath: a.path, Inventories: a.known, Sink: a.sink})
+		deps, r := a.deps(), a.ring.reader()
+		r.truncated, deps.Reader = 4, r
+		c, err := New(Config{Node: "node-1", StateDir: a.dir}, deps)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -373,7 +535,7 @@ func TestConfig(t *testing.T) {
 	}
 	reg := prometheus.NewPedanticRegistry()
 	a := newAgent(t)
-	if _, err := New(Config{Node: "n", StateDir: "d", Registerer: reg}, Deps{Reader: a.ring.reader(), Datapath: a.path, Inventories: a.known, Sink: a.sink}); err != nil {
+	if _, err := New(Config{Node: "n", StateDir: "d", Registerer: reg}, a.deps()); err != nil {
 		t.Fatal(err)
 	}
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {

@@ -19,7 +19,11 @@ type Config struct {
 	// BatchRecords and BatchAge bound a batch; default 20,000 and 250 ms.
 	BatchRecords int
 	BatchAge     time.Duration
-	// Insert bounds one attempt to store a batch; default 30 s.
+	// Patience is how long the store may take, or be away, before batches go to
+	// the spool; until then they wait in the ring. Default 5 s.
+	Patience time.Duration
+	// Insert bounds one attempt to store a batch of the spool, or a heartbeat;
+	// default 30 s.
 	Insert time.Duration
 	// MinPause and MaxPause bound the pause before another attempt; default
 	// 100 ms and 5 s.
@@ -28,12 +32,11 @@ type Config struct {
 	Sweep time.Duration
 	// Heartbeat is how often coverage is stored; default 5 s.
 	Heartbeat time.Duration
+	// Clock is how often the store's clock is asked for; default 1 min.
+	Clock time.Duration
 	// Flush bounds the storing of what was read when Run is told to end;
 	// default 5 s.
 	Flush time.Duration
-	// History is how long a former inventory is remembered, for records that
-	// come late; default 1 h.
-	History time.Duration
 
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
@@ -44,13 +47,14 @@ type Config struct {
 func (c *Config) durations() []duration {
 	return []duration{
 		{"batch age", &c.BatchAge, 250 * time.Millisecond},
+		{"patience", &c.Patience, 5 * time.Second},
 		{"insert", &c.Insert, 30 * time.Second},
 		{"least pause", &c.MinPause, 100 * time.Millisecond},
 		{"longest pause", &c.MaxPause, 5 * time.Second},
 		{"sweep", &c.Sweep, time.Second},
 		{"heartbeat", &c.Heartbeat, 5 * time.Second},
+		{"clock", &c.Clock, time.Minute},
 		{"flush", &c.Flush, 5 * time.Second},
-		{"history", &c.History, time.Hour},
 	}
 }
 

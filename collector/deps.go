@@ -7,6 +7,7 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/spool"
 )
 
 // RecordReader is the ring buffer; bpf.Reader is one. It is used by one
@@ -28,12 +29,8 @@ type Datapath interface {
 	// Counters are totals by name since they began, at 0, under CountersID.
 	Counters() (map[string]uint64, error)
 	CountersID() uint64
-}
-
-// Inventories gives the inventory in force on this node and since when. It is
-// nil until there is one.
-type Inventories interface {
-	Inventory() (*inventory.Index, time.Time)
+	// Attached returns the endpoints that have programs.
+	Attached() ([]bpf.Attached, error)
 }
 
 // Sink stores what was collected. Rows that are inserted again under the same
@@ -41,16 +38,19 @@ type Inventories interface {
 type Sink interface {
 	InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error
 	InsertCoverage(ctx context.Context, rows []flow.Coverage) error
+	// Clock returns the store's time.
+	Clock(ctx context.Context) (time.Time, error)
 }
 
 // Deps are what a Collector works with.
 type Deps struct {
-	Reader      RecordReader
-	Datapath    Datapath
-	Inventories Inventories
-	Sink        Sink
-	// Endpoints returns how many endpoints are attached; nil means 0.
-	Endpoints func() int
+	Reader   RecordReader
+	Datapath Datapath
+	Sink     Sink
+	// Owners says who held an address when. It learns from somebody else.
+	Owners *inventory.Ownership
+	// Spool takes what the store does not.
+	Spool *spool.Spool
 	// Now defaults to time.Now.
 	Now func() time.Time
 }

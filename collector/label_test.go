@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -38,6 +37,31 @@ func world(change ...func(*inventory.Inventory)) *inventory.Index {
 		c(&inv)
 	}
 	return inventory.NewIndex(inv)
+}
+
+// owners returns an Ownership that learned the inventories, each from its time on.
+func owners(tb testing.TB, learned ...snapshot) *inventory.Ownership {
+	tb.Helper()
+	o, err := inventory.NewOwnership(inventory.OwnershipConfig{Node: "node-1"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, s := range learned {
+		o.Learn(s.index, s.since)
+	}
+	return o
+}
+
+// snapshot is an inventory from a time on.
+type snapshot struct {
+	since time.Time
+	index *inventory.Index
+}
+
+// label attributes one record.
+func label(o *inventory.Ownership, r flow.Record) flow.Labelled {
+	rows, _ := NewLabeller("node-1", o).Label(nil, []flow.Record{r})
+	return rows[0]
 }
 
 func workload(name string) flow.Workload {
@@ -90,9 +114,7 @@ func TestLabel(t *testing.T) {
 		{"of a pending endpoint, midstream", record(inventory.FirstPendingEndpoint+7, flow.DirectionUnknown, "10.1.0.1", "10.1.0.2"), nobody, nobody, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := labeller{node: "node-1", history: time.Hour}
-			l.learn(world(), t0, t0)
-			got := l.label(c.record)
+			got := label(owners(t, snapshot{t0, world()}), c.record)
 			if *got.Source != c.source || *got.Dest != c.dest {
 				t.Errorf("%+v → %+v, want %+v → %+v", *got.Source, *got.Dest, c.source, c.dest)
 			}
@@ -106,8 +128,7 @@ func TestLabel(t *testing.T) {
 // What the datapath calls spoofed teaches nobody anything, whoever owns the
 // address, in either slot.
 func TestSpoofedHasNoSource(t *testing.T) {
-	l := labeller{node: "node-1", history: time.Hour}
-	l.learn(world(), t0, t0)
+	o := owners(t, snapshot{t0, world()})
 	for _, slot := range []string{"live", "staged"} {
 		for _, src := range []string{"10.1.0.1", "fd00:1::1"} {
 			r := record(1, flow.Egress, src, "10.1.0.2")
@@ -116,7 +137,7 @@ func TestSpoofedHasNoSource(t *testing.T) {
 			} else {
 				r.Staged.Reason = flow.ReasonSpoofed
 			}
-			if got := l.label(r); *got.Source != (flow.Party{}) {
+			if got := label(o, r); *got.Source != (flow.Party{}) {
 				t.Errorf("%s, %s: source %+v", slot, src, got.Source)
 			}
 		}
@@ -129,9 +150,7 @@ func TestAddressesMove(t *testing.T) {
 		inv.Workloads[1].Endpoints[0].Addresses = []netip.Addr{addr("10.1.0.9")}
 		inv.Workloads[2].Endpoints[0].Addresses = []netip.Addr{addr("10.1.0.2"), addr("fd00:1::2")}
 	}
-	l := labeller{node: "node-1", history: 24 * time.Hour}
-	l.learn(world(), t0, t0)
-	l.learn(world(moved), t0.Add(time.Hour), t0.Add(time.Hour))
+	o := owners(t, snapshot{t0, world()}, snapshot{t0.Add(time.Hour), world(moved)})
 	at := func(first, last time.Duration, dst string) flow.Record {
 		r := record(1, flow.Egress, "10.1.0.1", dst)
 		r.FirstSeen, r.Time = t0.Add(first), t0.Add(last)
@@ -149,47 +168,22 @@ func TestAddressesMove(t *testing.T) {
 		{"across the move", at(0, time.Hour, "10.1.0.2"), flow.Party{}},
 		{"before it was anybody's", at(0, 0, "10.1.0.9"), reserved("world")},
 		{"across becoming somebody's", at(0, time.Hour, "10.1.0.9"), party("cart")},
-		{"after it was anybody's", at(0, 2*time.Hour, "10.1.0.3"), reserved("world")},
+		{"across being given up", at(0, 2*time.Hour, "10.1.0.3"), flow.Party{}},
+		{"after it was anybody's", at(time.Hour, 2*time.Hour, "10.1.0.3"), reserved("world")},
 		{"before anything was known", at(-5*time.Hour, -5*time.Hour, "10.1.0.2"), party("cart")},
 	} {
-		if got := l.label(c.r); *got.Dest != c.want {
+		if got := label(o, c.r); *got.Dest != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got.Dest, c.want)
 		}
 	}
 }
 
 func TestObserverThatLeft(t *testing.T) {
-	l := labeller{node: "node-1", history: 24 * time.Hour}
-	l.learn(world(), t0, t0)
-	l.learn(world(func(inv *inventory.Inventory) { inv.Workloads = inv.Workloads[1:] }), t0.Add(time.Minute), t0.Add(time.Minute))
+	left := world(func(inv *inventory.Inventory) { inv.Workloads = inv.Workloads[1:] })
+	o := owners(t, snapshot{t0, world()}, snapshot{t0.Add(time.Minute), left})
 	r := record(1, flow.Egress, "10.1.0.1", "10.1.0.2")
 	r.Time = t0.Add(2 * time.Minute)
-	if got := l.label(r); *got.Observer != party("frontend") {
+	if got := label(o, r); *got.Observer != party("frontend") {
 		t.Errorf("observer %+v", got.Observer)
-	}
-}
-
-func TestHistoryIsBounded(t *testing.T) {
-	l := labeller{node: "node-1", history: time.Hour}
-	for i := range 1000 {
-		at := t0.Add(time.Duration(i) * 30 * time.Second)
-		next := world(func(inv *inventory.Inventory) { inv.Nodes[0].Name = fmt.Sprint("node-", i) })
-		l.learn(next, at, at)
-		l.learn(next, at, at)
-		if n := len(l.snapshots); n > maxSnapshots || n > 1 && at.Sub(l.snapshots[1].since) > time.Hour {
-			t.Fatalf("%d snapshots, the oldest to be replaced at %s", n, l.snapshots[1].since)
-		}
-	}
-	n := len(l.snapshots)
-	if l.learn(nil, t0, t0); len(l.snapshots) != n {
-		t.Errorf("%d snapshots", len(l.snapshots))
-	}
-	// The same said again is nothing new.
-	l = labeller{node: "node-1", history: time.Hour}
-	for i := range 100 {
-		l.learn(world(), t0.Add(time.Duration(i)), t0)
-	}
-	if len(l.snapshots) != 1 || !l.snapshots[0].since.Equal(t0) {
-		t.Errorf("%d snapshots of one inventory", len(l.snapshots))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
@@ -75,6 +76,9 @@ func (x *reader) Replay() (bpf.Batch, bool, error) {
 
 func (x *reader) take(end uint64) bpf.Batch {
 	b := bpf.Batch{Start: x.pos, End: end, Records: slices.Clone(x.r.records[x.pos/width : end/width]), Truncated: x.truncated}
+	for _, r := range b.Records {
+		b.Sum += uint64(r.SourcePort)
+	}
 	x.pos, x.truncated = end, 0
 	x.r.most = max(x.r.most, (end-x.r.consumed)/width)
 	return b
@@ -131,9 +135,11 @@ type sink struct {
 	inserts  int
 	err      error // of every insert
 	// lose makes inserts store and then fail, as when the answer is lost.
-	lose bool
-	hang bool
-	told chan struct{} // after every insert
+	lose   bool
+	hang   bool
+	takes  time.Duration // an insert
+	behind time.Duration // its clock
+	told   chan struct{} // after every insert
 }
 
 func newSink() *sink {
@@ -148,10 +154,13 @@ func (s *sink) set(change func()) {
 
 func (s *sink) InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error {
 	s.mu.Lock()
-	hang := s.hang
+	hang, takes := s.hang, s.takes
 	s.mu.Unlock()
 	if hang {
 		<-ctx.Done()
+	}
+	if takes > 0 {
+		time.Sleep(takes)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -187,6 +196,12 @@ func (s *sink) InsertCoverage(ctx context.Context, rows []flow.Coverage) error {
 	return s.err
 }
 
+func (s *sink) Clock(context.Context) (time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Add(-s.behind), s.err
+}
+
 func (s *sink) attempts() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -217,6 +232,22 @@ type datapath struct {
 	err      error
 	counters map[string]uint64
 	id       uint64 // of the counters
+	attached []bpf.Attached
+}
+
+// newDatapath watches every endpoint of the world on node-1.
+func newDatapath() *datapath {
+	d := &datapath{counters: map[string]uint64{}}
+	for _, id := range []uint32{1, 2, 4} {
+		d.attached = append(d.attached, bpf.Attached{Endpoint: bpf.Endpoint{ID: id}})
+	}
+	return d
+}
+
+func (d *datapath) Attached() ([]bpf.Attached, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.attached), d.err
 }
 
 func (d *datapath) CountersID() uint64 { return d.id }

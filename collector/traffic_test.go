@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/spool"
 	"github.com/ringfence/ringfence/test/pod"
 )
 
@@ -26,7 +28,7 @@ type process struct {
 	done   chan error
 }
 
-func startProcess(t *testing.T, p *pod.Pod, dir string, s Sink) *process {
+func startProcess(t *testing.T, p *pod.Pod, dir string, s Sink, patience time.Duration) *process {
 	t.Helper()
 	dp, err := bpf.Open(bpf.Config{PinDir: p.Pins, NetNS: p.Node, FlowEntries: 4096, RingBytes: 1 << 20, SweepInterval: 100 * time.Millisecond})
 	if err != nil {
@@ -46,12 +48,16 @@ func startProcess(t *testing.T, p *pod.Pod, dir string, s Sink) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &known{}
-	k.p.Store(&snapshot{since: time.Now(), index: world(func(inv *inventory.Inventory) {
+	o := owners(t, snapshot{time.Now(), world(func(inv *inventory.Inventory) {
+		inv.Workloads[1].Endpoints[0].Interface, inv.Workloads[3].Endpoints[0].Interface = "", "" // not watched
 		inv.Workloads[1].Endpoints[0].Addresses = []netip.Addr{addr(pod.Server[0]), addr(pod.Server[1])}
 	})})
-	c, err := New(Config{Node: "node-1", StateDir: dir, BatchAge: 20 * time.Millisecond, Sweep: 50 * time.Millisecond, Heartbeat: 200 * time.Millisecond, Flush: 200 * time.Millisecond, MinPause: 10 * time.Millisecond, MaxPause: 20 * time.Millisecond},
-		Deps{Reader: r, Datapath: dp, Inventories: k, Sink: s, Endpoints: func() int { return 1 }})
+	held, err := spool.Open(spool.Config{Dir: filepath.Join(dir, "spool")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{Node: "node-1", StateDir: dir, BatchAge: 20 * time.Millisecond, Sweep: 50 * time.Millisecond, Heartbeat: 200 * time.Millisecond, Flush: 200 * time.Millisecond, MinPause: 10 * time.Millisecond, MaxPause: 20 * time.Millisecond, Patience: patience},
+		Deps{Reader: r, Datapath: dp, Owners: o, Sink: s, Spool: held})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +80,7 @@ func (x *process) stop() {
 func TestRealConnectionsAreCountedExactly(t *testing.T) {
 	p, dir, s := pod.New(t, "col", port), t.TempDir(), newSink()
 	began := time.Now()
-	x := startProcess(t, p, dir, s)
+	x := startProcess(t, p, dir, s, time.Minute)
 	total := 0
 	connect := func(n int) {
 		t.Helper()
@@ -115,7 +121,7 @@ func TestRealConnectionsAreCountedExactly(t *testing.T) {
 	x.stop()
 	connect(50) // nobody reads
 	s.set(func() { s.err, s.lose = nil, false })
-	x = startProcess(t, p, dir, s)
+	x = startProcess(t, p, dir, s, 50*time.Millisecond)
 	connect(50)
 	// The store is away altogether.
 	s.set(func() { s.err = errors.New("refused") })

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringfence/ringfence/bpf"
+	"github.com/ringfence/ringfence/internal/inventory"
 )
 
 // Config says which node this is and how patient it is.
@@ -36,6 +37,11 @@ type Config struct {
 	// those that the inventory's rules pick. Without, they are tried every Check
 	// and rules pick nothing.
 	Interfaces Interfaces
+
+	// Known, if set, is told of every inventory that the kernel is about to be
+	// given the addresses of, and since when it counts; of each one once, in order.
+	// It should be quick: nothing is applied meanwhile.
+	Known func(index *inventory.Index, since time.Time)
 
 	// Failsafe is the agent's own way to the server and the store.
 	Failsafe []bpf.Failsafe

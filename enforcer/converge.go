@@ -102,7 +102,11 @@ func (e *Enforcer) settle(p *plan) {
 	}
 	// First: of what follows, records may tell before this function returns.
 	if k := e.known.Load(); k == nil || !reflect.DeepEqual(k.index.Inventory(), p.index.Inventory()) {
-		e.known.Store(&known{index: p.index, since: e.cfg.Clock.Now()})
+		now := known{index: p.index, since: e.cfg.Clock.Now()}
+		e.known.Store(&now)
+		if e.cfg.Known != nil {
+			e.cfg.Known(now.index, now.since)
+		}
 	}
 	problem("set addresses", e.setAddresses(p.addresses))
 	// What leaves a workload does so before the workload's tables go.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 
@@ -21,9 +22,10 @@ import (
 	"github.com/ringfence/ringfence/internal/agentlink"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/interfaces"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/prefilter"
 	"github.com/ringfence/ringfence/internal/rollout"
-	"github.com/ringfence/ringfence/internal/store"
+	"github.com/ringfence/ringfence/internal/spool"
 )
 
 func newAgentCommand() *cobra.Command {
@@ -50,6 +52,7 @@ type agent struct {
 	registry *prometheus.Registry
 
 	datapath  *bpf.Datapath
+	owners    *inventory.Ownership
 	watcher   *interfaces.Watcher
 	enforcer  *enforcer.Enforcer
 	denyLists *prefilter.Watcher
@@ -60,6 +63,7 @@ type agent struct {
 
 // run works until ctx ends, and leaves the programs in the kernel deciding.
 func (a *agent) run(ctx context.Context, ready func() error) (err error) {
+	limitMemory()
 	pending, err := pendingAnswer(a.cfg.Pending)
 	if err != nil {
 		return err
@@ -89,10 +93,13 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 		return err
 	}
 	failsafe := a.failsafe(ctx)
+	if a.owners, err = inventory.NewOwnership(inventory.OwnershipConfig{Node: a.cfg.Node}); err != nil {
+		return err
+	}
 	if a.enforcer, err = enforcer.New(enforcer.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: failsafe,
-		Interfaces: a.watcher,
-		Logger:     a.logger, Registerer: a.registry,
+		Interfaces: a.watcher, Known: a.owners.Learn,
+		Logger: a.logger, Registerer: a.registry,
 	}, a.datapath, link); err != nil {
 		return err
 	}
@@ -126,6 +133,17 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 		}
 	})
 	return g.Wait()
+}
+
+// agentMemory is the heap, in bytes, at which the agent would rather collect
+// garbage than grow: insert buffers come and go, and it shares the node.
+const agentMemory = 96 << 20
+
+// limitMemory sets that limit unless the environment gives another.
+func limitMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(agentMemory)
+	}
 }
 
 func (a *agent) link() (*agentlink.Client, error) {
@@ -183,21 +201,15 @@ func (a *agent) collector() (*collector.Collector, *storeSink, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	sink := &storeSink{file: a.cfg.storeFile()}
+	spooled, err := spool.Open(spool.Config{Dir: a.cfg.spoolDir(a.cfg.Node), MaxBytes: a.cfg.SpoolBytes, Logger: a.logger})
+	if err != nil {
+		return nil, nil, err
+	}
+	sink := newStoreSink(a.cfg.storeFile())
 	c, err := collector.New(collector.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Logger: a.logger, Registerer: a.registry,
-	}, collector.Deps{
-		Reader: reader, Datapath: a.datapath, Inventories: a.enforcer, Sink: sink, Endpoints: a.attached,
-	})
+	}, collector.Deps{Reader: reader, Datapath: a.datapath, Owners: a.owners, Sink: sink, Spool: spooled})
 	return c, sink, err
-}
-
-func (a *agent) attached() int {
-	list, err := a.datapath.Attached()
-	if err != nil {
-		return 0
-	}
-	return len(list)
 }
 
 // Report implements agentlink.Handler.
@@ -246,54 +258,4 @@ func resolve(ctx context.Context, hostport string) []netip.AddrPort {
 		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(n)))
 	}
 	return out
-}
-
-// storeSink is the collector's way to the store. It connects when there is
-// something to store, and again after an error: the store's address may be new.
-type storeSink struct {
-	file string
-	mu   sync.Mutex
-	open *store.Store
-}
-
-func (s *storeSink) with(ctx context.Context, insert func(*store.Store) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open == nil {
-		var access storeAccess
-		if err := readJSON(s.file, &access); err != nil {
-			return err
-		}
-		opened, err := store.Open(ctx, access.config(nil))
-		if err != nil {
-			return err
-		}
-		s.open = opened
-	}
-	err := insert(s.open)
-	if err != nil {
-		err = errors.Join(err, s.open.Close())
-		s.open = nil
-	}
-	return err
-}
-
-// InsertFlows implements collector.Sink.
-func (s *storeSink) InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error {
-	return s.with(ctx, func(st *store.Store) error { return st.InsertFlows(ctx, token, rows) })
-}
-
-// InsertCoverage implements collector.Sink.
-func (s *storeSink) InsertCoverage(ctx context.Context, rows []flow.Coverage) error {
-	return s.with(ctx, func(st *store.Store) error { return st.InsertCoverage(ctx, rows) })
-}
-
-// Close closes the connection, if there is one.
-func (s *storeSink) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open == nil {
-		return nil
-	}
-	return s.open.Close()
 }

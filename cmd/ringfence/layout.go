@@ -6,16 +6,19 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/spool"
 	"github.com/ringfence/ringfence/internal/statefile"
 )
 
@@ -44,7 +47,10 @@ func (l layout) bpffs() string           { return filepath.Join(l.RuntimeDir, "b
 func (l layout) controlDB() string       { return filepath.Join(l.StateDir, "control.db") }
 func (l layout) engineDir() string       { return filepath.Join(l.StateDir, "clickhouse") }
 func (l layout) nodeDir(n string) string { return filepath.Join(l.StateDir, "nodes", n) }
-func (l layout) pinDir(n string) string  { return filepath.Join(l.bpffs(), pinName.Replace(n)) }
+func (l layout) spoolDir(n string) string {
+	return filepath.Join(l.nodeDir(n), "spool")
+}
+func (l layout) pinDir(n string) string { return filepath.Join(l.bpffs(), pinName.Replace(n)) }
 func (l layout) agentConfig(n string) string {
 	return filepath.Join(l.RuntimeDir, "agents", n+".json")
 }
@@ -144,6 +150,20 @@ type agentConfig struct {
 	Attach bpf.AttachMode `json:"attach"` // empty for auto
 	// Pending is the answer to identities that are not known yet; "" is allow.
 	Pending string `json:"pending,omitempty"`
+	// SpoolBytes bounds what waits on disk for the store; 0 for the default.
+	SpoolBytes int64 `json:"spoolBytes,omitempty"`
+}
+
+// spoolBytes reads what --spool-size takes.
+func spoolBytes(s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n > math.MaxInt64 {
+		return 0, fmt.Errorf("--spool-size %q: want a number of bytes, such as 500MiB or 4GiB", s)
+	}
+	if n < spool.MinBytes {
+		return 0, fmt.Errorf("--spool-size %s: want at least %s", s, humanize.IBytes(spool.MinBytes))
+	}
+	return int64(n), nil
 }
 
 // pendingAnswer reads what --pending takes.

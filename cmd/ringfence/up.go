@@ -211,6 +211,7 @@ func newUpCommand() *cobra.Command {
 		flags                  serverFlags
 		invPath, node          string
 		attach, pending        string
+		spoolSize              string
 		places                 layout
 		warmUp, confirm, guard time.Duration
 	)
@@ -241,6 +242,10 @@ enforced. "ringfence down" removes them.`,
 			if err != nil {
 				return err
 			}
+			spooled, err := spoolBytes(spoolSize)
+			if err != nil {
+				return err
+			}
 			missing, err := checkNodeInventory(invPath, node)
 			if err != nil {
 				return err
@@ -252,7 +257,7 @@ enforced. "ringfence down" removes them.`,
 			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, warmUp
 			s := &stack{
 				server: cfg,
-				agents: []agentConfig{{layout: places, Node: node, Attach: bpf.AttachMode(attach), Pending: pending}},
+				agents: []agentConfig{{layout: places, Node: node, Attach: bpf.AttachMode(attach), Pending: pending, SpoolBytes: spooled}},
 				logs:   cmd.ErrOrStderr(),
 				logger: newLogger(cmd.ErrOrStderr()),
 			}
@@ -279,6 +284,7 @@ enforced. "ringfence down" removes them.`,
 	fs.DurationVar(&warmUp, "warm-up", time.Hour, "observe an endpoint for so long before it may be enforced; the idle limit of an established connection is safe")
 	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
 	fs.StringVar(&pending, "pending", "allow", "allow or deny: what happens to an endpoint, or where policies are enforced to a peer, whose identity is not known yet")
+	fs.StringVar(&spoolSize, "spool-size", "1GiB", "how much may wait on this host's disk, in --state-dir, while the store is away; beyond, the oldest is given up, and that is noted")
 	fs.DurationVar(&guard, "guard", 10*time.Minute, "for so long after enforcing, denying what used to be allowed rolls back")
 	return cmd
 }

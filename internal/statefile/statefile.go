@@ -32,6 +32,9 @@ func (e *DamagedError) Error() string {
 	return fmt.Sprintf("state file %s is damaged (%s): nothing of it is used; remove it to start without", e.Path, e.Why)
 }
 
+// Size returns how long the file of n bytes of contents is.
+func Size(n int) int { return headerLen + n }
+
 // Write replaces the contents of path. When it returns nil they are on disk;
 // when it fails, path holds what it held before.
 func Write(path string, contents []byte) error {

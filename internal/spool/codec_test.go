@@ -1,0 +1,154 @@
+package spool
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// fill sets every field under v to something, so that one which the file format
+// forgets is noticed.
+func fill(v reflect.Value, r *rand.Rand) {
+	switch x := v.Addr().Interface().(type) {
+	case *netip.Addr:
+		var b [16]byte
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		*x = netip.AddrFrom16(b)
+		if r.IntN(2) == 0 {
+			*x = netip.AddrFrom4([4]byte(b[:4]))
+		}
+		return
+	case *time.Time:
+		*x = time.Unix(0, r.Int64N(1<<61)).UTC()
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i), r)
+		}
+	case reflect.Bool:
+		v.SetBool(r.IntN(2) == 0)
+	case reflect.Uint8:
+		v.SetUint(r.Uint64() >> 56)
+	case reflect.Uint16:
+		v.SetUint(r.Uint64() >> 48)
+	case reflect.Uint32:
+		v.SetUint(r.Uint64() >> (32 + r.IntN(32)))
+	case reflect.Uint64:
+		v.SetUint(r.Uint64() >> r.IntN(64))
+	case reflect.String:
+		v.SetString(string([]byte{byte(r.IntN(256)), 'x', 0}[:r.IntN(4)]))
+	default:
+		panic(v.Type().String())
+	}
+}
+
+func random(seed uint64, n int) Batch {
+	r := rand.New(rand.NewPCG(seed, 1))
+	parties := make([]*flow.Party, 5)
+	for i := range parties {
+		parties[i] = &flow.Party{}
+		fill(reflect.ValueOf(parties[i]).Elem(), r)
+		parties[i].Address = netip.Addr{} // of edges only
+	}
+	one := func() *flow.Party { return parties[r.IntN(len(parties))] }
+	b := Batch{Token: "node-1/abc/0-80/1", Start: time.Unix(1000, 0).UTC(), End: time.Unix(2000, 5000).UTC()}
+	for range n {
+		row := flow.Labelled{Node: "node-1", Observer: one(), Source: one(), Dest: one()}
+		fill(reflect.ValueOf(&row.Record).Elem(), r)
+		row.FirstSeen = row.Time.Add(-time.Duration(r.Int64N(1e15)))
+		b.Rows = append(b.Rows, row)
+	}
+	return b
+}
+
+var comparing = []cmp.Option{
+	cmp.AllowUnexported(Batch{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+}
+
+func TestRoundTrip(t *testing.T) {
+	for seed := range uint64(200) {
+		want := random(seed, int(seed%7))
+		got, err := decode(encode(nil, want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Start, want.End = time.Time{}, time.Time{} // the name has them
+		if len(want.Rows) == 0 {
+			want.Rows = []flow.Labelled{}
+		}
+		if diff := cmp.Diff(want, got, comparing...); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+	}
+}
+
+// Rows share their parties again.
+func TestPartiesAreShared(t *testing.T) {
+	b, err := decode(encode(nil, random(1, 1000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[*flow.Party]bool{}
+	for _, r := range b.Rows {
+		seen[r.Observer], seen[r.Source], seen[r.Dest] = true, true, true
+	}
+	if len(seen) != 5 {
+		t.Errorf("%d parties", len(seen))
+	}
+}
+
+// A batch cut anywhere is refused, and so is one that goes on.
+func TestDecodeIsWhole(t *testing.T) {
+	raw := encode(nil, random(3, 4))
+	for n := range raw {
+		if _, err := decode(raw[:n]); err == nil {
+			t.Fatalf("%d of %d bytes are a batch", n, len(raw))
+		}
+	}
+	if _, err := decode(append(raw, 0)); err == nil {
+		t.Error("one byte more is a batch")
+	}
+	if _, err := decode(append([]byte{2}, raw[1:]...)); err == nil {
+		t.Error("another format is taken for this one")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(encode(nil, random(1, 0)))
+	f.Add(encode(nil, random(2, 3)))
+	f.Add([]byte{format, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b, err := decode(raw)
+		if err != nil {
+			return
+		}
+		again, err := decode(encode(nil, b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(again.Rows) != len(b.Rows) || again.Token != b.Token {
+			t.Errorf("%d rows of %q came back as %d of %q", len(b.Rows), b.Token, len(again.Rows), again.Token)
+		}
+	})
+}
+
+func BenchmarkEncode(b *testing.B) {
+	batch := random(1, 20_000)
+	var out []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		out = encode(out[:0], batch)
+	}
+	b.ReportMetric(float64(len(out))/20_000, "bytes/record")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/20_000, "ns/record")
+}
