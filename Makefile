@@ -133,6 +133,12 @@ bench-datapath: ## Measure the datapath against nftables, write build/bench/data
 	go build -o $(BUILD)/bench/datapath ./test/bench/datapath
 	./$(BUILD)/bench/datapath -output $(BUILD)/bench/datapath.json $(ARGS)
 
+.PHONY: bench-store
+bench-store: build ## Measure storing and summing up flows, write build/bench/store.json (root, 5 GiB of disk, 20 minutes)
+	@mkdir -p $(BUILD)/bench
+	go build -o $(BUILD)/bench/store ./test/bench/store
+	./$(BUILD)/bench/store -engine-library $(ENGINE) -output $(BUILD)/bench/store.json $(ARGS)
+
 .PHONY: fuzz-datapath
 fuzz-datapath: ## Send N (default 20 million) frames through the datapath and its model; SEED=… repeats a run (root)
 	@N=$${N:-20000000} SEED=$${SEED:-$$(date +%s)} go test -count=1 -timeout 12h -v -run '^TestAgreement$$' ./bpf

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/ringfence/ringfence/bpf/drive"
+	"github.com/ringfence/ringfence/test/bench/frame"
+	"github.com/ringfence/ringfence/test/bench/report"
 )
 
 const (
@@ -17,7 +19,7 @@ type scenario struct {
 	*bench
 	name     string
 	modes    []mode
-	data     frame
+	data     frame.TCP
 	walk     *drive.Driver // every flow once
 	many     *drive.Driver // any flow
 	one      *drive.Driver // the same driver, and always the first flow
@@ -27,7 +29,7 @@ type scenario struct {
 	modeIsOn bool
 }
 
-func (s *site) newScenario(name string, v6 bool, f flows, modes ...mode) (*scenario, error) {
+func (s *site) newScenario(name string, v6 bool, f frame.Flows, modes ...mode) (*scenario, error) {
 	b, err := s.newBench(v6, f, tableSize)
 	if err != nil {
 		return nil, err
@@ -40,7 +42,7 @@ func (s *site) newScenario(name string, v6 bool, f flows, modes ...mode) (*scena
 		return nil, err
 	}
 	s.later(c.empty.Close)
-	first := flows{hosts: 1, ports: 1, endpointPorts: 1}
+	first := frame.Flows{Hosts: 1, Ports: 1, EndpointPorts: 1}
 	var errs [4]error
 	c.walk, errs[0] = b.driver(b.from, c.data, f, false)
 	c.many, errs[1] = b.driver(b.from, c.data, f, true)
@@ -58,7 +60,7 @@ func (c *scenario) use(m mode) error {
 		return err
 	}
 	c.mode, c.modeIsOn = m, true
-	_, err := c.run(&c.walk.Program, c.data, c.flows.count())
+	_, err := c.run(&c.walk.Program, c.data, c.flows.Count())
 	return errors.Join(err, c.drain())
 }
 
@@ -83,7 +85,7 @@ func (c *scenario) columns() []column {
 func (c *scenario) sampleMany() (ns float64, err error) {
 	err = c.worker.do(func() error {
 		for _, p := range []*drive.Driver{c.walk, c.many} {
-			if _, err := c.runHere(&p.Program, c.data, c.flows.count()); err != nil {
+			if _, err := c.runHere(&p.Program, c.data, c.flows.Count()); err != nil {
 				return err
 			}
 		}
@@ -108,8 +110,8 @@ func (c *scenario) check() error {
 			return fmt.Errorf("%s: %d packets were counted as %s", c.name, counters[name], name)
 		}
 	}
-	if n := counters["flows"]; n != uint64(c.flows.count()) { //nolint:gosec // a count
-		return fmt.Errorf("%s: %d flows, want %d", c.name, n, c.flows.count())
+	if n := counters["flows"]; n != uint64(c.flows.Count()) { //nolint:gosec // a count
+		return fmt.Errorf("%s: %d flows, want %d", c.name, n, c.flows.Count())
 	}
 	return nil
 }
@@ -121,14 +123,14 @@ func (s *site) established(r *Report) (err error) {
 	var scenarios []*scenario
 	var columns []column
 	for _, c := range []struct {
-		name string
-		v6   bool
-		flows
+		name  string
+		v6    bool
+		flows frame.Flows
 		modes []mode
 	}{
-		{"v4", false, flows{hosts: 1, ports: 1, endpointPorts: 10000}, []mode{observe, audit, enforce}},
-		{"v6", true, flows{hosts: 1, ports: 1, endpointPorts: 10000}, []mode{enforce}},
-		{"v4_100k", false, flows{hosts: 4, ports: 1, endpointPorts: 25000}, []mode{enforce}},
+		{"v4", false, frame.Flows{Hosts: 1, Ports: 1, EndpointPorts: 10000}, []mode{observe, audit, enforce}},
+		{"v6", true, frame.Flows{Hosts: 1, Ports: 1, EndpointPorts: 10000}, []mode{enforce}},
+		{"v4_100k", false, frame.Flows{Hosts: 4, Ports: 1, EndpointPorts: 25000}, []mode{enforce}},
 	} {
 		sc, err := s.newScenario(c.name, c.v6, c.flows, c.modes...)
 		if err != nil {
@@ -166,7 +168,7 @@ func (s *site) established(r *Report) (err error) {
 func (r *Report) varied(samples map[string][]float64, name string) float64 {
 	many := r.series("ns."+name+"/many", samples[name+"/many"])
 	one := r.series("ns."+name+"/one", samples[name+"/one"])
-	plain := sum(samples[name+"/plain"])
+	plain := report.Sum(samples[name+"/plain"])
 	r.series("ns."+name+"/driver", samples[name+"/driver"])
-	return round(plain.Q1 + many.Q1 - one.Q1)
+	return report.Round(plain.Q1 + many.Q1 - one.Q1)
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/ringfence/ringfence/bpf/drive"
+	"github.com/ringfence/ringfence/test/bench/frame"
+	"github.com/ringfence/ringfence/test/bench/report"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 type beginner struct {
 	*bench
 	name    string
-	open    frame
+	open    frame.TCP
 	drive   *drive.Driver
 	nothing *drive.Driver
 	present uint64 // flows that stay
@@ -30,9 +32,9 @@ type beginner struct {
 	cold    []float64
 }
 
-func (s *site) newBeginner(name string, f flows, empty *drive.Program) (*beginner, error) {
+func (s *site) newBeginner(name string, f frame.Flows, empty *drive.Program) (*beginner, error) {
 	present := f
-	present.endpointPorts = presentFlows / (f.hosts * f.ports)
+	present.EndpointPorts = presentFlows / (f.Hosts * f.Ports)
 	b, err := s.newBench(false, f, tableSize)
 	if err != nil {
 		return nil, err
@@ -43,12 +45,12 @@ func (s *site) newBeginner(name string, f flows, empty *drive.Program) (*beginne
 	if _, err := b.establish(present); err != nil {
 		return nil, err
 	}
-	n := &beginner{bench: b, name: name, present: uint64(present.count())} //nolint:gosec // a count
-	if n.open, err = newFrame(b.endpoint, b.peers, false, "S"); err != nil {
+	n := &beginner{bench: b, name: name, present: uint64(present.Count())} //nolint:gosec // a count
+	if n.open, err = frame.New(b.endpoint, b.peers, false, "S"); err != nil {
 		return nil, err
 	}
 	more := f
-	more.endpointPorts = 65535 - firstPort
+	more.EndpointPorts = 65535 - frame.FirstPort
 	var err1, err2 error
 	n.drive, err1 = b.driver(b.from, n.open, more, false)
 	n.nothing, err2 = b.driver(empty, n.open, more, false)
@@ -119,16 +121,16 @@ func (s *site) first(r *Report) (err error) {
 	var list []*beginner
 	var columns []column
 	for _, c := range []struct {
-		name string
-		flows
+		name  string
+		flows frame.Flows
 	}{
 		// The same ten peers, so that the size of the policy is all that differs.
 		// Their ports make no ranges; in the last case no two are close either.
-		{"rules.ns_10", flows{hosts: 10, ports: 1}},
-		{"rules.ns_10000", flows{hosts: 10, ports: 1000, apart: 3}},
-		{"rules.ns_10000_apart", flows{hosts: 10, ports: 1000, apart: 64}},
+		{"rules.ns_10", frame.Flows{Hosts: 10, Ports: 1}},
+		{"rules.ns_10000", frame.Flows{Hosts: 10, Ports: 1000, Apart: 3}},
+		{"rules.ns_10000_apart", frame.Flows{Hosts: 10, Ports: 1000, Apart: 64}},
 		// 10,000 peers of one rule each: addresses and rules are all over memory.
-		{"ns.first_packet", flows{hosts: 10000, ports: 1}},
+		{"ns.first_packet", frame.Flows{Hosts: 10000, Ports: 1}},
 	} {
 		b, err := s.newBeginner(c.name, c.flows, empty)
 		if err != nil {
@@ -142,15 +144,15 @@ func (s *site) first(r *Report) (err error) {
 		return err
 	}
 	cost := func(name string) float64 {
-		return round(r.series(name, samples[name]).Q1 - r.series(name+"/driver", samples[name+"/driver"]).Q1 + r.NS["empty"])
+		return report.Round(r.series(name, samples[name]).Q1 - r.series(name+"/driver", samples[name+"/driver"]).Q1 + r.NS["empty"])
 	}
 	for _, b := range list {
 		err = errors.Join(err, b.check())
 	}
 	r.Rules = Rules{NS10: cost("rules.ns_10"), NS10000: cost("rules.ns_10000"), NS10000Apart: cost("rules.ns_10000_apart")}
-	r.Rules.Ratio = round(r.Rules.NS10000 / r.Rules.NS10)
+	r.Rules.Ratio = report.Round(r.Rules.NS10000 / r.Rules.NS10)
 	cold := func(b *beginner) float64 { return r.series(b.name+", cold", b.cold).Q1 }
-	r.Rules.ColdRatio = round(cold(list[1]) / cold(list[0]))
+	r.Rules.ColdRatio = report.Round(cold(list[1]) / cold(list[0]))
 	r.NS["first_packet_cold"] = cold(list[3])
 	r.NS["first_packet"] = cost("ns.first_packet")
 	return err

@@ -4,15 +4,14 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/ringfence/ringfence/test/bench/report"
 )
 
 func main() {
@@ -41,7 +40,7 @@ func run() error {
 	if *output == "" {
 		return nil
 	}
-	return write(r, *output)
+	return report.Write(r, *output)
 }
 
 // part is one of the measurements.
@@ -76,8 +75,8 @@ func measure(quick bool, only string) (r *Report, err error) {
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	r = newReport(quick)
-	r.Machine = newMachine(s.cpu)
-	r.Commit = commit()
+	r.Machine = Machine{Machine: report.NewMachine(s.cpu), MeasuredCPU: s.cpu}
+	r.Commit = report.Commit()
 	for _, p := range parts() {
 		if only != "" && !strings.Contains(","+only+",", ","+p.name+",") {
 			continue
@@ -90,28 +89,8 @@ func measure(quick bool, only string) (r *Report, err error) {
 		}
 		fmt.Fprintf(os.Stderr, " %.1f s\n", time.Since(start).Seconds())
 	}
-	r.Machine.LoadAfter = load()
-	r.Seconds = round(time.Since(r.Started).Seconds())
+	r.Machine.LoadAfter = report.Load()
+	r.Seconds = report.Round(time.Since(r.Started).Seconds())
 	r.judge()
 	return r, nil
-}
-
-// commit names the version measured, as far as git knows it.
-func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty").Output() //nolint:noctx // ends by itself
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func write(r *Report, path string) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode the report: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(b, '\n'), 0o600)
 }

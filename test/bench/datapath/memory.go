@@ -1,5 +1,10 @@
 package main
 
+import (
+	"github.com/ringfence/ringfence/test/bench/frame"
+	"github.com/ringfence/ringfence/test/bench/report"
+)
+
 // memoryLimit is what the largest table must fit into.
 const memoryLimit = 256 << 20
 
@@ -9,7 +14,7 @@ func (s *site) memory(r *Report) error {
 	if err != nil {
 		return err
 	}
-	r.BytesPerFlow = round(float64(bytes) / tableSize)
+	r.BytesPerFlow = report.Round(float64(bytes) / tableSize)
 	// Memory grows with entries, in steps.
 	const step = 4096
 	fits, not := tableSize, memoryLimit/48
@@ -37,7 +42,7 @@ func (s *site) tableMemory(entries int) (bytes uint64, err error) {
 			err = e
 		}
 	}()
-	b, err := s.newBench(false, flows{hosts: 1, ports: 1, endpointPorts: 1}, uint32(entries)) //nolint:gosec // far below
+	b, err := s.newBench(false, frame.Flows{Hosts: 1, Ports: 1, EndpointPorts: 1}, uint32(entries)) //nolint:gosec // far below
 	if err != nil {
 		return 0, err
 	}

@@ -22,6 +22,8 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/bpf/drive"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/bench/frame"
+	"github.com/ringfence/ringfence/test/bench/report"
 )
 
 var clientAddr = netip.MustParseAddr("10.9.0.1")
@@ -203,7 +205,7 @@ func (s *site) softirqThread() (int, error) {
 	name := fmt.Sprintf("ksoftirqd/%d", s.cpu)
 	list, _ := filepath.Glob("/proc/[0-9]*/comm") // the pattern is right
 	for _, path := range list {
-		if state(path) == name {
+		if report.State(path) == name {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			s.softirq = pid
 			return pid, err
@@ -235,7 +237,7 @@ func emptyPrograms(s *site, p *pair) error {
 }
 
 // stranger is the address of a client that never calls.
-func stranger(i int) netip.Addr { return peerAddr(netip.MustParseAddr("10.10.0.0"), i) }
+func stranger(i int) netip.Addr { return frame.Peer(netip.MustParseAddr("10.10.0.0"), i) }
 
 // ringfence enforces an allowlist of policySize clients, with an agent that
 // reads records and sweeps.

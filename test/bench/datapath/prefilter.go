@@ -13,6 +13,8 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/bpf/drive"
+	"github.com/ringfence/ringfence/test/bench/frame"
+	"github.com/ringfence/ringfence/test/bench/report"
 )
 
 const (
@@ -27,7 +29,7 @@ const (
 type sieve struct {
 	s            *site
 	worker       worker
-	frame        frame
+	frame        frame.TCP
 	program      *drive.Program
 	many, driver *drive.Driver
 }
@@ -75,16 +77,16 @@ func (s *site) newSieve(entries int, empty *drive.Program) (*sieve, error) {
 }
 
 func (v *sieve) aim(empty *drive.Program) (err error) {
-	v.frame, err = newFrame(netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.0"), true, "S")
+	v.frame, err = frame.New(netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.0"), true, "S")
 	if err != nil {
 		return err
 	}
 	w := drive.Walk{Random: sourcesHigh * sourcesLow, Fields: []drive.Field{
-		{Offset: v.frame.peerHost, Count: sourcesLow}, {Offset: v.frame.peerHost - 2, Base: 1 << 8, Count: sourcesHigh},
+		{Offset: v.frame.PeerHost, Count: sourcesLow}, {Offset: v.frame.PeerHost - 2, Base: 1 << 8, Count: sourcesHigh},
 	}}
 	var err1, err2 error
-	v.many, err1 = drive.New(v.program, w, len(v.frame.bytes))
-	v.driver, err2 = drive.New(empty, w, len(v.frame.bytes))
+	v.many, err1 = drive.New(v.program, w, len(v.frame.Bytes))
+	v.driver, err2 = drive.New(empty, w, len(v.frame.Bytes))
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
@@ -96,7 +98,7 @@ func (v *sieve) aim(empty *drive.Program) (err error) {
 func (v *sieve) run(p *drive.Program) func() (float64, error) {
 	return func() (ns float64, err error) {
 		err = v.worker.do(func() error {
-			code, each, err := p.Run(v.frame.bytes, drive.Where{}, framesPerSample)
+			code, each, err := p.Run(v.frame.Bytes, drive.Where{}, framesPerSample)
 			if err == nil && !p.Passed(code) {
 				err = fmt.Errorf("an audited list gave a frame answer %d", code)
 			}
@@ -153,7 +155,7 @@ func (s *site) prefilter(r *Report) (err error) {
 	for name := range sizes {
 		many := r.series("xdp_ns."+name, samples[name])
 		driver := r.series("xdp_ns."+name+"/driver", samples[name+"/driver"])
-		cost := round(many.Q1 - driver.Q1 + base)
+		cost := report.Round(many.Q1 - driver.Q1 + base)
 		r.XDP[name] = &cost
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/bpf/drive"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/bench/frame"
 )
 
 const (
@@ -56,7 +57,7 @@ type member struct {
 
 // loadFrame is a packet to one of the peers.
 type loadFrame struct {
-	frame
+	frame.TCP
 	peer int
 }
 
@@ -85,7 +86,7 @@ func (m *member) table(slot flow.Slot, dir flow.Direction, revision uint32) bpf.
 	for peer := peerAlways; peer <= peerNever && dir == flow.Egress; peer++ {
 		if allowed(peer, revision) {
 			t.Entries = append(t.Entries, bpf.Entry{
-				Peer: firstPeer + flow.Identity(peer), Protocol: flow.TCP, First: peerPort, Last: peerPort,
+				Peer: firstPeer + flow.Identity(peer), Protocol: flow.TCP, First: frame.PeerPort, Last: frame.PeerPort,
 			})
 		}
 	}
@@ -142,7 +143,7 @@ func (s *site) newFleet() (*fleet, error) {
 	for peer := peerAlways; peer <= peerNever; peer++ {
 		for _, base := range []string{"10.2.0.0", "fd00:2::"} {
 			owners = append(owners, bpf.AddressOwner{
-				Addr: peerAddr(netip.MustParseAddr(base), peer), Identity: firstPeer + flow.Identity(peer), Endpoint: uint32(promoted + peer),
+				Addr: frame.Peer(netip.MustParseAddr(base), peer), Identity: firstPeer + flow.Identity(peer), Endpoint: uint32(promoted + peer),
 			})
 		}
 	}
@@ -151,7 +152,7 @@ func (s *site) newFleet() (*fleet, error) {
 		m := &member{identity: endpointIdent + flow.Identity(i)}
 		f.members = append(f.members, m)
 		for _, family := range [][2]string{{"10.1.0.0", "10.2.0.0"}, {"fd00:1::", "fd00:2::"}} {
-			self := peerAddr(netip.MustParseAddr(family[0]), i)
+			self := frame.Peer(netip.MustParseAddr(family[0]), i)
 			owners = append(owners, bpf.AddressOwner{Addr: self, Identity: m.identity, Endpoint: uint32(i)})
 			if err := m.addFrames(self, netip.MustParseAddr(family[1])); err != nil {
 				return nil, err
@@ -173,11 +174,11 @@ func (s *site) newFleet() (*fleet, error) {
 
 func (m *member) addFrames(self, peers netip.Addr) error {
 	for peer := peerAlways; peer <= peerNever; peer++ {
-		fr, err := newFrame(self, peers, false, "S")
+		fr, err := frame.New(self, peers, false, "S")
 		if err != nil {
 			return err
 		}
-		fr.bytes[fr.peerHost+1] = byte(peer)
+		fr.Bytes[fr.PeerHost+1] = byte(peer)
 		m.frames = append(m.frames, loadFrame{fr, peer})
 	}
 	return nil
@@ -236,7 +237,7 @@ func (f *fleet) load(ctx context.Context) error {
 		for _, m := range f.members {
 			for i := range m.frames {
 				fr := &m.frames[i]
-				fr.bytes[fr.endpointPort+1] = byte(round % loadPorts)
+				fr.Bytes[fr.EndpointPort+1] = byte(round % loadPorts)
 				if err := f.send(m, fr); err != nil {
 					return err
 				}
@@ -253,7 +254,7 @@ func (f *fleet) load(ctx context.Context) error {
 
 func (f *fleet) send(m *member, fr *loadFrame) error {
 	done := m.done.Load()
-	code, _, err := f.program.Run(fr.bytes, drive.Where{Index: m.index}, 1)
+	code, _, err := f.program.Run(fr.Bytes, drive.Where{Index: m.index}, 1)
 	if err != nil {
 		return err
 	}

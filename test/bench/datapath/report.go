@@ -3,9 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"text/tabwriter"
 	"time"
+
+	"github.com/ringfence/ringfence/test/bench/report"
 )
 
 // Report is what a run writes. Keys are documented in docs/benchmarks.md.
@@ -29,9 +30,9 @@ type Report struct {
 	FlowsIn256MiB  int                 `json:"flows_in_256_mib"`
 	XDP            map[string]*float64 `json:"xdp_ns"`
 
-	Goals   []Goal            `json:"goals"`
-	Series  map[string]Series `json:"series"`
-	Remarks []string          `json:"remarks"`
+	Goals   report.Goals             `json:"goals"`
+	Series  map[string]report.Series `json:"series"`
+	Remarks []string                 `json:"remarks"`
 }
 
 // Rules is what a new flow's first packet costs by the policy's size.
@@ -55,14 +56,10 @@ type Promotes struct {
 	Wrong         uint64  `json:"wrong"`   // of them
 }
 
-// Goal is a promise and whether this run kept it.
-type Goal struct {
-	Name    string  `json:"name"`
-	Want    string  `json:"want"`
-	Limit   float64 `json:"limit"`
-	Value   float64 `json:"value"`
-	Unit    string  `json:"unit"`
-	Reached bool    `json:"reached"`
+// Machine also says which CPU was measured.
+type Machine struct {
+	report.Machine
+	MeasuredCPU int `json:"measured_cpu"`
 }
 
 func newReport(quick bool) *Report {
@@ -70,41 +67,31 @@ func newReport(quick bool) *Report {
 		Schema: 1, Started: time.Now().UTC(), Quick: quick,
 		NS: map[string]float64{}, NSOneFlow: map[string]float64{}, CRR: map[string]float64{}, CPU: map[string]float64{},
 		XDP:    map[string]*float64{"empty": nil, "entries_1000": nil, "entries_1000000": nil},
-		Series: map[string]Series{}, Remarks: []string{},
+		Series: map[string]report.Series{}, Remarks: []string{},
 	}
 }
 
 // series notes the samples under a name and returns what they come to.
-func (r *Report) series(name string, samples []float64) Series {
-	s := sum(samples)
+func (r *Report) series(name string, samples []float64) report.Series {
+	s := report.Sum(samples)
 	r.Series[name] = s
 	return s
-}
-
-func (r *Report) goal(name, unit string, value, limit float64) {
-	if math.IsNaN(value) || math.IsInf(value, 0) {
-		return // not measured
-	}
-	r.Goals = append(r.Goals, Goal{
-		Name: name, Want: fmt.Sprintf("at most %g %s", limit, unit), Limit: limit, Value: round(value), Unit: unit,
-		Reached: value <= limit,
-	})
 }
 
 // judge compares the figures with what is promised.
 func (r *Report) judge() {
 	abs := max(r.AuditEnforceNS, -r.AuditEnforceNS)
-	r.goal("established IPv4, enforce, above an empty program", "ns", r.NS["enforce_v4"]-r.NS["empty"], 50)
-	r.goal("established IPv6, enforce, above an empty program", "ns", r.NS["enforce_v6"]-r.NS["empty"], 65)
-	r.goal("audit and enforce differ", "ns", abs, 5)
-	r.goal("established IPv4, 100,000 flows", "ns", r.NS["enforce_v4_100k"], 400)
-	r.goal("first packet, 10,000 rules and 100,000 flows", "ns", r.NS["first_packet"], 1500)
-	r.goal("first packet, 10,000 rules to 10", "times", r.Rules.Ratio, 1.2)
-	r.goal("connect-request-close, added to what nftables adds", "times",
+	r.Goals.AtMost("established IPv4, enforce, above an empty program", "ns", r.NS["enforce_v4"]-r.NS["empty"], 50)
+	r.Goals.AtMost("established IPv6, enforce, above an empty program", "ns", r.NS["enforce_v6"]-r.NS["empty"], 65)
+	r.Goals.AtMost("audit and enforce differ", "ns", abs, 5)
+	r.Goals.AtMost("established IPv4, 100,000 flows", "ns", r.NS["enforce_v4_100k"], 400)
+	r.Goals.AtMost("first packet, 10,000 rules and 100,000 flows", "ns", r.NS["first_packet"], 1500)
+	r.Goals.AtMost("first packet, 10,000 rules to 10", "times", r.Rules.Ratio, 1.2)
+	r.Goals.AtMost("connect-request-close, added to what nftables adds", "times",
 		(r.CRR["ringfence"]-r.CRR["none"])/(r.CRR["nftables"]-r.CRR["none"]), 0.5)
-	r.goal("CPU a gigabyte over empty programs", "%", (r.CPU["ringfence"]/r.CPU["empty"]-1)*100, 3)
-	r.goal("500 workloads promoted at once, slowest", "ms", r.Promote, 50)
-	r.goal("wrong verdicts while promoting", "packets", float64(r.Promotes.Wrong), 0)
+	r.Goals.AtMost("CPU a gigabyte over empty programs", "%", (r.CPU["ringfence"]/r.CPU["empty"]-1)*100, 3)
+	r.Goals.AtMost("500 workloads promoted at once, slowest", "ms", r.Promote, 50)
+	r.Goals.AtMost("wrong verdicts while promoting", "packets", float64(r.Promotes.Wrong), 0)
 }
 
 // print writes the report for a person to read.
@@ -140,14 +127,7 @@ func (r *Report) print(w io.Writer) error {
 		}
 	}
 	line("")
-	line("goal\twant\tgot\t")
-	for _, g := range r.Goals {
-		verdict := "reached"
-		if !g.Reached {
-			verdict = "NOT REACHED"
-		}
-		line("  %s\t%s\t%.4g %s\t%s", g.Name, g.Want, g.Value, g.Unit, verdict)
-	}
+	r.Goals.Print(t)
 	for _, m := range r.Remarks {
 		line("note: %s", m)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/bpf/drive"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/bench/frame"
 	"github.com/ringfence/ringfence/test/wire"
 )
 
@@ -189,14 +190,6 @@ const (
 	firstPeer     = flow.Identity(2000)
 )
 
-// peerAddr is the address of peer i, from 1 on.
-func peerAddr(base netip.Addr, i int) netip.Addr {
-	b := base.AsSlice()
-	b[len(b)-2], b[len(b)-1] = byte(i>>8), byte(i) //nolint:gosec // two bytes of a number
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
-
 // tableSize is the default size of a flow table.
 const tableSize = 131072
 
@@ -211,12 +204,12 @@ type bench struct {
 	from, to *drive.Program
 	endpoint netip.Addr
 	peers    netip.Addr
-	flows    flows
+	flows    frame.Flows
 	revision uint32
 }
 
-// newBench opens a datapath for an endpoint with f.hosts peers.
-func (s *site) newBench(v6 bool, f flows, size uint32) (*bench, error) {
+// newBench opens a datapath for an endpoint with f.Hosts peers.
+func (s *site) newBench(v6 bool, f frame.Flows, size uint32) (*bench, error) {
 	b := &bench{s: s, flows: f, endpoint: netip.MustParseAddr("10.1.0.1"), peers: netip.MustParseAddr("10.2.0.0")}
 	if v6 {
 		b.endpoint, b.peers = netip.MustParseAddr("fd00:1::1"), netip.MustParseAddr("fd00:2::")
@@ -250,9 +243,9 @@ func (s *site) newBench(v6 bool, f flows, size uint32) (*bench, error) {
 		return nil, err
 	}
 	owners := []bpf.AddressOwner{{Addr: b.endpoint, Identity: endpointIdent, Endpoint: endpointID}}
-	for i := range f.hosts {
+	for i := range f.Hosts {
 		owners = append(owners, bpf.AddressOwner{
-			Addr: peerAddr(b.peers, i+1), Identity: firstPeer + flow.Identity(i), Endpoint: uint32(i + 2),
+			Addr: frame.Peer(b.peers, i+1), Identity: firstPeer + flow.Identity(i), Endpoint: uint32(i + 2),
 		})
 	}
 	if _, err := b.d.SetAddresses(owners); err != nil {
@@ -297,11 +290,11 @@ func (b *bench) key(slot flow.Slot, dir flow.Direction) bpf.TableKey {
 
 // rules allows the endpoint to open f's flows, with an entry for every port of
 // every peer.
-func (f flows) rules() []bpf.Entry {
+func rules(f frame.Flows) []bpf.Entry {
 	var list []bpf.Entry
-	for h := range f.hosts {
-		for p := range f.ports {
-			port := uint16(peerPort + p*max(f.apart, 1)) //nolint:gosec // a port
+	for h := range f.Hosts {
+		for p := range f.Ports {
+			port := uint16(frame.PeerPort + p*max(f.Apart, 1)) //nolint:gosec // a port
 			list = append(list, bpf.Entry{Peer: firstPeer + flow.Identity(h), Protocol: flow.TCP, First: port, Last: port})
 		}
 	}
@@ -322,7 +315,7 @@ func (m mode) String() string { return [...]string{"observe", "audit", "enforce"
 // setMode puts the endpoint's allowlist to use, in both directions.
 func (b *bench) setMode(m mode) error {
 	b.revision++
-	entries := b.flows.rules()
+	entries := rules(b.flows)
 	var tables []bpf.Table
 	for _, slot := range []flow.Slot{flow.SlotLive, flow.SlotStaged} {
 		for _, dir := range []flow.Direction{flow.Egress, flow.Ingress} {
@@ -359,7 +352,7 @@ func (b *bench) drain() error {
 }
 
 // run runs p on n frames and returns the ns of one.
-func (b *bench) run(p *drive.Program, f frame, n int) (ns float64, err error) {
+func (b *bench) run(p *drive.Program, f frame.TCP, n int) (ns float64, err error) {
 	err = b.worker.do(func() error {
 		ns, err = b.runHere(p, f, n)
 		return err
@@ -368,8 +361,8 @@ func (b *bench) run(p *drive.Program, f frame, n int) (ns float64, err error) {
 }
 
 // runHere is run on the worker itself: nothing comes in between two of its calls.
-func (b *bench) runHere(p *drive.Program, f frame, n int) (ns float64, err error) {
-	code, each, err := p.Run(f.bytes, drive.Where{Index: b.index, Forwarded: f.toEndpoint}, n)
+func (b *bench) runHere(p *drive.Program, f frame.TCP, n int) (ns float64, err error) {
+	code, each, err := p.Run(f.Bytes, drive.Where{Index: b.index, Forwarded: f.ToEndpoint}, n)
 	if err == nil && !p.Passed(code) {
 		err = fmt.Errorf("a packet that the policy allows got answer %d", int32(code)) //nolint:gosec // as the kernel means it
 	}
@@ -377,8 +370,8 @@ func (b *bench) runHere(p *drive.Program, f frame, n int) (ns float64, err error
 }
 
 // driver makes a driver for target over f's flows.
-func (b *bench) driver(target *drive.Program, f frame, fl flows, random bool) (*drive.Driver, error) {
-	d, err := drive.New(target, fl.walk(f, random), len(f.bytes))
+func (b *bench) driver(target *drive.Program, f frame.TCP, fl frame.Flows, random bool) (*drive.Driver, error) {
+	d, err := drive.New(target, fl.Walk(f, random), len(f.Bytes))
 	if err == nil {
 		b.s.later(d.Close)
 	}
@@ -387,15 +380,15 @@ func (b *bench) driver(target *drive.Program, f frame, fl flows, random bool) (*
 
 // establish shakes hands on every flow and returns the frame of the packets
 // that follow.
-func (b *bench) establish(fl flows) (frame, error) {
-	var last frame
+func (b *bench) establish(fl frame.Flows) (frame.TCP, error) {
+	var last frame.TCP
 	for _, step := range []struct {
 		to    bool
 		flags string
 	}{{false, "S"}, {true, "SA"}, {false, "A"}} {
-		f, err := newFrame(b.endpoint, b.peers, step.to, step.flags)
+		f, err := frame.New(b.endpoint, b.peers, step.to, step.flags)
 		if err != nil {
-			return frame{}, err
+			return frame.TCP{}, err
 		}
 		target := b.from
 		if step.to {
@@ -403,10 +396,10 @@ func (b *bench) establish(fl flows) (frame, error) {
 		}
 		d, err := b.driver(target, f, fl, false)
 		if err != nil {
-			return frame{}, err
+			return frame.TCP{}, err
 		}
-		if _, err := b.run(&d.Program, f, fl.count()); err != nil {
-			return frame{}, fmt.Errorf("open flows: %w", err)
+		if _, err := b.run(&d.Program, f, fl.Count()); err != nil {
+			return frame.TCP{}, fmt.Errorf("open flows: %w", err)
 		}
 		last = f
 	}

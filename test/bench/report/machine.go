@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"fmt"
@@ -15,7 +15,6 @@ type Machine struct {
 	Kernel      string            `json:"kernel"`
 	CPU         string            `json:"cpu"`
 	CPUs        int               `json:"cpus"`
-	MeasuredCPU int               `json:"measured_cpu"`
 	Governor    string            `json:"governor"`
 	Clock       string            `json:"clock_source"`
 	JIT         string            `json:"bpf_jit_enable"`
@@ -26,27 +25,28 @@ type Machine struct {
 	Go          string            `json:"go"`
 }
 
-func newMachine(measured int) Machine {
+// NewMachine describes this machine as it is now, with the governor of one CPU.
+func NewMachine(cpu int) Machine {
 	var name unix.Utsname
 	_ = unix.Uname(&name) // cannot fail
 	m := Machine{
-		Kernel: unix.ByteSliceToString(name.Release[:]), CPU: cpuModel(), CPUs: runtime.NumCPU(), MeasuredCPU: measured,
-		Governor: state(fmt.Sprintf("/sys/devices/system/cpu/cpu%d/cpufreq/scaling_governor", measured)),
-		Clock:    state("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-		JIT:      state("/proc/sys/net/core/bpf_jit_enable"), Hardened: state("/proc/sys/net/core/bpf_jit_harden"),
-		Mitigations: map[string]string{}, LoadBefore: load(), Go: runtime.Version(),
+		Kernel: unix.ByteSliceToString(name.Release[:]), CPU: cpuModel(), CPUs: runtime.NumCPU(),
+		Governor: State(fmt.Sprintf("/sys/devices/system/cpu/cpu%d/cpufreq/scaling_governor", cpu)),
+		Clock:    State("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+		JIT:      State("/proc/sys/net/core/bpf_jit_enable"), Hardened: State("/proc/sys/net/core/bpf_jit_harden"),
+		Mitigations: map[string]string{}, LoadBefore: Load(), Go: runtime.Version(),
 	}
 	list, _ := filepath.Glob("/sys/devices/system/cpu/vulnerabilities/*") // the pattern is right
 	for _, path := range list {
-		if s := state(path); s != "Not affected" {
+		if s := State(path); s != "Not affected" {
 			m.Mitigations[filepath.Base(path)] = s
 		}
 	}
 	return m
 }
 
-// state reads one of the kernel's one-line files; "none" where there is none.
-func state(path string) string {
+// State reads one of the kernel's one-line files; "none" where there is none.
+func State(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return "none"
@@ -54,13 +54,14 @@ func state(path string) string {
 	return strings.TrimSpace(string(b))
 }
 
-func load() string {
-	f := strings.Fields(state("/proc/loadavg"))
+// Load is the load average of the last minute.
+func Load() string {
+	f := strings.Fields(State("/proc/loadavg"))
 	return f[0]
 }
 
 func cpuModel() string {
-	for line := range strings.Lines(state("/proc/cpuinfo")) {
+	for line := range strings.Lines(State("/proc/cpuinfo")) {
 		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
 			return strings.TrimSpace(v)
 		}

@@ -1,0 +1,27 @@
+package report
+
+import (
+	"math"
+	"slices"
+)
+
+// Series sums up the samples of one measured thing, in its own unit.
+type Series struct {
+	Samples int     `json:"samples"`
+	Min     float64 `json:"min"`
+	Q1      float64 `json:"q1"`
+	Median  float64 `json:"median"`
+	Q3      float64 `json:"q3"`
+	P99     float64 `json:"p99"`
+	Max     float64 `json:"max"`
+}
+
+// Sum sums up samples; there must be at least one.
+func Sum(samples []float64) Series {
+	s := slices.Sorted(slices.Values(samples))
+	at := func(q float64) float64 { return Round(s[int(q*float64(len(s)-1))]) }
+	return Series{len(s), at(0), at(0.25), at(0.5), at(0.75), at(0.99), at(1)}
+}
+
+// Round keeps three digits after the point.
+func Round(v float64) float64 { return math.Round(v*1000) / 1000 }
