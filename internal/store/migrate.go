@@ -58,7 +58,11 @@ func (s *Store) createDatabase(ctx context.Context) error {
 }
 
 func (s *Store) runSteps(ctx context.Context, db *sql.DB, step int64) error {
-	provider, err := goose.NewProvider(goose.DialectClickHouse, db, migrations.FS,
+	steps, err := migrations.Schema{}.Steps()
+	if err != nil {
+		return fmt.Errorf("load migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectClickHouse, db, steps,
 		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return fmt.Errorf("load migrations: %w", err)
