@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -288,27 +287,35 @@ func testClusterRefuses(t *testing.T, c *clickhousetest.Cluster) {
 	}
 }
 
-// Replicated tables can be made here and not filled: the embedded engine serves
-// no other replica the parts that it would fetch.
+// Replicated tables can be made here, and neither filled nor altered: the
+// embedded engine serves no other replica the parts that it would fetch.
 func TestClusterReplicated(t *testing.T) {
+	const created = 4 // steps that only create
 	c := clickhousetest.StartCluster(t, 2)
-	s := openCluster(t, c)
-	if !s.replicated {
-		t.Fatalf("replicas %v, want two of one shard", s.Replicas())
-	}
-	if err := s.Migrate(t.Context()); err != nil { // again
+	s, err := Open(t.Context(), clusterConfig(t, c))
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = s.Close() })
 	for _, r := range s.Replicas() {
-		err := s.at(r.Addr).withDB(s.cfg.Database, func(db *sql.DB) error {
-			for table, engine := range map[string]string{"flows": "ReplicatedMergeTree", "edges": "ReplicatedAggregatingMergeTree", "coverage": "ReplicatedMergeTree"} {
-				var full string
-				if err := db.QueryRow("SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = '" + table + "'").Scan(&full); err != nil {
+		one := s.at(r.Addr)
+		for range 2 {
+			if err := one.migrateTo(t.Context(), created); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := one.checkWindows(t.Context()); err != nil {
+			t.Error(err)
+		}
+		err := one.withDB(s.cfg.Database, func(db *sql.DB) error {
+			for _, table := range []string{"flows", "edges", "coverage"} {
+				var path, name string
+				err := db.QueryRowContext(t.Context(), "SELECT zookeeper_path, replica_name FROM system.replicas WHERE database = currentDatabase() AND table = '"+table+"'").Scan(&path, &name)
+				if err != nil {
 					return err
 				}
-				want := fmt.Sprintf("%s('/clickhouse/tables/s1/%s/%s', '%s')", engine, s.cfg.Database, table, r.Name)
-				if !strings.HasPrefix(full, want) || !strings.Contains(full, " replicated_deduplication_window = 50000") {
-					t.Errorf("%s on %s: %s, want %s and a window", table, r.Addr, full, want)
+				if want := "/clickhouse/tables/s1/" + s.cfg.Database + "/" + table; path != want || name != r.Name {
+					t.Errorf("%s on %s: replica %s at %s, want %s at %s", table, r.Addr, name, path, r.Name, want)
 				}
 			}
 			return nil
@@ -317,31 +324,30 @@ func TestClusterReplicated(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// A replica that is away is left for later, and what misses it is told.
-	c.Links[1].Cut()
-	cfg := s.cfg
-	cfg.Database = clickhousetest.Database(t)
-	left, err := Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = left.Close() })
-	if err := left.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if r := left.Replicas(); r[0].Err != nil || r[1].Err == nil {
-		t.Errorf("replicas %v, want the second one away", r)
-	}
-	c.Links[1].Mend()
-	caughtUp, err := Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = caughtUp.Close() })
-	if err := caughtUp.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if r := caughtUp.Replicas(); r[1].Err != nil {
-		t.Error(r[1].Err)
+	// The same servers, as a cluster without second replicas would find them.
+	s.replicated = false
+	wantError(t, s.checkWindows(t.Context()), "ReplicatedMergeTree", "one replica a shard")
+	testReplicaAway(t, c)
+}
+
+// One replica of a shard that is away is left for later.
+func testReplicaAway(t *testing.T, c *clickhousetest.Cluster) {
+	t.Helper()
+	for _, away := range []bool{true, false} {
+		if away {
+			c.Links[1].Cut()
+		} else {
+			c.Links[1].Mend()
+		}
+		s, err := Open(t.Context(), clusterConfig(t, c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := s.Replicas(); r[0].Err != nil || r[0].Name != "r1" || (r[1].Err != nil) != away {
+			t.Errorf("replicas %v, want the second away: %v", r, away)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -62,7 +63,13 @@ func (s *Store) explain(op string, err error) error {
 		return s.explainException(op, addr, exception)
 	}
 	var dns *net.DNSError
+	var untrusted *tls.CertificateVerificationError
+	var remote *net.OpError
 	switch {
+	case errors.As(err, &untrusted):
+		return fmt.Errorf("clickhouse at %s shows a certificate that is not accepted: give its authority with --clickhouse-ca, or the name in it with --clickhouse-server-name: %w", addr, err)
+	case errors.As(err, &remote) && remote.Op == "remote error": // a TLS alert
+		return fmt.Errorf("clickhouse at %s ends the TLS handshake: it may want a certificate of ours, --clickhouse-cert and --clickhouse-key: %w", addr, err)
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("clickhouse %s: %w", op, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
