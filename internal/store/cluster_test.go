@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/clickhouse/clickhousetest"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/query"
 )
 
 // clusterConfig is that of a store on a database of its own.
@@ -110,10 +111,18 @@ func reads(t testing.TB, s *Store) map[string]any {
 	note("summary", summary, err)
 	coverage, err := s.Coverage(ctx, since, noon)
 	note("coverage", coverage, err)
-	flows, err := s.Flows(ctx, FlowFilter{Limit: 500})
-	note("flows", flows, err)
-	flows, err = s.Flows(ctx, FlowFilter{Workload: w, Since: since, Port: 8001, Limit: 50})
-	note("flows of a workload", flows, err)
+	all := query.Filter{Until: noon.Add(time.Hour)}
+	one := parse(t, "to.workload=ns1/w4 port=8001")
+	for name, f := range map[string]query.Filter{"all": all, "one": one} {
+		page, err := s.Flows(ctx, f, query.Cursor{}, 500)
+		note("flows of "+name, labelled(page.Rows), err)
+		page, err = s.Flows(ctx, f, page.Next, 500)
+		note("more flows of "+name, labelled(page.Rows), err)
+		facets, err := s.Facets(ctx, f, 20)
+		note("facets of "+name, facets, err)
+		tail, err := s.Next(ctx, NewTail(f, 100))
+		note("tail of "+name, labelled(tail), err)
+	}
 	return out
 }
 
@@ -244,7 +253,9 @@ func testClusterLostShard(t *testing.T, c *clickhousetest.Cluster) {
 		"stats":    func() error { _, err := s.Stats(ctx, time.Time{}); return err },
 		"summary":  func() error { _, err := s.Summary(ctx); return err },
 		"coverage": func() error { _, err := s.Coverage(ctx, noon.Add(-time.Hour), noon); return err },
-		"flows":    func() error { _, err := s.Flows(ctx, FlowFilter{}); return err },
+		"facets":   func() error { _, err := s.Facets(ctx, query.Filter{}, 10); return err },
+		"tail":     func() error { _, err := s.Next(ctx, NewTail(query.Filter{}, 10)); return err },
+		"flows":    func() error { _, err := s.Flows(ctx, query.Filter{}, query.Cursor{}, 10); return err },
 	} {
 		err := read()
 		var partial *PartialError
