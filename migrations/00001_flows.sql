@@ -43,8 +43,8 @@ CREATE TABLE IF NOT EXISTS flows
     staged_revision       UInt32 CODEC(ZSTD(1)),
     outcome               Enum8('unknown' = 0, 'forwarded' = 1, 'audited' = 2, 'dropped' = 3)
 )
-ENGINE = MergeTree
+ENGINE = {{ .Engine "MergeTree" }}
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), observer_namespace, observer_kind, observer_name, time)
 TTL toDateTime(time) + INTERVAL 30 DAY DELETE
-SETTINGS non_replicated_deduplication_window = 50000, ttl_only_drop_parts = 1;
+SETTINGS {{ .Window }}, ttl_only_drop_parts = 1;

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS edges
     source_endpoints      AggregateFunction(uniq, String) CODEC(ZSTD(1)),
     destination_endpoints AggregateFunction(uniq, String) CODEC(ZSTD(1))
 )
-ENGINE = AggregatingMergeTree
+ENGINE = {{ .Engine "AggregatingMergeTree" }}
 PARTITION BY toYYYYMM(hour)
 PRIMARY KEY (hour, observer_namespace, observer_kind, observer_name)
 ORDER BY (hour, observer_namespace, observer_kind, observer_name, direction,
@@ -49,4 +49,4 @@ ORDER BY (hour, observer_namespace, observer_kind, observer_name, direction,
           protocol, port, outcome,
           live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision)
 TTL hour + INTERVAL 400 DAY DELETE
-SETTINGS non_replicated_deduplication_window = 50000, ttl_only_drop_parts = 1;
+SETTINGS {{ .Window }}, ttl_only_drop_parts = 1;

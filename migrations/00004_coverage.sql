@@ -13,8 +13,8 @@ CREATE TABLE IF NOT EXISTS coverage
     endpoints UInt32,
     started   Bool
 )
-ENGINE = MergeTree
+ENGINE = {{ .Engine "MergeTree" }}
 PARTITION BY toYYYYMM(end)
 ORDER BY (node, start, end)
 TTL toDateTime(end) + INTERVAL 400 DAY DELETE
-SETTINGS non_replicated_deduplication_window = 50000, ttl_only_drop_parts = 1;
+SETTINGS {{ .Window }}, ttl_only_drop_parts = 1;

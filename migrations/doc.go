@@ -3,12 +3,13 @@
 //
 // ClickHouse's DDL has no transactions, so each file holds exactly one
 // statement, and each statement may be run again after a crash that came before
-// goose noted it.
+// goose noted it. Steps are templates: a Schema fills in what depends on the
+// kind of server.
 package migrations
 
 import "embed"
 
-// FS holds the steps.
+// FS holds the steps as templates.
 //
 //go:embed *.sql
 var FS embed.FS

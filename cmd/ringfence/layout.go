@@ -124,9 +124,7 @@ type serverConfig struct {
 	TLSCert       string        `json:"tlsCert"`       // with TLSKey: needed off loopback
 	TLSKey        string        `json:"tlsKey"`        //
 	Inventory     string        `json:"inventory"`     // path of the YAML file
-	ClickHouse    []string      `json:"clickhouse"`    // host:port; empty embeds the engine
-	User          string        `json:"user"`          // of ClickHouse
-	PasswordFile  string        `json:"passwordFile"`  // of ClickHouse
+	ClickHouse    storeFlags    `json:"clickhouse"`    // no address embeds the engine
 	EngineLibrary string        `json:"engineLibrary"` // path of libchdb.so; empty looks beside the binary
 	WarmUp        time.Duration `json:"warmUp"`        // observed for so long before an endpoint may be enforced
 	Confirm       time.Duration `json:"confirm"`       // a node goes back unless confirmed in this time
@@ -175,14 +173,6 @@ func pendingAnswer(s string) (flow.Verdict, error) {
 		return flow.VerdictDeny, nil
 	}
 	return flow.VerdictUnknown, fmt.Errorf("--pending %q: want allow or deny", s)
-}
-
-// storeAccess is how the agents reach ClickHouse. The server writes it.
-type storeAccess struct {
-	Addrs    []string `json:"addrs"`
-	User     string   `json:"user"`
-	Password string   `json:"password"`
-	Database string   `json:"database"`
 }
 
 func readJSON(path string, v any) error {

@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +32,9 @@ import (
 
 // database is the name of ringfence's database in ClickHouse.
 const database = "ringfence"
+
+// replicaPause is how often replicas that are away are looked for.
+const replicaPause = time.Minute
 
 func newServerCommand() *cobra.Command {
 	return &cobra.Command{
@@ -111,6 +114,9 @@ func (s *server) run(ctx context.Context, ready func(serverReady) error) (err er
 	if s.engine != nil {
 		g.Go(func() error { return s.keepEngine(ctx) })
 	}
+	if s.cfg.ClickHouse.Cluster != "" {
+		g.Go(func() error { return s.keepReplicas(ctx) })
+	}
 	if err := ready(announcement); err != nil {
 		return err
 	}
@@ -137,32 +143,31 @@ func (s *server) listen() (net.Listener, error) {
 // openStore starts the embedded engine, or takes the server that was named, and
 // migrates its schema.
 func (s *server) openStore(ctx context.Context) error {
-	access := storeAccess{Addrs: s.cfg.ClickHouse, User: s.cfg.User, Database: database}
-	if len(s.cfg.ClickHouse) == 0 {
-		var err error
-		s.engine, err = clickhouse.New(clickhouse.Config{
-			DataDir: s.cfg.engineDir(), Library: s.cfg.EngineLibrary, Command: []string{engineCommand},
-			Database: database, Logger: s.logger, Registerer: s.registry,
+	f := &s.cfg.ClickHouse
+	if len(f.Addrs) > 0 {
+		password, err := f.password()
+		if err != nil {
+			return err
+		}
+		return s.connectStore(ctx, storeAccess{
+			Addrs: f.Addrs, Cluster: f.Cluster, User: f.User, Password: password, Database: database, TLS: f.TLS,
 		})
-		if err != nil {
-			return err
-		}
-		if err := s.engine.Start(ctx); err != nil {
-			return err
-		}
-		access = s.engineAccess()
-	} else if s.cfg.PasswordFile != "" {
-		password, err := os.ReadFile(s.cfg.PasswordFile)
-		if err != nil {
-			return fmt.Errorf("--clickhouse-password-file: %w", err)
-		}
-		access.Password = strings.TrimSpace(string(password))
 	}
-	err := s.connectStore(ctx, access)
-	if err != nil && s.engine != nil {
-		err = errors.Join(err, s.engine.Stop(context.WithoutCancel(ctx)))
+	var err error
+	s.engine, err = clickhouse.New(clickhouse.Config{
+		DataDir: s.cfg.engineDir(), Library: s.cfg.EngineLibrary, Command: []string{engineCommand},
+		Database: database, Logger: s.logger, Registerer: s.registry,
+	})
+	if err != nil {
+		return err
 	}
-	return err
+	if err := s.engine.Start(ctx); err != nil {
+		return err
+	}
+	if err := s.connectStore(ctx, s.engineAccess()); err != nil {
+		return errors.Join(err, s.engine.Stop(context.WithoutCancel(ctx)))
+	}
+	return nil
 }
 
 func (s *server) engineAccess() storeAccess {
@@ -171,7 +176,7 @@ func (s *server) engineAccess() storeAccess {
 }
 
 func (s *server) connectStore(ctx context.Context, access storeAccess) error {
-	opened, err := store.Open(ctx, access.config(s.registry))
+	opened, err := access.open(ctx, s.registry)
 	if err != nil {
 		return err
 	}
@@ -180,6 +185,46 @@ func (s *server) connectStore(ctx context.Context, access storeAccess) error {
 	}
 	s.store = newStoreDoor(opened)
 	return writeJSON(s.cfg.storeFile(), access)
+}
+
+// keepReplicas looks again for replicas that did not answer, so that they get
+// the schema, and their share of the inserts, when they are back.
+func (s *server) keepReplicas(ctx context.Context) error {
+	tick := time.NewTicker(replicaPause)
+	defer tick.Stop()
+	for {
+		for _, r := range s.store.now.Load().Replicas() {
+			if r.Err != nil {
+				s.logger.Warn("a replica of the store is away", "address", r.Addr, "error", r.Err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if !slices.ContainsFunc(s.store.now.Load().Replicas(), func(r store.Replica) bool { return r.Err != nil }) {
+			continue
+		}
+		if err := s.reopenStore(ctx); err != nil && ctx.Err() == nil {
+			s.logger.Error("look for the store's replicas", "error", err)
+		}
+	}
+}
+
+func (s *server) reopenStore(ctx context.Context) error {
+	var access storeAccess
+	if err := readJSON(s.cfg.storeFile(), &access); err != nil {
+		return err
+	}
+	opened, err := access.open(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := opened.Migrate(ctx); err != nil {
+		return errors.Join(err, opened.Close())
+	}
+	return s.store.replace(opened)
 }
 
 func (s *server) closeStore(ctx context.Context) error {
@@ -216,7 +261,7 @@ func (s *server) restartEngine(ctx context.Context) error {
 		return err
 	}
 	access := s.engineAccess()
-	opened, err := store.Open(ctx, access.config(nil))
+	opened, err := access.open(ctx, nil)
 	if err != nil {
 		s.logger.Error("connect to the embedded ClickHouse", "error", err)
 		return errors.Join(err, s.engine.Stop(ctx))
@@ -273,7 +318,7 @@ func (s *server) credentials(ctx context.Context, l net.Listener) (serverReady, 
 	}
 	where := "embedded ClickHouse, " + s.cfg.engineDir()
 	if s.engine == nil {
-		where = "ClickHouse at " + strings.Join(s.cfg.ClickHouse, ", ")
+		where = "ClickHouse at " + strings.Join(s.cfg.ClickHouse.Addrs, ", ")
 	}
 	return serverReady{URL: url, User: control.AdminUser, Password: password, Engine: where}, nil
 }

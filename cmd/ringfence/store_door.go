@@ -2,21 +2,16 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/ringfence/ringfence/internal/api"
+	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/query"
 	"github.com/ringfence/ringfence/internal/store"
 )
-
-func (a storeAccess) config(reg prometheus.Registerer) store.Config {
-	return store.Config{Addrs: a.Addrs, User: a.User, Password: a.Password, Database: a.Database, Registerer: reg}
-}
 
 // retained is how far back a page looks that names no start: as long as flows
 // are kept.
@@ -42,22 +37,26 @@ func (d *storeDoor) Ping(ctx context.Context) error { return d.now.Load().Ping(c
 
 // Edges implements analyzer.EdgeSource.
 func (d *storeDoor) Edges(ctx context.Context, f flow.EdgeFilter) ([]flow.Edge, error) {
-	return d.now.Load().Edges(ctx, f)
+	edges, err := d.now.Load().Edges(ctx, f)
+	return edges, whole(err)
 }
 
 // Coverage implements analyzer.CoverageSource.
 func (d *storeDoor) Coverage(ctx context.Context, since, until time.Time) ([]flow.NodeCoverage, error) {
-	return d.now.Load().Coverage(ctx, since, until)
+	nodes, err := d.now.Load().Coverage(ctx, since, until)
+	return nodes, whole(err)
 }
 
 // Flows implements api.Flows.
 func (d *storeDoor) Flows(ctx context.Context, f query.Filter, after query.Cursor, limit int) (query.Page, error) {
-	return d.now.Load().Flows(ctx, f, after, limit)
+	page, err := d.now.Load().Flows(ctx, f, after, limit)
+	return page, whole(err)
 }
 
 // Facets implements api.Flows.
 func (d *storeDoor) Facets(ctx context.Context, f query.Filter, top int) ([]query.Facet, error) {
-	return d.now.Load().Facets(ctx, f, top)
+	facets, err := d.now.Load().Facets(ctx, f, top)
+	return facets, whole(err)
 }
 
 // Follow implements api.Flows.
@@ -73,7 +72,8 @@ type follower struct {
 
 // Next implements query.Follower.
 func (f *follower) Next(ctx context.Context) ([]query.Row, error) {
-	return f.door.now.Load().Next(ctx, f.tail)
+	rows, err := f.door.now.Load().Next(ctx, f.tail)
+	return rows, whole(err)
 }
 
 // Denials implements api.Flows.
@@ -81,10 +81,10 @@ func (d *storeDoor) Denials(ctx context.Context, f flow.DenialFilter) (api.Denia
 	r := api.DenialReport{}
 	var err error
 	if r.Denials, err = d.now.Load().Denials(ctx, f); err != nil {
-		return r, err
+		return r, whole(err)
 	}
 	if r.Judged, err = d.now.Load().Judged(ctx, f); err != nil {
-		return r, err
+		return r, whole(err)
 	}
 	for i := range r.Denials {
 		r.Denied += r.Denials[i].Connections
@@ -97,7 +97,7 @@ func (d *storeDoor) Denials(ctx context.Context, f flow.DenialFilter) (api.Denia
 func (d *storeDoor) Stats(ctx context.Context, q []api.StatsQuery) (map[flow.Workload]api.Stats, error) {
 	list, err := d.now.Load().Stats(ctx, time.Now().Add(-retained))
 	if err != nil {
-		return nil, err
+		return nil, whole(err)
 	}
 	known := make(map[flow.Workload]*flow.WorkloadStats, len(list))
 	for i := range list {
@@ -120,7 +120,7 @@ func (d *storeDoor) Learning(ctx context.Context) (api.Learning, error) {
 	s := d.now.Load()
 	sum, err := s.Summary(ctx)
 	if err != nil {
-		return api.Learning{}, err
+		return api.Learning{}, whole(err)
 	}
 	l := api.Learning{Since: sum.Since, Edges: sum.Edges, Connections: sum.Connections, NewestEdgeAt: sum.NewestEdgeAt}
 	if sum.Since.IsZero() {
@@ -128,7 +128,7 @@ func (d *storeDoor) Learning(ctx context.Context) (api.Learning, error) {
 	}
 	nodes, err := s.Coverage(ctx, sum.Since, time.Now())
 	if err != nil {
-		return api.Learning{}, fmt.Errorf("read coverage: %w", err)
+		return api.Learning{}, whole(err)
 	}
 	var covered, span time.Duration
 	for i := range nodes {
@@ -141,6 +141,16 @@ func (d *storeDoor) Learning(ctx context.Context) (api.Learning, error) {
 		l.Coverage = min(covered.Seconds()/span.Seconds(), 1)
 	}
 	return l, nil
+}
+
+// whole makes a partial answer a refusal that people are told: there is no
+// number without all shards.
+func whole(err error) error {
+	var partial *store.PartialError
+	if errors.As(err, &partial) {
+		return &control.Error{Code: control.CodeUnavailable, Message: partial.Error(), Err: err}
+	}
+	return err
 }
 
 // denialSource is the store as the guard of fresh enforcements asks it.

@@ -66,7 +66,7 @@ func (s *storeSink) connect(ctx context.Context) (*store.Store, error) {
 	if err := readJSON(s.file, &access); err != nil {
 		return nil, err
 	}
-	st, err := store.Open(ctx, access.config(nil))
+	st, err := access.open(ctx, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -152,8 +152,7 @@ func (s *stack) stop() {
 // serverFlags are the flags that up and demo share.
 type serverFlags struct {
 	listen, tlsCert, tlsKey string
-	clickhouse              []string
-	user, passwordFile      string
+	clickhouse              storeFlags
 	engineLibrary           string
 }
 
@@ -162,9 +161,7 @@ func (f *serverFlags) register(cmd *cobra.Command, listen string) {
 	fs.StringVar(&f.listen, "listen", listen, "address of the web UI and API")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "certificate file; needed to listen on other than loopback addresses")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "key file of --tls-cert")
-	fs.StringSliceVar(&f.clickhouse, "clickhouse", nil, "host:port of a ClickHouse server to use instead of the embedded engine")
-	fs.StringVar(&f.user, "clickhouse-user", "default", "user for --clickhouse")
-	fs.StringVar(&f.passwordFile, "clickhouse-password-file", "", "file with the password for --clickhouse")
+	f.clickhouse.register(cmd)
 	fs.StringVar(&f.engineLibrary, "engine-library", "", "path of libchdb.so (default: beside this binary)")
 }
 
@@ -173,8 +170,8 @@ func (f *serverFlags) config() (serverConfig, error) {
 	if (f.tlsCert == "") != (f.tlsKey == "") {
 		return serverConfig{}, errors.New("--tls-cert and --tls-key go together")
 	}
-	if f.passwordFile != "" && len(f.clickhouse) == 0 {
-		return serverConfig{}, errors.New("--clickhouse-password-file is for --clickhouse")
+	if err := f.clickhouse.check(); err != nil {
+		return serverConfig{}, err
 	}
 	if _, _, err := net.SplitHostPort(f.listen); err != nil {
 		return serverConfig{}, fmt.Errorf("--listen %q: want host:port, such as 127.0.0.1:7433", f.listen)
@@ -190,11 +187,6 @@ func (f *serverFlags) config() (serverConfig, error) {
 	if !addr.IP.IsLoopback() && f.tlsCert == "" {
 		return serverConfig{}, fmt.Errorf("--listen %s is not a loopback address: give --tls-cert and --tls-key too", f.listen)
 	}
-	for _, a := range f.clickhouse {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			return serverConfig{}, fmt.Errorf("--clickhouse %q: want host:port, such as 127.0.0.1:9000", a)
-		}
-	}
 	if f.tlsCert != "" {
 		if _, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey); err != nil {
 			return serverConfig{}, fmt.Errorf("--tls-cert %s, --tls-key %s: %w; want a PEM certificate and its key", f.tlsCert, f.tlsKey, err)
@@ -202,7 +194,7 @@ func (f *serverFlags) config() (serverConfig, error) {
 	}
 	return serverConfig{
 		Listen: f.listen, TLSCert: f.tlsCert, TLSKey: f.tlsKey,
-		ClickHouse: f.clickhouse, User: f.user, PasswordFile: f.passwordFile, EngineLibrary: f.engineLibrary,
+		ClickHouse: f.clickhouse, EngineLibrary: f.engineLibrary,
 	}, nil
 }
 

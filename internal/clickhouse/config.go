@@ -40,6 +40,9 @@ type Config struct {
 
 	// MemoryLimit is the most the engine may use, in bytes. Default 1.5 GiB.
 	MemoryLimit uint64
+	// Cluster makes the engine one replica of a cluster; nil is the rule.
+	Cluster *Membership
+
 	// StartTimeout bounds one start. Default 30 s.
 	StartTimeout time.Duration
 	// StopGrace is the time between asking the engine to leave and killing
@@ -48,6 +51,18 @@ type Config struct {
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil registers nothing
+}
+
+// Membership is an engine's part in a cluster of engines.
+type Membership struct {
+	Name           string // of the cluster
+	Shard, Replica string // the engine's macros
+	// Shards lists the host:port of every replica of every shard.
+	Shards [][]string
+	// Password of the engine's user, the same on all members.
+	Password string
+	// Secret is what the members know each other by.
+	Secret string
 }
 
 // Credentials are those of one start of the engine.

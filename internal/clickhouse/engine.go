@@ -118,6 +118,9 @@ func (e *Engine) startOnce(ctx context.Context, library string) (err error) {
 		if e.creds, err = newCredentials(); err != nil {
 			return err
 		}
+		if e.cfg.Cluster != nil {
+			e.creds.Password = e.cfg.Cluster.Password
+		}
 	}
 	_, port, err := net.SplitHostPort(e.creds.Addr)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/xml"
 	"fmt"
+	"net"
 	"path/filepath"
 	"text/template"
 )
@@ -60,6 +61,23 @@ var configTemplate = template.Must(template.New(configFile).Funcs(xmlFuncs).Pars
     <number_of_free_entries_in_pool_to_execute_mutation>1</number_of_free_entries_in_pool_to_execute_mutation>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
   </merge_tree>
+{{- with .Cluster}}
+  <macros><shard>{{xml .Shard}}</shard><replica>{{xml .Replica}}</replica></macros>
+  <zookeeper><implementation>testkeeper</implementation></zookeeper>
+  <remote_servers replace="1">
+    <{{xml .Name}}>
+      <secret>{{xml .Secret}}</secret>
+      {{- range .Shards}}
+      <shard>
+        <internal_replication>true</internal_replication>
+        {{- range .}}
+        <replica><host>{{host . | xml}}</host><port>{{port . | xml}}</port></replica>
+        {{- end}}
+      </shard>
+      {{- end}}
+    </{{xml .Name}}>
+  </remote_servers>
+{{- end}}
 </clickhouse>
 `))
 
@@ -105,17 +123,25 @@ var usersTemplate = template.Must(template.New(usersFile).Funcs(xmlFuncs).Parse(
         <query>GRANT SELECT, INSERT, ALTER, CREATE, DROP, TRUNCATE, OPTIMIZE, SHOW ON {{xml .Database}}*.*</query>
         <query>GRANT TABLE ENGINE ON MergeTree, TABLE ENGINE ON AggregatingMergeTree</query>
         <query>GRANT SELECT ON system.*</query>
+        {{- if .Cluster}}
+        <query>GRANT TABLE ENGINE ON Distributed, TABLE ENGINE ON ReplicatedMergeTree, TABLE ENGINE ON ReplicatedAggregatingMergeTree</query>
+        <query>GRANT REMOTE ON *.*</query>
+        {{- end}}
       </grants>
     </{{xml .User}}>
   </users>
 </clickhouse>
 `))
 
-var xmlFuncs = template.FuncMap{"xml": func(s string) (string, error) {
-	var b bytes.Buffer
-	err := xml.EscapeText(&b, []byte(s))
-	return b.String(), err
-}}
+var xmlFuncs = template.FuncMap{
+	"xml": func(s string) (string, error) {
+		var b bytes.Buffer
+		err := xml.EscapeText(&b, []byte(s))
+		return b.String(), err
+	},
+	"host": func(addr string) (string, error) { host, _, err := net.SplitHostPort(addr); return host, err },
+	"port": func(addr string) (string, error) { _, port, err := net.SplitHostPort(addr); return port, err },
+}
 
 // writeServerConfig writes both files for one start. Only a hash of the
 // password reaches the disk.
@@ -131,6 +157,7 @@ func writeServerConfig(cfg *Config, c Credentials, port string) error {
 		"User":         c.User,
 		"PasswordHash": hex.EncodeToString(hash[:]),
 		"Database":     cfg.Database,
+		"Cluster":      cfg.Cluster,
 	}
 	for name, tmpl := range map[string]*template.Template{configFile: configTemplate, usersFile: usersTemplate} {
 		var b bytes.Buffer

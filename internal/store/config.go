@@ -14,8 +14,12 @@ import (
 // Config of a Store.
 type Config struct {
 	// Addrs are host:port of the native protocol, of one server: further ones
-	// are tried when the first does not answer.
-	Addrs    []string
+	// are tried when the first does not answer. With Cluster they are the
+	// replicas of all its shards.
+	Addrs []string
+	// Cluster is the name that the servers' remote_servers give the cluster;
+	// empty when there is none.
+	Cluster  string
 	User     string // default "default"
 	Password string
 	Database string      // default "ringfence"
@@ -50,6 +54,8 @@ const (
 	defaultMaxMemory     = 1 << 30
 	defaultPasswordHelp  = "set them with --clickhouse-user and --clickhouse-password-file" //nolint:gosec // no password
 )
+
+var clusterPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
 
 var databasePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 
@@ -96,6 +102,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Database != "" && !databasePattern.MatchString(c.Database) {
 		errs = append(errs, fmt.Errorf("clickhouse database %q: want letters, digits and underscores", c.Database))
+	}
+	if c.Cluster != "" && !clusterPattern.MatchString(c.Cluster) {
+		errs = append(errs, fmt.Errorf("clickhouse cluster %q: want letters, digits, dots, hyphens and underscores", c.Cluster))
 	}
 	if c.DialTimeout < 0 || c.QueryTimeout < 0 || c.InsertTimeout < 0 {
 		errs = append(errs, errors.New("clickhouse timeouts: must not be negative"))

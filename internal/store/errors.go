@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,6 +31,21 @@ const (
 	codeSettingConstraint   = 452
 	codeAccessDenied        = 497
 	codeAuthenticationError = 516
+
+	codeUnexpectedEnd        = 32
+	codeTableExists          = 57
+	codeDatabaseExists       = 82
+	codeDNS                  = 198
+	codeSocketTimeout        = 209
+	codeNetworkError         = 210
+	codeNoKeeper             = 225
+	codeAborted              = 236
+	codeReplicaExists        = 253
+	codeAllConnectionsFailed = 279
+	codeReplicasStale        = 369
+	codeReplicasLost         = 415
+	codeCannotAssignAlter    = 517
+	codeKeeper               = 999
 )
 
 // maxExceptionText is how much of the server's own message is shown: it may
@@ -46,7 +63,13 @@ func (s *Store) explain(op string, err error) error {
 		return s.explainException(op, addr, exception)
 	}
 	var dns *net.DNSError
+	var untrusted *tls.CertificateVerificationError
+	var remote *net.OpError
 	switch {
+	case errors.As(err, &untrusted):
+		return fmt.Errorf("clickhouse at %s shows a certificate that is not accepted: give its authority with --clickhouse-ca, or the name in it with --clickhouse-server-name: %w", addr, err)
+	case errors.As(err, &remote) && remote.Op == "remote error": // a TLS alert
+		return fmt.Errorf("clickhouse at %s ends the TLS handshake: it may want a certificate of ours, --clickhouse-cert and --clickhouse-key: %w", addr, err)
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("clickhouse %s: %w", op, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -63,7 +86,12 @@ func (s *Store) explain(op string, err error) error {
 }
 
 func (s *Store) explainException(op, addr string, e *clickhouse.Exception) error {
+	if s.cfg.Cluster != "" && slices.Contains(partialCodes, e.Code) {
+		return &PartialError{Cluster: s.cfg.Cluster, Err: brief(e)}
+	}
 	switch e.Code {
+	case codeNoKeeper, codeKeeper:
+		return fmt.Errorf("clickhouse at %s does not reach its Keeper, which replicated tables need (%s): check <zookeeper> in its configuration: %w", addr, op, brief(e))
 	case codeAuthenticationError:
 		return fmt.Errorf("clickhouse at %s refuses user %q: wrong password or no such user; %s: %w", addr, s.cfg.User, s.cfg.PasswordHelp, brief(e))
 	case codeAccessDenied, codeReadonly:

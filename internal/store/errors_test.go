@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/ringfence/ringfence/internal/clickhouse/clickhousetest"
 	"github.com/ringfence/ringfence/internal/query"
 )
 
@@ -101,7 +102,7 @@ func TestOpenErrors(t *testing.T) {
 		})
 	}
 	// Wrong passwords must not have hurt the engine.
-	if err := empty(t).createDatabase(t.Context()); err != nil {
+	if err := empty(t).createDatabase(t.Context(), clickhousetest.Database(t)); err != nil {
 		t.Error(err)
 	}
 }
@@ -111,7 +112,7 @@ func TestNoSchema(t *testing.T) {
 	want := []string{"no ringfence schema", s.cfg.Database, "start the ringfence server"}
 	wantError(t, s.Ping(t.Context()), want...)
 	wantError(t, s.InsertFlows(t.Context(), "a", connections(1, noon)), want...)
-	if err := s.createDatabase(t.Context()); err != nil {
+	if err := s.createDatabase(t.Context(), s.cfg.Database); err != nil {
 		t.Fatal(err)
 	}
 	_, err := s.Edges(t.Context(), EdgeFilter{})

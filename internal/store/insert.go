@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -28,16 +29,18 @@ func (s *Store) InsertFlows(ctx context.Context, token string, rows []flow.Label
 }
 
 func (s *Store) insertFlows(ctx context.Context, token string, rows []flow.Labelled, block int) error {
-	for part := 0; len(rows) > 0; part++ {
-		n := min(len(rows), block)
-		settings := writeSettings()
-		settings["insert_deduplication_token"] = fmt.Sprintf("%s#%d", token, part)
-		if err := insert(ctx, s, "flows", flowColumns, settings, rows[:n]); err != nil {
-			return err
+	return perShard(ctx, s, rows, edgeHash{}.of, func(ctx context.Context, to *shard, suffix string, rows []flow.Labelled) error {
+		for part := 0; len(rows) > 0; part++ {
+			n := min(len(rows), block)
+			settings := writeSettings()
+			settings["insert_deduplication_token"] = fmt.Sprintf("%s#%d%s", token, part, suffix)
+			if err := insert(ctx, s, to, "flows", flowColumns, settings, rows[:n]); err != nil {
+				return err
+			}
+			rows = rows[n:]
 		}
-		rows = rows[n:]
-	}
-	return nil
+		return nil
+	})
 }
 
 // InsertCoverage stores heartbeats. The same rows sent again are stored once.
@@ -45,7 +48,10 @@ func (s *Store) InsertCoverage(ctx context.Context, rows []flow.Coverage) error 
 	if len(rows) == 0 {
 		return nil
 	}
-	return insert(ctx, s, "coverage", coverageColumns, writeSettings(), rows)
+	byNode := func(c *flow.Coverage) uint64 { return xxhash.Sum64String(c.Node) }
+	return perShard(ctx, s, rows, byNode, func(ctx context.Context, to *shard, _ string, rows []flow.Coverage) error {
+		return insert(ctx, s, to, "coverage", coverageColumns, writeSettings(), rows)
+	})
 }
 
 // column is one column of a table and how it is made from rows.
@@ -64,7 +70,7 @@ func col[R, V any](name string, value func(r *R) V) column[R] {
 	}}
 }
 
-func insert[R any](ctx context.Context, s *Store, table string, columns []column[R], settings clickhouse.Settings, rows []R) (err error) {
+func insert[R any](ctx context.Context, s *Store, to *shard, table string, columns []column[R], settings clickhouse.Settings, rows []R) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.InsertTimeout)
 	defer cancel()
 	settings["max_execution_time"] = s.cfg.InsertTimeout.Seconds()
@@ -81,7 +87,7 @@ func insert[R any](ctx context.Context, s *Store, table string, columns []column
 	for i, c := range columns {
 		names[i] = c.name
 	}
-	batch, err := s.conn.PrepareBatch(ctx, "INSERT INTO "+table+" ("+strings.Join(names, ", ")+")")
+	batch, err := to.conn.PrepareBatch(ctx, "INSERT INTO "+table+" ("+strings.Join(names, ", ")+")")
 	if err != nil {
 		return err
 	}

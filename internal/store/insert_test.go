@@ -112,8 +112,8 @@ func TestInsertFlowsNeedsItsSettings(t *testing.T) {
 		c := raw(t, s, settings)
 		rows := connections(10, noon)
 		for range 2 {
-			other := &Store{cfg: s.cfg, conn: c, metrics: s.metrics}
-			if err := insert(t.Context(), other, "flows", flowColumns, settings, rows); err != nil {
+			other := &Store{cfg: s.cfg, conn: c, shards: []*shard{{conn: c}}, metrics: s.metrics}
+			if err := insert(t.Context(), other, other.shards[0], "flows", flowColumns, settings, rows); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -9,9 +9,9 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
-	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
 
@@ -26,8 +26,25 @@ const versionTable = "schema_migrations"
 const minWindow = 1000
 
 // Migrate makes the database and runs the steps of the schema that have not run
-// yet. Running it again, also after a crash half way, does no harm.
+// yet. Running it again, also after a crash half way or beside another server's
+// run, does no harm. In a cluster it does so on every replica that answered Open;
+// Replicas says which did not.
 func (s *Store) Migrate(ctx context.Context) error {
+	if s.cfg.Cluster == "" {
+		return s.migrateServer(ctx)
+	}
+	for _, r := range s.replicas {
+		if r.Err != nil {
+			continue
+		}
+		if err := s.at(r.Addr).migrateReplica(ctx); err != nil {
+			return fmt.Errorf("%s: %w", r.Addr, err)
+		}
+	}
+	return s.checkMacros(ctx)
+}
+
+func (s *Store) migrateServer(ctx context.Context) error {
 	if err := s.migrateTo(ctx, math.MaxInt64); err != nil {
 		return err
 	}
@@ -36,29 +53,38 @@ func (s *Store) Migrate(ctx context.Context) error {
 
 // migrateTo runs the steps up to the one of that number.
 func (s *Store) migrateTo(ctx context.Context, step int64) error {
-	if err := s.createDatabase(ctx); err != nil {
+	if err := s.createDatabase(ctx, s.cfg.Database); err != nil {
 		return err
 	}
-	db := clickhouse.OpenDB(s.options(s.cfg.Database))
-	err := s.runSteps(ctx, db, step)
+	return s.withDB(s.cfg.Database, func(db *sql.DB) error { return s.runSteps(ctx, db, step) })
+}
+
+// withDB lends a connection of the kind that goose wants.
+func (s *Store) withDB(database string, do func(db *sql.DB) error) error {
+	db := clickhouse.OpenDB(s.options(database))
+	err := do(db)
 	if closeErr := db.Close(); err == nil && closeErr != nil {
 		return fmt.Errorf("close clickhouse: %w", closeErr)
 	}
 	return err
 }
 
-func (s *Store) createDatabase(ctx context.Context) error {
+func (s *Store) createDatabase(ctx context.Context, name string) error {
 	conn, err := clickhouse.Open(s.options(""))
 	if err != nil {
 		return fmt.Errorf("open clickhouse: %w", err)
 	}
 	// The name is a checked identifier; DDL takes no parameters.
-	err = s.explain("create database", conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+s.cfg.Database+"`"))
+	err = s.explain("create database", conn.Exec(ctx, "CREATE DATABASE IF NOT EXISTS `"+name+"`"))
 	return errors.Join(err, conn.Close())
 }
 
 func (s *Store) runSteps(ctx context.Context, db *sql.DB, step int64) error {
-	provider, err := goose.NewProvider(goose.DialectClickHouse, db, migrations.FS,
+	steps, err := migrations.Schema{Replicated: s.replicated}.Steps()
+	if err != nil {
+		return fmt.Errorf("load migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectClickHouse, db, steps,
 		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return fmt.Errorf("load migrations: %w", err)
@@ -87,37 +113,38 @@ func (s *Store) runSteps(ctx context.Context, db *sql.DB, step int64) error {
 	return nil
 }
 
-var windowPattern = regexp.MustCompile(`\bnon_replicated_deduplication_window = (\d+)`)
+var windowPattern = regexp.MustCompile(`\breplicated_deduplication_window = (\d+)|\bnon_replicated_deduplication_window = (\d+)`)
 
 // checkWindows refuses tables that would not notice a repeated batch.
 func (s *Store) checkWindows(ctx context.Context) error {
+	return s.withDB(s.cfg.Database, func(db *sql.DB) error { return s.checkWindowsOn(ctx, db) })
+}
+
+func (s *Store) checkWindowsOn(ctx context.Context, db *sql.DB) (err error) {
 	tables := []string{"coverage", "edges", "flows"}
 	var seen []string
-	const query = "SELECT name, engine, engine_full FROM system.tables WHERE database = {database:String} AND has({tables:Array(String)}, name)"
-	err := s.each(ctx, "check tables", query, []any{clickhouse.Named("database", s.cfg.Database), clickhouse.Named("tables", tables)},
-		func(rows driver.Rows) error {
-			var name, engine, full string
-			if err := rows.Scan(&name, &engine, &full); err != nil {
-				return err
-			}
-			seen = append(seen, name)
-			if engine != "MergeTree" && engine != "AggregatingMergeTree" {
-				return nil // the replicated ones remember by themselves
-			}
-			m := windowPattern.FindStringSubmatch(full)
-			if m != nil {
-				if n, err := strconv.Atoi(m[1]); err == nil && n >= minWindow {
-					return nil
-				}
-			}
-			return &windowError{database: s.cfg.Database, table: name}
-		})
-	var we *windowError
-	if errors.As(err, &we) {
-		return we
-	}
+	rows, err := db.QueryContext(ctx, "SELECT name, engine, engine_full FROM system.tables WHERE database = {database:String} AND has({tables:Array(String)}, name)",
+		clickhouse.Named("database", s.cfg.Database), clickhouse.Named("tables", tables))
 	if err != nil {
-		return err
+		return s.explain("check tables", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var name, engine, full string
+		if err := rows.Scan(&name, &engine, &full); err != nil {
+			return s.explain("check tables", err)
+		}
+		seen = append(seen, name)
+		replicated := strings.HasPrefix(engine, "Replicated")
+		if replicated != s.replicated {
+			return s.engineError(name, engine)
+		}
+		if !remembers(full, replicated) {
+			return &windowError{database: s.cfg.Database, table: name, replicated: replicated}
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return s.explain("check tables", err)
 	}
 	slices.Sort(seen)
 	if !slices.Equal(seen, tables) {
@@ -126,9 +153,41 @@ func (s *Store) checkWindows(ctx context.Context) error {
 	return nil
 }
 
-type windowError struct{ database, table string }
+// remembers reports whether a table's definition has a large enough window.
+func remembers(definition string, replicated bool) bool {
+	for _, m := range windowPattern.FindAllStringSubmatch(definition, -1) {
+		digits := m[2]
+		if replicated {
+			digits = m[1]
+		}
+		if n, err := strconv.Atoi(digits); err == nil {
+			return n >= minWindow
+		}
+	}
+	return replicated // its default is as large
+}
+
+// engineError says that a table is replicated and should not be, or the other
+// way round: the cluster got or lost its second replicas after the first start.
+func (s *Store) engineError(table, engine string) error {
+	if s.replicated {
+		return fmt.Errorf("clickhouse table %s.%s has the engine %s, which copies nothing to the shard's other replicas: "+
+			"convert it with ATTACH TABLE %[1]s.%[2]s AS REPLICATED, or use another database", s.cfg.Database, table, engine)
+	}
+	return fmt.Errorf("clickhouse table %s.%s has the engine %s and cluster %q has one replica a shard: name all replicas in remote_servers and in --clickhouse, or use another database",
+		s.cfg.Database, table, engine, s.cfg.Cluster)
+}
+
+type windowError struct {
+	database, table string
+	replicated      bool
+}
 
 func (e *windowError) Error() string {
+	setting := "non_replicated_deduplication_window"
+	if e.replicated {
+		setting = "replicated_deduplication_window"
+	}
 	return fmt.Sprintf("clickhouse table %s.%s forgets batches too early, so a repeated one would count twice: "+
-		"run ALTER TABLE %s.%s MODIFY SETTING non_replicated_deduplication_window = 50000", e.database, e.table, e.database, e.table)
+		"run ALTER TABLE %[1]s.%[2]s MODIFY SETTING %[3]s = %[4]d", e.database, e.table, setting, migrations.Window)
 }

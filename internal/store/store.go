@@ -16,6 +16,10 @@ import (
 // source by its token.
 var minVersion = proto.Version{Major: 25, Minor: 8}
 
+// maxReplicaDelay is how far behind the others a replica may be and still be
+// asked. New flows take as long to be seen anyway: agents send by the second.
+const maxReplicaDelay = 10 * time.Second
+
 const (
 	maxConnections  = 8
 	idleConnections = 4
@@ -24,8 +28,12 @@ const (
 // Store is a connection pool to one ClickHouse database.
 type Store struct {
 	cfg     Config
-	conn    driver.Conn
+	conn    driver.Conn // for queries: of everything that is stored
+	shards  []*shard    // for inserts: one, but in a cluster
 	metrics *metrics
+
+	replicas   []Replica // in a cluster
+	replicated bool      // some shard has several
 }
 
 // Open connects and checks that the server is one ringfence can work with. The
@@ -40,17 +48,29 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("register the store's metrics: %w", err)
 	}
 	s := &Store{cfg: cfg, metrics: m}
-	if err := s.checkServer(ctx); err != nil {
+	check := s.checkServer
+	if cfg.Cluster != "" {
+		check = s.survey
+	}
+	if err := check(ctx); err != nil {
 		return nil, err
 	}
-	if s.conn, err = clickhouse.Open(s.options(cfg.Database)); err != nil {
+	if err := s.connect(); err != nil {
 		return nil, fmt.Errorf("open clickhouse: %w", err)
 	}
 	return s, nil
 }
 
 // Close closes the connections.
-func (s *Store) Close() error { return s.conn.Close() }
+func (s *Store) Close() error {
+	err := s.conn.Close()
+	if s.cfg.Cluster != "" {
+		for _, sh := range s.shards {
+			err = errors.Join(err, sh.conn.Close())
+		}
+	}
+	return err
+}
 
 // Ping reports whether the server answers and the database exists.
 func (s *Store) Ping(ctx context.Context) error {
@@ -84,12 +104,7 @@ func writeSettings() clickhouse.Settings {
 
 // checkServer logs in without a database, since that may not exist yet.
 func (s *Store) checkServer(ctx context.Context) error {
-	db := clickhouse.OpenDB(s.options(""))
-	err := s.checkServerOn(ctx, db)
-	if closeErr := db.Close(); err == nil && closeErr != nil {
-		return fmt.Errorf("close clickhouse: %w", closeErr)
-	}
-	return err
+	return s.withDB("", func(db *sql.DB) error { return s.checkServerOn(ctx, db) })
 }
 
 func (s *Store) checkServerOn(ctx context.Context, db *sql.DB) error {
@@ -106,10 +121,10 @@ func (s *Store) checkServerOn(ctx context.Context, db *sql.DB) error {
 func checkVersion(text string) error {
 	var v proto.Version
 	if _, err := fmt.Sscanf(text, "%d.%d", &v.Major, &v.Minor); err != nil {
-		return fmt.Errorf("clickhouse version %q: not understood; ringfence needs %d.%d or newer", text, minVersion.Major, minVersion.Minor)
+		return &configError{fmt.Sprintf("clickhouse version %q: not understood; ringfence needs %d.%d or newer", text, minVersion.Major, minVersion.Minor)}
 	}
 	if v.Major < minVersion.Major || v.Major == minVersion.Major && v.Minor < minVersion.Minor {
-		return fmt.Errorf("clickhouse is version %s: too old; upgrade it to %d.%d or newer", text, minVersion.Major, minVersion.Minor)
+		return &configError{fmt.Sprintf("clickhouse is version %s: too old; upgrade it to %d.%d or newer", text, minVersion.Major, minVersion.Minor)}
 	}
 	return nil
 }
@@ -135,8 +150,8 @@ func (s *Store) checkSettings(ctx context.Context, db *sql.DB) (err error) {
 			return s.explain("read settings", err)
 		}
 		if bad[name] == value {
-			return fmt.Errorf("clickhouse keeps %s at %s for user %q, so repeated batches would be counted twice: take it out of the user's profile",
-				name, value, s.cfg.User)
+			return &configError{fmt.Sprintf("clickhouse keeps %s at %s for user %q, so repeated batches would be counted twice: take it out of the user's profile",
+				name, value, s.cfg.User)}
 		}
 	}
 	return s.explain("read settings", rows.Err())
@@ -144,14 +159,22 @@ func (s *Store) checkSettings(ctx context.Context, db *sql.DB) (err error) {
 
 // read prepares ctx for a query with limits, and counts it.
 func (s *Store) read(ctx context.Context, query string) (context.Context, func(error)) {
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{
+	settings := clickhouse.Settings{
 		"max_execution_time":    s.cfg.QueryTimeout.Seconds(),
 		"timeout_overflow_mode": "throw",
 		"max_rows_to_read":      s.cfg.MaxRowsRead,
 		"max_bytes_to_read":     s.cfg.MaxBytesRead,
 		"read_overflow_mode":    "throw",
 		"max_memory_usage":      s.cfg.MaxMemory,
-	}))
+	}
+	if s.cfg.Cluster != "" {
+		// All of it or nothing: neither without a shard nor from a replica that
+		// is behind.
+		settings["skip_unavailable_shards"] = 0
+		settings["fallback_to_stale_replicas_for_distributed_queries"] = 0
+		settings["max_replica_delay_for_distributed_queries"] = maxReplicaDelay.Seconds()
+	}
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings))
 	begin := time.Now()
 	return ctx, func(err error) { s.metrics.query(query, time.Since(begin), err) }
 }
