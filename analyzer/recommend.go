@@ -203,8 +203,12 @@ func (v *view) facts(s *sighting, addr netip.Addr) policy.Facts {
 		Direction: s.direction, Protocol: s.edge.Protocol, Port: s.edge.Port,
 		Peer: policy.PeerFacts{Addr: addr, Workload: party.Workload},
 	}
+	if w := v.workloads[s.edge.Destination.Workload]; w != nil {
+		f.Named = w.NamedPorts()
+	}
 	if w := v.workloads[party.Workload]; w != nil {
-		f.Peer.Labels = w.Labels
+		f.Peer = v.factsOf(w)
+		f.Peer.Addr = addr
 	}
 	if !party.IsWorkload() {
 		f.Peer.Reserved = flow.IdentityWorld
@@ -213,6 +217,11 @@ func (v *view) facts(s *sighting, addr netip.Addr) policy.Facts {
 		}
 	}
 	return f
+}
+
+// factsOf returns what selectors ask of a workload.
+func (v *view) factsOf(w *inventory.Workload) policy.PeerFacts {
+	return policy.PeerFacts{Workload: w.Ref(), Labels: w.Labels, NamespaceLabels: v.namespaces[w.Namespace]}
 }
 
 // excludeUnknown lists edges without a proven direction, those between the same

@@ -89,15 +89,20 @@ func factsOf(d *flow.Denial, x *inventory.Index) (policy.Facts, bool) {
 	}
 	// What the endpoint's own node sends is never denied: a denied packet with
 	// the node's address came from elsewhere.
-	f.Peer = policy.PeerFacts{Addr: peer.Address, Workload: peer.Workload, Outside: true}
+	f.Peer = policy.PeerFacts{Addr: peer.Address, Outside: true}
+	if w := x.Workload(d.Destination.Workload); w != nil {
+		f.Named = w.NamedPorts()
+	}
 	if peer.IsWorkload() {
 		w := x.Workload(peer.Workload)
 		if w == nil {
 			return f, false // it left the inventory, and its labels with it
 		}
-		f.Peer.Labels = w.Labels
+		f.Peer = x.Facts(w)
+		f.Peer.Addr, f.Peer.Outside = peer.Address, true
 		return f, true
 	}
+	f.Peer.Names = x.Peer(peer.Address, "").Names
 	if peer.Reserved == "" {
 		return f, peer.Address.IsValid()
 	}
