@@ -17,8 +17,8 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-// Import returns np in the words of the model. An error names every field that
-// Kubernetes would refuse.
+// Import returns np in the words of the model. An error is an
+// *InvalidError, with every field that Kubernetes would refuse.
 func Import(np *netv1.NetworkPolicy) (Policy, error) {
 	out := Policy{Namespace: np.Namespace, Name: np.Name}
 	if out.Namespace == "" {
@@ -46,13 +46,26 @@ func Import(np *netv1.NetworkPolicy) (Policy, error) {
 		}
 	}
 	if len(im.problems) > 0 {
-		texts := make([]string, len(im.problems))
-		for i, p := range im.problems {
-			texts[i] = p.Error()
-		}
-		return Policy{}, fmt.Errorf("NetworkPolicy %s: %s", out.Ref(), strings.Join(texts, "; "))
+		return Policy{}, &InvalidError{Ref: out.Ref(), Problems: im.problems}
 	}
 	return out, nil
+}
+
+// InvalidError says what is wrong with a NetworkPolicy.
+type InvalidError struct {
+	Ref      string // namespace/name
+	Problems field.ErrorList
+}
+
+func (e *InvalidError) Error() string { return "NetworkPolicy " + e.Ref + ": " + e.Fields() }
+
+// Fields names every field that is wrong, with what is allowed.
+func (e *InvalidError) Fields() string {
+	texts := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		texts[i] = p.Error()
+	}
+	return strings.Join(texts, "; ")
 }
 
 type importer struct {

@@ -18,9 +18,12 @@ type Explanation struct {
 
 // Outcome is what one rule said of a flow.
 type Outcome struct {
-	Index   int    `json:"index"`
-	ID      string `json:"id"`
-	Matched bool   `json:"matched"`
+	Index    int    `json:"index"`
+	ID       string `json:"id"`
+	Sentence string `json:"sentence"`
+	Matched  bool   `json:"matched"`
+	// From names the objects that the rule was read from, where that is known.
+	From []string `json:"from,omitempty"`
 	// Why lists what did not match; it is empty when the rule did.
 	Why []string `json:"why"`
 }
@@ -32,7 +35,7 @@ func Explain(p *Policy, f Facts) Explanation { return Evaluator{}.Explain(p, f) 
 func (ev Evaluator) Explain(p *Policy, f Facts) Explanation {
 	e := Explanation{Rules: []Outcome{}}
 	e.Judgement = ev.walk(p, &f, func(i int, r *Rule, matched bool) {
-		o := Outcome{Index: i, ID: r.ID, Matched: matched, Why: []string{}}
+		o := Outcome{Index: i, ID: r.ID, Sentence: Sentence(*r, f.Direction), Matched: matched, Why: []string{}}
 		if !matched {
 			o.Why = whyNot(r, &f)
 		}
