@@ -203,12 +203,9 @@ func (v *view) facts(s *sighting, addr netip.Addr) policy.Facts {
 		Direction: s.direction, Protocol: s.edge.Protocol, Port: s.edge.Port,
 		Peer: policy.PeerFacts{Addr: addr, Workload: party.Workload},
 	}
-	if w := v.workloads[s.edge.Destination.Workload]; w != nil {
-		f.Named = w.NamedPorts()
-	}
 	if w := v.workloads[party.Workload]; w != nil {
 		f.Peer = v.factsOf(w)
-		f.Peer.Addr = addr
+		f.Peer.Addr, f.Peer.Named = addr, w.NamedPorts()
 	}
 	if !party.IsWorkload() {
 		f.Peer.Reserved = flow.IdentityWorld

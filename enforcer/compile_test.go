@@ -38,7 +38,7 @@ func subjectIdentity() flow.Identity {
 
 // guardOf returns what judges the subject under st.
 func guardOf(st rollout.State) policy.Evaluator {
-	return policy.Evaluator{Guardrails: inventory.NewIndex(st.Inventory).Guardrails(policytest.Subject)}
+	return policy.Evaluator{Guardrails: inventory.NewIndex(st.Inventory).Guardrails(policytest.Subject), Own: policytest.Own()}
 }
 
 // compare fails unless the model judges f as the evaluator does.
@@ -394,7 +394,7 @@ func TestRefusals(t *testing.T) {
 		{"address twice", func(st *rollout.State, _ *model) {
 			st.Inventory.Workloads[1].Endpoints[0].Addresses[0] = st.Inventory.Nodes[0].Addresses[0]
 		}, "address 10.0.0.1 is in the inventory twice"},
-		{"too many addresses", func(_ *rollout.State, m *model) { m.limits.Addresses = 5 }, "inventory has 14 addresses, the table holds 5"},
+		{"too many addresses", func(_ *rollout.State, m *model) { m.limits.Addresses = 5 }, "inventory has 16 addresses, the table holds 5"},
 		{"too many workloads", func(_ *rollout.State, m *model) { m.limits.Workloads = 2 }, "node node-1 has 3 workloads, the table holds 2"},
 		{"too many endpoints", func(_ *rollout.State, m *model) { m.limits.Endpoints = 2 }, "node node-1 has 3 endpoints, the table holds 2"},
 	} {

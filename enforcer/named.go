@@ -80,6 +80,23 @@ func (s scope) ingress(w *inventory.Workload, p policy.Port) []policy.Port {
 	return out
 }
 
+// agreed reports whether the workload's endpoints on this node have one number
+// under p's name, or all of them none.
+func (s scope) agreed(w *inventory.Workload, p policy.Port) bool {
+	first := -1
+	for _, e := range w.Endpoints {
+		if e.Node != s.node {
+			continue
+		}
+		number := int(numberOf(e.Ports, p))
+		if first >= 0 && number != first {
+			return false
+		}
+		first = number
+	}
+	return true
+}
+
 // numberOf returns the number of p's name in list, or 0.
 func numberOf(list []policy.NamedPort, p policy.Port) uint16 {
 	for _, n := range list {
@@ -124,7 +141,7 @@ func (s scope) unresolved(ref flow.Workload, r *rollout.Revision) (why []string)
 				}
 			}
 			for _, p := range rule.Ports {
-				if p.Name != "" && d == flow.Ingress && len(s.ingress(w, p)) > 1 {
+				if p.Name != "" && d == flow.Ingress && !s.agreed(w, p) {
 					why = append(why, fmt.Sprintf("allows %s (%s rule %d), which is not the same number at all endpoints on this node", p, d, i+1))
 				}
 			}

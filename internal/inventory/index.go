@@ -155,6 +155,7 @@ func (x *Index) Peer(addr netip.Addr, node string) policy.PeerFacts {
 	switch o := x.owners[addr.Unmap()]; {
 	case o.Workload != nil:
 		out = x.Facts(o.Workload)
+		out.Named = o.Endpoint.Ports
 	case o.Node != nil && o.Node.Name == node:
 		out.Reserved = flow.IdentityHost
 	case o.Node != nil:

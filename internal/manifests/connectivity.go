@@ -275,7 +275,8 @@ func (w *World) endpoints(found *workload) (out []policy.End) {
 	evaluator := policy.Evaluator{}.Resolve(p, w.Index.All())
 	seen := map[string]bool{}
 	for _, e := range found.Endpoints {
-		one := policy.End{PeerFacts: w.Index.Facts(found), Named: e.Ports, Policy: p, Evaluator: evaluator, From: from}
+		one := policy.End{PeerFacts: w.Index.Facts(found), Policy: p, Evaluator: evaluator, From: from}
+		one.Named = e.Ports
 		addresses := e.Addresses
 		if len(addresses) == 0 {
 			addresses = noAddress

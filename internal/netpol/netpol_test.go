@@ -97,8 +97,9 @@ func TestImportedRules(t *testing.T) {
 				for _, a := range list {
 					for _, peer := range a.peers {
 						for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
-							f := policy.Facts{Direction: d, Peer: peer, Protocol: a.protocol, Port: a.port, Named: web}
-							if j := policy.Evaluate(&p.Rules, f); j.Allowed() != want {
+							peer.Named = web
+							f := policy.Facts{Direction: d, Peer: peer, Protocol: a.protocol, Port: a.port}
+							if j := (policy.Evaluator{Own: web}).Evaluate(&p.Rules, f); j.Allowed() != want {
 								t.Errorf("%s %s %s %d: %s %s", d, peer, a.protocol, a.port, j.Verdict, j.Reason)
 							}
 						}

@@ -10,8 +10,6 @@ import (
 // End is one end of a connection, with what governs it.
 type End struct {
 	PeerFacts
-	// Named are the endpoint's named ports.
-	Named []NamedPort
 	// Policy governs the end, and Evaluator judges by it; nil where nothing does,
 	// or where that is not known.
 	Policy    *Policy
@@ -40,7 +38,7 @@ type Connection struct {
 // within one endpoint never leaves it; ask about two.
 func ExplainConnection(source, destination End, protocol flow.Protocol, port uint16) Connection {
 	c := Connection{Source: source.String(), Destination: destination.String(), Protocol: protocol, Port: port, Allowed: true}
-	f := Facts{Protocol: protocol, Port: port, Named: destination.Named}
+	f := Facts{Protocol: protocol, Port: port}
 	c.Egress = source.explain(flow.Egress, &destination, f)
 	c.Ingress = destination.explain(flow.Ingress, &source, f)
 	var says []string
@@ -64,7 +62,7 @@ func ExplainConnection(source, destination End, protocol flow.Protocol, port uin
 // MayConnect reports whether neither end denies a connection; it is
 // ExplainConnection's answer without the reasons, and allocates nothing.
 func MayConnect(source, destination *End, protocol flow.Protocol, port uint16) bool {
-	f := Facts{Protocol: protocol, Port: port, Named: destination.Named}
+	f := Facts{Protocol: protocol, Port: port}
 	return source.allows(flow.Egress, destination, f) && destination.allows(flow.Ingress, source, f)
 }
 
@@ -73,7 +71,14 @@ func (e *End) allows(d flow.Direction, peer *End, f Facts) bool {
 		return true
 	}
 	f.Direction, f.Peer = d, peer.PeerFacts
-	return !e.Evaluator.Evaluate(e.Policy, f).Denied()
+	return !e.evaluator().Evaluate(e.Policy, f).Denied()
+}
+
+// evaluator returns what judges by e's policy, with the names of e's ports.
+func (e *End) evaluator() Evaluator {
+	out := e.Evaluator
+	out.Own = e.Named
+	return out
 }
 
 // explain returns what e says of a connection with peer; nil when e is no
@@ -83,7 +88,7 @@ func (e *End) explain(d flow.Direction, peer *End, f Facts) *Explanation {
 		return nil
 	}
 	f.Direction, f.Peer = d, peer.PeerFacts
-	out := e.Evaluator.Explain(e.Policy, f)
+	out := e.evaluator().Explain(e.Policy, f)
 	if e.Policy == nil {
 		out.Summary = fmt.Sprintf("allowed: no policy governs its %s", d)
 	}

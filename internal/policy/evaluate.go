@@ -17,9 +17,8 @@ type Facts struct {
 	// Port is the responder's. For ICMP and ICMPv6 it is type<<8|code, as in
 	// flow.Key; for other protocols without ports it is 0.
 	Port uint16
-	// Named are the named ports of the responder's endpoint: the peer's for
-	// egress, the governed workload's own for ingress.
-	Named []NamedPort
+
+	named []NamedPort // of the responder's endpoint, set by the walk
 }
 
 // PeerFacts are what is known of a flow's other end. The zero value is an
@@ -36,6 +35,8 @@ type PeerFacts struct {
 	// Names are the DNS names that Addr was the answer for, in lower case and
 	// without a last dot.
 	Names []string
+	// Named are the peer endpoint's named ports.
+	Named []NamedPort
 	// Reserved is set when no workload owns Addr: host, world, remote-node, …
 	Reserved flow.Identity
 	// Outside says that the flow came to the endpoint from outside its node,
@@ -72,6 +73,8 @@ type Evaluator struct {
 	// identity is not known yet. Without one a peer that is nobody is judged
 	// like anybody whom no rule names, which is right for flows of the past.
 	Pending flow.Verdict
+	// Own are the named ports of the governed endpoint.
+	Own []NamedPort
 
 	resolved *resolution // see Resolve; nil without
 }
@@ -107,8 +110,9 @@ func (e Evaluator) walk(p *Policy, f *Facts, visit func(index int, r *Rule, matc
 	}
 	rules, isolated := p.direction(f.Direction)
 	picked, list := e.picked(p, f), listIngress
+	f.named = e.Own
 	if f.Direction == flow.Egress {
-		list = listEgress
+		list, f.named = listEgress, f.Peer.Named
 	}
 	j, decided := Judgement{}, true
 	switch {

@@ -91,7 +91,7 @@ func whyNotPort(p *Port, f *Facts) string {
 	if p.matches(f) != missPortName {
 		return s
 	}
-	for _, n := range f.Named {
+	for _, n := range f.named {
 		if n.Name == p.Name && n.Protocol == p.Protocol {
 			return fmt.Sprintf("%s, which is %d there", s, n.Port)
 		}

@@ -84,7 +84,7 @@ func (p *Port) matches(f *Facts) match {
 			return missType
 		}
 	case p.Name != "":
-		if !p.named(f.Named, f.Port) {
+		if !p.named(f.named, f.Port) {
 			return missPortName
 		}
 	case !p.Protocol.HasPorts() || p.Port == 0:

@@ -140,8 +140,8 @@ func (n *node) ask(cells []*cell, all policies) ([]*judged, []*shot) {
 	for _, c := range cells {
 		j := &judged{cell: c, answers: map[flow.Direction]answer{}}
 		for _, e := range c.ends() {
-			said := policy.Evaluate(all[e.pod.PodString().String()], policy.Facts{
-				Direction: e.direction, Peer: e.peer, Protocol: c.protocol, Port: c.port, Named: named(c.to),
+			said := policy.Evaluator{Own: named(e.pod)}.Evaluate(all[e.pod.PodString().String()], policy.Facts{
+				Direction: e.direction, Peer: e.peer, Protocol: c.protocol, Port: c.port,
 			})
 			j.answers[e.direction] = answer{said.Verdict, said.Reason}
 		}

@@ -46,7 +46,7 @@ func (c *cluster) compile() (policies, error) {
 func (c *cluster) peerFacts(pod *probe.Pod) policy.PeerFacts {
 	return policy.PeerFacts{
 		Addr: netip.MustParseAddr(pod.IP), Workload: workloadOf(pod),
-		Labels: pod.Labels, NamespaceLabels: c.resources.Namespaces[pod.Namespace],
+		Labels: pod.Labels, NamespaceLabels: c.resources.Namespaces[pod.Namespace], Named: named(pod),
 	}
 }
 
