@@ -219,6 +219,7 @@ type view struct {
 	metrics   *metrics
 
 	guardrails []policy.Guardrail
+	namespaces map[string]map[string]string // labels
 }
 
 func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
@@ -239,6 +240,10 @@ func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
 		selectors: map[flow.Workload]selection{},
 
 		guardrails: inv.Guardrails,
+		namespaces: map[string]map[string]string{},
+	}
+	for _, n := range inv.Namespaces {
+		v.namespaces[n.Name] = n.Labels
 	}
 	for i := range inv.Workloads {
 		w := &inv.Workloads[i]

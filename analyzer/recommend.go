@@ -204,7 +204,8 @@ func (v *view) facts(s *sighting, addr netip.Addr) policy.Facts {
 		Peer: policy.PeerFacts{Addr: addr, Workload: party.Workload},
 	}
 	if w := v.workloads[party.Workload]; w != nil {
-		f.Peer.Labels = w.Labels
+		f.Peer = v.factsOf(w)
+		f.Peer.Addr, f.Peer.Named = addr, w.NamedPorts()
 	}
 	if !party.IsWorkload() {
 		f.Peer.Reserved = flow.IdentityWorld
@@ -213,6 +214,11 @@ func (v *view) facts(s *sighting, addr netip.Addr) policy.Facts {
 		}
 	}
 	return f
+}
+
+// factsOf returns what selectors ask of a workload.
+func (v *view) factsOf(w *inventory.Workload) policy.PeerFacts {
+	return policy.PeerFacts{Workload: w.Ref(), Labels: w.Labels, NamespaceLabels: v.namespaces[w.Namespace]}
 }
 
 // excludeUnknown lists edges without a proven direction, those between the same

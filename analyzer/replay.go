@@ -144,7 +144,7 @@ func (v *view) guard(w flow.Workload) policy.Evaluator {
 	if known == nil {
 		return policy.Evaluator{}
 	}
-	return policy.Evaluator{Guardrails: policy.Governing(v.guardrails, w, known.Labels)}
+	return policy.Evaluator{Guardrails: policy.Governing(v.guardrails, v.factsOf(known)), Own: known.NamedPorts()}
 }
 
 // guardrailOf returns the name of the guardrail that denies an edge of w, also

@@ -87,7 +87,7 @@ func (v *view) makeSelector(w flow.Workload) selection {
 	s := &policy.Selector{Namespace: w.Namespace, MatchLabels: labels}
 	var also []flow.Workload
 	for _, other := range v.order {
-		if other != w && s.Selects(other, v.workloads[other].Labels) {
+		if other != w && s.Selects(v.factsOf(v.workloads[other])) {
 			also = append(also, other)
 		}
 	}

@@ -27,13 +27,14 @@ var (
 )
 
 // mention adds the prefixes of one policy.
-func mention(set map[netip.Prefix]bool, p *policy.Policy) {
+func mention(set map[netip.Prefix]bool, in scope, p *policy.Policy) {
 	for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
 		if !p.Isolates(d) {
 			continue
 		}
 		for _, r := range p.Rules(d) {
 			mentionPeers(set, r.Peers)
+			in.mention(set, d, &r)
 		}
 	}
 }

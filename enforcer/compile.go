@@ -31,11 +31,11 @@ func (s slots) each(visit func(flow.Slot, *rollout.Revision)) {
 }
 
 // mentioned returns the prefixes of all policies and of what guards them.
-func mentioned(index *inventory.Index, all map[flow.Workload]slots) map[netip.Prefix]bool {
+func mentioned(in scope, all map[flow.Workload]slots) map[netip.Prefix]bool {
 	set := map[netip.Prefix]bool{}
 	for ref, s := range all {
-		s.each(func(_ flow.Slot, r *rollout.Revision) { mention(set, &r.Policy) })
-		for _, g := range index.Guardrails(ref) {
+		s.each(func(_ flow.Slot, r *rollout.Revision) { mention(set, in, &r.Policy) })
+		for _, g := range in.index.Guardrails(ref) {
 			mentionPeers(set, g.Peers)
 		}
 	}
@@ -44,14 +44,14 @@ func mentioned(index *inventory.Index, all map[flow.Workload]slots) map[netip.Pr
 
 // compiler turns policies into tables. It holds what all of them share.
 type compiler struct {
-	index    *inventory.Index
+	scope
 	regions  regions
 	limits   bpf.Limits
 	selected map[string][]flow.Identity // by selector
 }
 
-func newCompiler(index *inventory.Index, p prefixes, limits bpf.Limits) *compiler {
-	return &compiler{index: index, regions: newRegions(p), limits: limits, selected: map[string][]flow.Identity{}}
+func newCompiler(in scope, p prefixes, limits bpf.Limits) *compiler {
+	return &compiler{scope: in, regions: newRegions(p), limits: limits, selected: map[string][]flow.Identity{}}
 }
 
 // table is a compiled table with the digest of what it says, and how many of the
@@ -112,21 +112,16 @@ const maxCompiled = 1 << 22
 func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
 	entries := map[bpf.Entry]bool{}
 	for i := range rules {
-		ports := everything
-		if len(rules[i].Ports) > 0 {
-			ports = nil
-			for _, p := range rules[i].Ports {
-				ports = append(ports, matchOf(p))
-			}
-		}
-		for _, peer := range c.peers(rules[i].Peers) {
-			t.UsesCIDRs = t.UsesCIDRs || peer >= flow.FirstCIDRIdentity && peer != bpf.PeerAny
-			for _, m := range ports {
-				entries[m.entry(peer)] = true
-			}
-			if len(entries) > maxCompiled {
-				return fmt.Sprintf("needs more than %s entries for %s, the table holds %s: allow fewer peers or ports",
-					thousands(maxCompiled), t.Direction, thousands(c.limits.PolicyEntries))
+		for _, admitted := range c.rule(t.TableKey, &rules[i]) {
+			for _, peer := range admitted.peers {
+				t.UsesCIDRs = t.UsesCIDRs || peer >= flow.FirstCIDRIdentity && peer != bpf.PeerAny
+				for _, m := range admitted.ports {
+					entries[m.entry(peer)] = true
+				}
+				if len(entries) > maxCompiled {
+					return fmt.Sprintf("needs more than %s entries for %s, the table holds %s: allow fewer peers or ports",
+						thousands(maxCompiled), t.Direction, thousands(c.limits.PolicyEntries))
+				}
 			}
 		}
 	}
@@ -136,6 +131,44 @@ func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
 			thousands(n), t.Direction, thousands(c.limits.PolicyEntries))
 	}
 	return ""
+}
+
+// admission is peers on ports, every combination of them.
+type admission struct {
+	peers []flow.Identity
+	ports []match
+}
+
+// rule returns what r admits, its names replaced by what they mean here.
+func (c *compiler) rule(key bpf.TableKey, r *policy.Rule) []admission {
+	all := admission{peers: c.peers(r.Peers), ports: everything}
+	if len(r.Ports) == 0 {
+		return []admission{all}
+	}
+	all.ports = nil
+	var named []admission
+	for _, p := range r.Ports {
+		switch {
+		case p.Name == "":
+			all.ports = append(all.ports, matchOf(p))
+		case key.Direction == flow.Ingress:
+			for _, q := range c.ingress(c.index.Identity(key.Identity), p) {
+				all.ports = append(all.ports, matchOf(q))
+			}
+		default:
+			for _, t := range c.egress(r.Peers, p) {
+				a := admission{ports: []match{matchOf(t.port)}}
+				if len(t.peers) > 0 {
+					a.peers = c.peers(t.peers)
+				}
+				for _, w := range t.whole {
+					a.peers = append(a.peers, w.Identity)
+				}
+				named = append(named, a)
+			}
+		}
+	}
+	return append(named, all)
 }
 
 // peers returns the identities that any of list admits.
@@ -150,6 +183,10 @@ func (c *compiler) peers(list []policy.Peer) []flow.Identity {
 			out = append(out, c.selector(p.Selector)...)
 		case p.CIDR != nil:
 			out = append(out, c.regions.admitted(p.CIDR)...)
+		case p.FQDN != "":
+			for _, a := range c.index.Resolve(p.FQDN) {
+				out = append(out, c.regions.admitted(&policy.CIDR{Prefix: single(a)})...)
+			}
 		default:
 			// A valid policy names only identities that there are.
 			if id, err := flow.ReservedIdentity(p.Reserved); err == nil {
@@ -163,10 +200,13 @@ func (c *compiler) peers(list []policy.Peer) []flow.Identity {
 // selector returns the identities of the workloads that s selects. The same
 // selectors come again and again.
 func (c *compiler) selector(s *policy.Selector) []flow.Identity {
-	key := fmt.Sprintf("%q %q", s.Namespace, s.MatchLabels) // maps print in order
+	key := fmt.Sprintf("%q %q %q %t", s.Namespace, s.MatchLabels, s.MatchExpressions, s.All) // maps print in order
+	if n := s.Namespaces; n != nil {
+		key += fmt.Sprintf(" %q %q %t", n.MatchLabels, n.MatchExpressions, n.All)
+	}
 	out, ok := c.selected[key]
 	if !ok {
-		for _, w := range c.index.Select(s.Namespace, s.MatchLabels) {
+		for _, w := range c.index.Select(s) {
 			out = append(out, w.Identity)
 		}
 		c.selected[key] = out

@@ -38,7 +38,7 @@ func subjectIdentity() flow.Identity {
 
 // guardOf returns what judges the subject under st.
 func guardOf(st rollout.State) policy.Evaluator {
-	return policy.Evaluator{Guardrails: inventory.NewIndex(st.Inventory).Guardrails(policytest.Subject)}
+	return policy.Evaluator{Guardrails: inventory.NewIndex(st.Inventory).Guardrails(policytest.Subject), Own: policytest.Own()}
 }
 
 // compare fails unless the model judges f as the evaluator does.
@@ -303,6 +303,43 @@ func TestCompiledCases(t *testing.T) {
 	}
 }
 
+// What is in force is not held up by a name whose addresses went: the rule admits
+// nobody, and the report says so.
+func TestNameLosesItsAddresses(t *testing.T) {
+	m := newModel(systemClock{})
+	e, err := New(Config{Node: policytest.Node, StateDir: t.TempDir()}, m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := policy.Policy{Workload: policytest.Subject, IsolateEgress: true, Egress: []policy.Rule{{Peers: []policy.Peer{{FQDN: "api.example.com"}}}}}
+	st := rollout.State{Generation: 1, Inventory: policytest.Inventory(), Slots: []rollout.Slots{{Workload: policytest.Subject, Live: revision(1, p)}}}
+	key := bpf.TableKey{Identity: subjectIdentity(), Slot: flow.SlotLive, Direction: flow.Egress}
+	judge := func(addr string, want flow.Verdict) {
+		t.Helper()
+		if got := m.judge(key, netip.MustParseAddr(addr), flow.TCP, 443); got.verdict != want {
+			t.Errorf("%s: %s, want %s", addr, got.verdict, want)
+		}
+	}
+	r, err := e.Apply(t.Context(), st)
+	if err != nil || len(r.Problems) > 0 {
+		t.Fatal(err, r.Problems)
+	}
+	for _, a := range []string{"192.0.2.7", "2001:db8::7"} {
+		judge(a, flow.VerdictAllow)
+	}
+	for _, a := range []string{"192.0.2.8", "2001:db8::8"} {
+		judge(a, flow.VerdictDeny)
+	}
+	st.Generation, st.Inventory = 2, policytest.Inventory()
+	st.Inventory.Names = nil
+	r, err = e.Apply(t.Context(), st)
+	if err != nil || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "allows api.example.com (egress rule 1), of which no address is known") {
+		t.Errorf("%v, problems %q", err, r.Problems)
+	}
+	judge("192.0.2.7", flow.VerdictDeny)
+	judge("2001:db8::7", flow.VerdictDeny)
+}
+
 func TestIdentitiesStay(t *testing.T) {
 	set := func(list ...string) map[netip.Prefix]bool {
 		out := map[netip.Prefix]bool{}
@@ -385,6 +422,16 @@ func TestRefusals(t *testing.T) {
 			p.IsolateIngress, p.Ingress = true, []policy.Rule{{Ports: []policy.Port{{}}}}
 			st.Slots[0].Staged = revision(8, p)
 		}, "revision 8 is not valid: ingress[0].ports[0].protocol"},
+		{"a DNS name without an address", func(st *rollout.State, _ *model) {
+			p := policy.Policy{Workload: subject, IsolateEgress: true, Egress: []policy.Rule{{Peers: []policy.Peer{{FQDN: "nobody.example"}}}}}
+			st.Slots[0].Staged = revision(8, p)
+		}, "policy shop/Host/cart revision 8 allows nobody.example (egress rule 1), of which no address is known"},
+		{"a name that stands for two numbers", func(st *rollout.State, _ *model) {
+			w := &st.Inventory.Workloads[0]
+			w.Endpoints = append(w.Endpoints, inventory.Endpoint{Name: "cart-2", Node: policytest.Node, ID: 99, Ports: []policy.NamedPort{{Name: "web", Protocol: flow.TCP, Port: 8080}}})
+			p := policy.Policy{Workload: subject, IsolateIngress: true, Ingress: []policy.Rule{{Ports: []policy.Port{{Protocol: flow.TCP, Name: "web"}}}}}
+			st.Slots[0].Staged = revision(8, p)
+		}, `revision 8 allows TCP port "web" (ingress rule 1), which is not the same number at all endpoints on this node`},
 		{"without a number", func(st *rollout.State, _ *model) { st.Slots[0].Staged = revision(0, open) }, "revision 0 has no number"},
 		{"node unknown", func(st *rollout.State, _ *model) { st.Inventory.Nodes[0].Name = "x" }, `node "node-1" is not in the inventory`},
 		{"no identity", func(st *rollout.State, _ *model) { st.Inventory.Workloads[1].Identity = 0 }, "workload shop/Host/front has identity 0"},
@@ -394,7 +441,7 @@ func TestRefusals(t *testing.T) {
 		{"address twice", func(st *rollout.State, _ *model) {
 			st.Inventory.Workloads[1].Endpoints[0].Addresses[0] = st.Inventory.Nodes[0].Addresses[0]
 		}, "address 10.0.0.1 is in the inventory twice"},
-		{"too many addresses", func(_ *rollout.State, m *model) { m.limits.Addresses = 5 }, "inventory has 14 addresses, the table holds 5"},
+		{"too many addresses", func(_ *rollout.State, m *model) { m.limits.Addresses = 5 }, "inventory has 16 addresses, the table holds 5"},
 		{"too many workloads", func(_ *rollout.State, m *model) { m.limits.Workloads = 2 }, "node node-1 has 3 workloads, the table holds 2"},
 		{"too many endpoints", func(_ *rollout.State, m *model) { m.limits.Endpoints = 2 }, "node node-1 has 3 endpoints, the table holds 2"},
 	} {

@@ -125,7 +125,9 @@ func (e *Enforcer) take(st rollout.State) error {
 	for _, s := range st.Slots {
 		wanted[s.Workload] = slots{Live: e.permitted(st, s), Staged: s.Staged}
 	}
-	p, err := e.planner().plan(st.Inventory, wanted)
+	pl := e.planner()
+	pl.approving = e.plan != nil
+	p, err := pl.plan(st.Inventory, wanted)
 	if err != nil {
 		return err
 	}
@@ -282,6 +284,7 @@ func (e *Enforcer) report() rollout.Report {
 	if e.plan == nil {
 		return r
 	}
+	r.Problems = append(r.Problems, e.plan.problems...)
 	for _, ref := range slices.SortedFunc(maps.Keys(e.plan.endpoints), flow.Workload.Compare) {
 		r.Workloads = append(r.Workloads, e.effective(ref))
 	}

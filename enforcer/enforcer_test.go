@@ -238,7 +238,7 @@ func TestDriftIsRepaired(t *testing.T) {
 	if _, ok := n.m.tables[stray]; ok {
 		t.Error("the stray table is still there")
 	}
-	if len(n.m.addresses) != 14 || len(n.m.attached) != 3 {
+	if len(n.m.addresses) != 16 || len(n.m.attached) != 3 {
 		t.Errorf("%d addresses, %d endpoints", len(n.m.addresses), len(n.m.attached))
 	}
 	if got := testutil.ToFloat64(n.e.metrics.drift); got != 2 {

@@ -18,6 +18,7 @@ import (
 
 // plan is everything that the kernel should hold, compiled.
 type plan struct {
+	node      string
 	index     *inventory.Index
 	slots     map[flow.Workload]slots
 	endpoints map[flow.Workload][]bpf.Endpoint
@@ -32,7 +33,11 @@ type plan struct {
 
 	// refused says which workloads kept their former slots, and why.
 	refused []error
+	// problems are names in policies in force that mean nothing here, or too much.
+	problems []string
 }
+
+func (p *plan) scope() scope { return scope{index: p.index, node: p.node} }
 
 // planner makes plans for one node. What the plan in force says already is taken
 // over from it, so that a change costs what changes.
@@ -43,12 +48,15 @@ type planner struct {
 	// those that the state file remembers.
 	former *plan
 	known  prefixes
+	// approving refuses revisions whose names mean nothing here. What was in force
+	// already, and the way back to it, are not held up by that.
+	approving bool
 }
 
 // plan compiles wanted. A workload whose policies cannot be enforced keeps its
 // former ones; an error means that nothing can be changed.
 func (pl planner) plan(inv inventory.Inventory, wanted map[flow.Workload]slots) (*plan, error) {
-	p := &plan{slots: map[flow.Workload]slots{}, endpoints: endpoints(&inv, pl.node), addresses: addresses(&inv, pl.node)}
+	p := &plan{node: pl.node, slots: map[flow.Workload]slots{}, endpoints: endpoints(&inv, pl.node), addresses: addresses(&inv, pl.node)}
 	if pl.former != nil && reflect.DeepEqual(*pl.former.index.Inventory(), inv) {
 		p.index = pl.former.index
 	} else {
@@ -61,7 +69,7 @@ func (pl planner) plan(inv inventory.Inventory, wanted map[flow.Workload]slots) 
 		if p.endpoints[ref] == nil {
 			continue
 		}
-		checked, err := pl.check(ref, s)
+		checked, err := pl.check(p.scope(), ref, s)
 		p.slots[ref] = checked
 		if err != nil {
 			if err := pl.refuse(p, ref, err); err != nil {
@@ -74,6 +82,7 @@ func (pl planner) plan(inv inventory.Inventory, wanted map[flow.Workload]slots) 
 		err := pl.compile(p)
 		if err == nil {
 			slices.SortFunc(p.refused, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+			p.problems = p.unresolved()
 			return p, nil
 		}
 		refused, ok := errors.AsType[*refusedError](err)
@@ -108,7 +117,7 @@ func (pl planner) refuse(p *plan, ref flow.Workload, why error) error {
 
 // check returns s with the revisions that are in force already, which were
 // checked when they came, and an error when a new one cannot be enforced.
-func (pl planner) check(ref flow.Workload, s slots) (slots, error) {
+func (pl planner) check(in scope, ref flow.Workload, s slots) (slots, error) {
 	former := pl.formerSlots(ref)
 	var errs []error
 	known := func(r *rollout.Revision) *rollout.Revision {
@@ -119,6 +128,9 @@ func (pl planner) check(ref flow.Workload, s slots) (slots, error) {
 		}
 		if r != nil {
 			errs = append(errs, checkRevision(ref, r))
+			if why := in.unresolved(ref, r); pl.approving && len(why) > 0 {
+				errs = append(errs, &refusedError{workload: ref, revision: r.Number, why: why[0]})
+			}
 		}
 		return r
 	}
@@ -126,12 +138,24 @@ func (pl planner) check(ref flow.Workload, s slots) (slots, error) {
 	return s, errors.Join(errs...)
 }
 
+// unresolved says what names of policies in force this node cannot make good on.
+func (p *plan) unresolved() (out []string) {
+	for _, ref := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
+		p.slots[ref].each(func(_ flow.Slot, r *rollout.Revision) {
+			for _, why := range p.scope().unresolved(ref, r) {
+				out = append(out, (&refusedError{workload: ref, revision: r.Number, why: why}).Error())
+			}
+		})
+	}
+	return out
+}
+
 func (pl planner) compile(p *plan) error {
-	p.prefixes = allocate(mentioned(p.index, p.slots), pl.known)
+	p.prefixes = allocate(mentioned(p.scope(), p.slots), pl.known)
 	p.both = p.prefixes.union(pl.known)
 	if len(p.both) > pl.limits.CIDRs {
 		return pl.overflow(p, func(ref flow.Workload) int {
-			return len(mentioned(p.index, map[flow.Workload]slots{ref: p.slots[ref]}))
+			return len(mentioned(p.scope(), map[flow.Workload]slots{ref: p.slots[ref]}))
 		},
 			"%s prefixes, the table holds %s: use fewer and shorter ones", len(p.both), pl.limits.CIDRs)
 	}
@@ -192,7 +216,7 @@ func (p *plan) compileOver(over prefixes, limits bpf.Limits, former *plan) (map[
 	if former != nil && (former.index != p.index || !maps.Equal(former.both, over)) {
 		former = nil
 	}
-	c := newCompiler(p.index, over, limits)
+	c := newCompiler(p.scope(), over, limits)
 	out := map[bpf.TableKey]table{}
 	for _, ref := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
 		var err error

@@ -16,15 +16,20 @@ import (
 var outputFormats = []string{"table", "json", "yaml", "name"}
 
 // output prints a list in the format the user asked for.
-type output struct{ format string }
+type output struct {
+	format string
+	extra  []string // formats that one command alone has
+}
+
+func (o *output) formats() []string { return slices.Concat(outputFormats, o.extra) }
 
 func (o *output) register(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "one of "+strings.Join(outputFormats, ", "))
+	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "one of "+strings.Join(o.formats(), ", "))
 }
 
 func (o *output) validate() error {
-	if !slices.Contains(outputFormats, o.format) {
-		return fmt.Errorf("-o %q: want one of %s", o.format, strings.Join(outputFormats, ", "))
+	if !slices.Contains(o.formats(), o.format) {
+		return fmt.Errorf("-o %q: want one of %s", o.format, strings.Join(o.formats(), ", "))
 	}
 	return nil
 }

@@ -34,3 +34,11 @@ func (p *progress) end() {
 		fmt.Fprint(p.to, "\r\x1b[K")
 	}
 }
+
+// of returns what hears how many of all things are done.
+func (p *progress) of(things string) func(done, total int) {
+	return func(done, total int) {
+		p.what, p.whole = things, total
+		p.set(done)
+	}
+}

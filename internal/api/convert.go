@@ -49,7 +49,7 @@ func RuleOf(r policy.Rule) Rule {
 		out.Peers = append(out.Peers, peerOf(&r.Peers[i]))
 	}
 	for _, p := range r.Ports {
-		port := Port{Protocol: p.Protocol.String(), Port: number(p.Port), EndPort: number(p.EndPort)}
+		port := Port{Protocol: p.Protocol.String(), Port: number(p.Port), EndPort: number(p.EndPort), Name: optional(p.Name)}
 		if p.ICMPType != nil {
 			t := int(*p.ICMPType)
 			port.IcmpType = &t
@@ -67,10 +67,7 @@ func peerOf(p *policy.Peer) Peer {
 	var out Peer
 	switch {
 	case p.Selector != nil:
-		out.Selector = &struct {
-			MatchLabels map[string]string `json:"matchLabels"`
-			Namespace   string            `json:"namespace"`
-		}{p.Selector.MatchLabels, p.Selector.Namespace}
+		out.Selector = selectorOf(p.Selector)
 	case p.CIDR != nil:
 		out.Cidr = &struct {
 			Except *[]string `json:"except,omitempty"`
@@ -85,9 +82,58 @@ func peerOf(p *policy.Peer) Peer {
 			}
 			out.Cidr.Except = &except
 		}
+	case p.FQDN != "":
+		out.Fqdn = &p.FQDN
 	default:
 		reserved := PeerReserved(p.Reserved)
 		out.Reserved = &reserved
+	}
+	return out
+}
+
+func selectorOf(s *policy.Selector) *Selector {
+	out := &Selector{Namespace: optional(s.Namespace), MatchLabels: labelsOf(s.MatchLabels), MatchExpressions: expressionsOf(s.MatchExpressions), All: yes(s.All)}
+	if n := s.Namespaces; n != nil {
+		out.NamespaceSelector = &LabelSelector{MatchLabels: labelsOf(n.MatchLabels), MatchExpressions: expressionsOf(n.MatchExpressions), All: yes(n.All)}
+	}
+	return out
+}
+
+func labelsOf(labels map[string]string) *map[string]string {
+	if len(labels) == 0 {
+		return nil
+	}
+	return &labels
+}
+
+func expressionsOf(list []policy.Expression) *[]LabelExpression {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]LabelExpression, len(list))
+	for i, e := range list {
+		out[i] = LabelExpression{Key: e.Key, Operator: LabelExpressionOperator(e.Operator)}
+		if len(e.Values) > 0 {
+			out[i].Values = &e.Values
+		}
+	}
+	return &out
+}
+
+func readSelector(s *Selector) *policy.Selector {
+	out := &policy.Selector{
+		Namespace: deref(s.Namespace), MatchLabels: deref(s.MatchLabels), MatchExpressions: readExpressions(s.MatchExpressions), All: deref(s.All),
+	}
+	if n := s.NamespaceSelector; n != nil {
+		out.Namespaces = &policy.LabelSelector{MatchLabels: deref(n.MatchLabels), MatchExpressions: readExpressions(n.MatchExpressions), All: deref(n.All)}
+	}
+	return out
+}
+
+func readExpressions(list *[]LabelExpression) []policy.Expression {
+	var out []policy.Expression
+	for _, e := range deref(list) {
+		out = append(out, policy.Expression{Key: e.Key, Operator: policy.Operator(e.Operator), Values: deref(e.Values)})
 	}
 	return out
 }
@@ -153,7 +199,7 @@ func readRules(rules []Rule, path string) ([]policy.Rule, error) {
 func readPeer(p *Peer, path string) (policy.Peer, error) {
 	var out policy.Peer
 	if p.Selector != nil {
-		out.Selector = &policy.Selector{Namespace: p.Selector.Namespace, MatchLabels: p.Selector.MatchLabels}
+		out.Selector = readSelector(p.Selector)
 	}
 	if p.Cidr != nil {
 		out.CIDR = &policy.CIDR{}
@@ -169,7 +215,7 @@ func readPeer(p *Peer, path string) (policy.Peer, error) {
 			out.CIDR.Except = append(out.CIDR.Except, prefix)
 		}
 	}
-	out.Reserved = string(deref(p.Reserved))
+	out.Reserved, out.FQDN = string(deref(p.Reserved)), deref(p.Fqdn)
 	return out, nil
 }
 
@@ -186,7 +232,7 @@ func readPort(p *Port, path string) (policy.Port, error) {
 	if err != nil {
 		return policy.Port{}, invalid(path+".protocol", path+".protocol: "+oneLine(err.Error()))
 	}
-	out := policy.Port{Protocol: protocol}
+	out := policy.Port{Protocol: protocol, Name: deref(p.Name)}
 	for _, f := range []struct {
 		name string
 		in   *int
@@ -245,6 +291,13 @@ func optional(s string) *string {
 		return nil
 	}
 	return &s
+}
+
+func yes(b bool) *bool {
+	if !b {
+		return nil
+	}
+	return &b
 }
 
 func optionalTime(t time.Time) *time.Time {

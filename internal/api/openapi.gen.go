@@ -122,6 +122,30 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for LabelExpressionOperator.
+const (
+	DoesNotExist LabelExpressionOperator = "DoesNotExist"
+	Exists       LabelExpressionOperator = "Exists"
+	In           LabelExpressionOperator = "In"
+	NotIn        LabelExpressionOperator = "NotIn"
+)
+
+// Valid indicates whether the value is a known member of the LabelExpressionOperator enum.
+func (e LabelExpressionOperator) Valid() bool {
+	switch e {
+	case DoesNotExist:
+		return true
+	case Exists:
+		return true
+	case In:
+		return true
+	case NotIn:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for NewRevisionOrigin.
 const (
 	NewRevisionOriginEdit           NewRevisionOrigin = "edit"
@@ -482,6 +506,24 @@ type Judgement struct {
 	Verdict  string `json:"verdict"`
 }
 
+// LabelExpression defines model for LabelExpression.
+type LabelExpression struct {
+	Key      string                  `json:"key"`
+	Operator LabelExpressionOperator `json:"operator"`
+	Values   *[]string               `json:"values,omitempty"`
+}
+
+// LabelExpressionOperator defines model for LabelExpression.Operator.
+type LabelExpressionOperator string
+
+// LabelSelector defines model for LabelSelector.
+type LabelSelector struct {
+	// All Everything; stands in place of labels.
+	All              *bool              `json:"all,omitempty"`
+	MatchExpressions *[]LabelExpression `json:"matchExpressions,omitempty"`
+	MatchLabels      *map[string]string `json:"matchLabels,omitempty"`
+}
+
 // NewRevision defines model for NewRevision.
 type NewRevision struct {
 	Comment *string           `json:"comment,omitempty"`
@@ -551,11 +593,13 @@ type Peer struct {
 		// Prefix 10.0.0.0/8 or 2001:db8::/32
 		Prefix string `json:"prefix"`
 	} `json:"cidr,omitempty"`
+
+	// Fqdn api.example.com, or *.example.com for every name one label below; egress only.
+	Fqdn     *string       `json:"fqdn,omitempty"`
 	Reserved *PeerReserved `json:"reserved,omitempty"`
-	Selector *struct {
-		MatchLabels map[string]string `json:"matchLabels"`
-		Namespace   string            `json:"namespace"`
-	} `json:"selector,omitempty"`
+
+	// Selector Workloads by their labels, or all of them, in one namespace or in those that namespaceSelector picks.
+	Selector *Selector `json:"selector,omitempty"`
 }
 
 // PeerReserved defines model for Peer.Reserved.
@@ -575,6 +619,9 @@ type Port struct {
 	EndPort  *int `json:"endPort,omitempty"`
 	IcmpCode *int `json:"icmpCode,omitempty"`
 	IcmpType *int `json:"icmpType,omitempty"`
+
+	// Name Whatever number the destination has under this name, in place of port.
+	Name *string `json:"name,omitempty"`
 
 	// Port 0 or missing means every port.
 	Port *int `json:"port,omitempty"`
@@ -664,6 +711,16 @@ type RuleSentence struct {
 	Direction Direction `json:"direction"`
 	ID        string    `json:"id"`
 	Sentence  string    `json:"sentence"`
+}
+
+// Selector Workloads by their labels, or all of them, in one namespace or in those that namespaceSelector picks.
+type Selector struct {
+	// All Every workload; stands in place of labels.
+	All               *bool              `json:"all,omitempty"`
+	MatchExpressions  *[]LabelExpression `json:"matchExpressions,omitempty"`
+	MatchLabels       *map[string]string `json:"matchLabels,omitempty"`
+	Namespace         *string            `json:"namespace,omitempty"`
+	NamespaceSelector *LabelSelector     `json:"namespaceSelector,omitempty"`
 }
 
 // Session defines model for Session.
@@ -9627,106 +9684,111 @@ func (sh *strictHandler) GetReadiness(ctx *gin.Context) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7D17b9y4nV+F0B2wV0AZP+LkNjaCQzaPNtc0Dexs80cuWHPE38xwLZEqSXk8G/i7H/iSKImakby262yD",
-	"Al1nRPHxez+pr0nGi5IzYEomx1+TEgtcgAJh/vWG5gqE/ouAzAQtFeUsOU5eckao/lsiWWUrhCU6Xwhe",
-	"zBguQJY4g+dyxUuk+KzkQj0/Onqc/nh09BhdgiA0U89xRagCgh4pPsvxHPLnioJ4TuZIUpbB84PV+QnC",
-	"eY4WOV9LVLEcpERLeglslqQJ1Zv4ZwVik6SJXjM5ThZ2r2kisxUUWG+6wFfvgC3VKjk+2n/2NE3UptRD",
-	"pRKULZPr6zT5K2VEDzUzllitmgkv9KM0EfDPigogybESFQxM//RxmhSU+X8exJZ6Rwuq6rU6u8/Nw3B2",
-	"Agtc5So5PtjfT/VatKgK8699s5b7Z70SZQqWIMxS782k0VOZ/4w81eGTEcd671G+ZUH7/DZXPYVLKiln",
-	"76tibik0srRwg7auvOCiwMoC8OlREoD66PDZ0bOn/3347MlOgJ9pqu3zyZnCQiG+QGoFaE0Z4esTpFZU",
-	"qA0ieCMRXvJRxG24Iolum2AFjxQ1WO3D6WemaN7f2GtGuttifD1qK5WZcfJWrjUOZMmZBCNaXgvBDd4y",
-	"zhQwwxi4LHOaYb3HvV+l3ujXYJn/FLBIjpP/2Gsk1p59KvfsbGaV9kE/rbBCVKK14GyJMCNorX9RHBE+",
-	"S67T5C+Ac01lt7QRN110J6BWIBC1+4E8nxkMuTf1xC8yI1P76DKnKPAGzQERzkAj6wRhVFApKVsiYEps",
-	"wgEpwqgUIIEppMdLTWzr1QYxrjRiS8FLEIpaXBhprP/oIC1NgC24sJTdeyZ4ns9xdhF5eF3jn89/hUzp",
-	"4fpwl1RtjJZpL5/ZY0bWwJmyVNJ7QkmUebu8mTZCYNxwBVeqj4CPmlFWPAet6jDScAWWwaxP6GliGGAk",
-	"W6TJmouLnGOyi7A+uXGnsEgsM3mB9lnDwi3rIZZ6oLoDfYkg5CW/BIGX0EdIpp8AOYOMMyLbZ+HVPA8O",
-	"wqz8vU6TnEt1ChkXnTeGQe2o1whvBYWM4tn9gIXAG4tOTDbByDnnOWCmH8lJ+5VeZI/DU+UF6Wi0Ehmn",
-	"I4kLzZ876KiDYq8Aaunrzpp2kdVGhIdXA2y/tShFCCDAFMW55UtijTycfwjIY4FzCV0JUmIp9bwdVX6w",
-	"f3i0Q5enSSWtAg/fO/xxtwkQgsfMkTbbiJ3uFTCK8xi1MwaN5B1BuASkogx7qbWNbT9goQzdEiogG/PG",
-	"q3rgdZosqJDqDICNp7wcT32jxNkFqLGH1wZ9wH/hE8EVz3ge1xaA5YCQl7xyOmYEJDuIb8Baz9PGT7At",
-	"t/d6L2kL9Q0cQrAH8BymKdknKtI8qGXbVqxb4owIPD0TkKgP5veO7BjEBVrzKiePCLCNlikj0PlrRZa7",
-	"prdjRk44Ud9OEsMd5Lu91zBKa7BHcRVyIDBtzH9OKnbB+JoZW3cpQGrsg/3jS4RVXjNScmqNxI4RQ4h+",
-	"C+Q0dbbiUsW1mYaRWOAB44s5D6//gBOIW2Qh5JwXaAanwd7dhmLgqw32rvS063mAUnaJc2OQVAxXasUF",
-	"/c2gZsHFnBJieIpx9cuCV8a/zjhb5DRT7mevrwRW8IvxisFNdolpjq0yN7BhOI/iKON5VbC47jWMjbIV",
-	"FjhTIKwPhBUqsVA/SKRtJfuDdxlStBC8QAezKPEuKOQkvlIZeH4a8iA7M0dtxwKkdCZZ/1ljLsV9HO8N",
-	"zGHBBWhHI8PMewTGnRtJlh1iySyV+L1FieOSEnCM3OELJtcgYKy1Pt8okG+4WGMRAewbjQsNUcqoolhx",
-	"MVIomWlP4RKEhJE7+V1mgZcTMq4pb6DWV7wSEYPyFdVrZgqZ52hN1QopgRcLmsVJdrp5wOcSxCWQFypG",
-	"ejRbIWDkB4lqgYUkXiNq/EwvFebcxGVWIPQSJYCIsq55MNaiuqEhYq2ErQjq0L/ZVW08BOZE23yoKb1D",
-	"xR3qG7Au+hsbIChPCi3ERHnyKssrAuQ1ift4D9fq/QOYmG3ScDuLYekNziBiTgxolheazRBGNtgdVSGX",
-	"OK8gIin+xqVCwvqFVg+2VMI2uJg9/kPPu1NX2H3Xuxg8sZ3tFqhSTAo5KBBFXF9nPqVhtfQaMyWdEIuD",
-	"eLeRZYe5RZudtokjCqEcL4ctrfF0H9fj24gx5+v+wl2d/AD17XiB1Lzzwlq9UZDeTG7BpYsf9+a7gcKn",
-	"ZDh8hNZak16CcOalJixtAWrjOUqxOb3cKf3+V3tThT7BsBtRKx0xKV6ZJrxSGR9wWZzfPY3C3EvTaMwr",
-	"lj5UbW6CgPhBxu2mETbFaCK0w7fRnx3xYVAPSoWd1z4ao1JxEXP0P62AGTIyA5Di/AJRlSLF7a8mrtgy",
-	"s7eSrY9+txf5u3WEGKy1H2RxhzJeMQWj544Fvd2h6uh3aFo559YyZTpGjbfxEhUWLdTstgk7pN0j212m",
-	"omcbx8E14oeE94doPN8k0UeHoowSiIQq2GBmJKuE5MJ7uyVeAsILZaQTlYgzOKl9U25pTZu9u4Pedt+x",
-	"s/65woIITCPh3MHIiA+2DznQyobRZKpNrLVT1aPCKPXMsa02CcZuhFC5/fd3qrCqZBhV4RedGMiXnQkD",
-	"O0dsR41Y6G1qiwk9Ma7nKj1GWElu4FbD5D2sT4P1J2QmMl74o4Y1BqaKoq/cBF3SVnxQ61Y9AfEyAghV",
-	"cd8VC7dOn0Gc3PMgNCxgg2PaVz5B+1qhm58FoDWWiHEGM/SCcZMy5gy0dsfIx8qiUY+6RGE/rvpymm12",
-	"qig7qucB259rANWnjeLKmQ5Ry95qoH60E0J/vOPzKIWzFRArO6gGDoG4kgYfo+xhZwkMRG0qjqBfLaFO",
-	"wRsM43TfoOgpMaPZRUz7nushCy08kBl0rhFNGTJp92OkCUCLTSoREbwsITTvAvBpfUHH+ABOYjXYCEEf",
-	"bLQFsSEsn+VcDVUr2CoFAj9IdAGCQY5WPNeeJ7dGq897m0woVUYjIIkp6ZcnaKqnohginR2URQCTnDLY",
-	"YvnofaIlB4nmOLtA8w2iSkK+SH1BTL2D8XYQLBbaDNhtdmsgetkme6wwhcZ32ezkbFrK23gYCsgbwYux",
-	"2Zw1VZpXX6gbpnSc0daizxqSbVptyCJGn9bY7huiDBDY4idsigtPEA5pUTsCBlaoBBAp4gJhhlyCJFI5",
-	"s8WGhyBXFPHugCka3eFCUx8yVZFIgrKqAXsvT2uHAlsBOEqMzWFbNj/m+/aZJLp6D+QedNFZb1rn0kes",
-	"ixFvtQE61W5XOFP5xsgkbsHboDEibygRE60MuMqgVNNSf6WABb3qE8DB/sz8b+9HTX2H+/sHx2T+4/Hx",
-	"3uPDnezj5vyyAzveujHJPoOb3Ja6FlzBI8eDF9UcHuGSOn8/ZvNIyMFXaE2AVoFVtno3nTILysIRB5FT",
-	"srAadbcq9IWp4Y76wIuSYW1PTSGTpZcWozyx0yo3EdcCX7214w/2Q8O1JiWfu779iSXPsYLXy46UC/PU",
-	"dshbtmXMbRS51XP0luxuc2suP8Sgte2m4I8R/1ZdJfz0yZPHT3ZZ3zQrypdOPddvHj4Z9d5H8+u09+KB",
-	"rn0tULwnXgBmEmkVv0F6+CwsfR51qDAk1vF5Xn5I0c+vPqTo7OXHDyl6+/Jv7v8vnxqVilwd3m555paI",
-	"IfC07ZvFyxhdQGQb1dWFkNeeXv4+72my0FdxibXR7NbKxF0Psu/2VXus2Aa5pl0uh/yDPpNOeZvxRtp1",
-	"rYON81qx0HY0ElUOsgn3BG4tFvFyWcZVLF11CgUWF9JmY+aQc7ZEiusl9MQ5mJWmFDWkidnbeBnpqQuI",
-	"F5fdCW9ZrNn99cmhR5UjJGBNo2nDBlt5yJ2yX7+RS/6CFHTQ0TMZiCoHhM0oNIcN92X22lz0zsc0XN00",
-	"AdOUoYzjTP9CZAuLHC+nRE1x9CC0KPNo/d57rmrYnKAFz02nk6k2wi7u40m8z5Gl49dIiUyOl0sglhEN",
-	"V+JM26YmfgLat3XFQN4GtI8TG+CDddTOE440xtgUYZh1u3A3s3YC8/7lAJceE8Gp05As42Rd5nhzauuu",
-	"ptYyT4qU3W0heTwOFz9xEx7tdneo1UDEIAiO9p8JwGqKJ68xuQQZn43VfVojnNaxYdigB2V7RHZUanAa",
-	"1mtl0ma/t0p61pN1eb8cXWmhmejM88Dda5zaCnOYCwK8jmpCOkibOLA9fZQOnaiYwHCxTPcrsyHtrZcA",
-	"QprOLW2lyhOkj1spICmiS8YFEGtlaGBHDQwzwWg5bsILPdco4r3rzYyfVdvjO2eN1J3JxC81BOyzQN52",
-	"Mkw30qGU7MyejUjMRoV67AhnIONiC65KKkBOEKyuj2REp0h0IzlXocgZSrg2C+o3Xq4wW04l+DCVFitF",
-	"8FkijszqKaqY+UO7TqXgBVdwYgLpXvylNqlKL8EoecXRkttYtunKjmaLpna5tpIM0ey+zLkycq+d3tL/",
-	"LG4zmdU1I5ouX7/DIfyegjQt1cO52L57w7hyXrJJE6ywRKY9FAiiquPp4DxHK3w55OiQCe5Hk1+JNsEZ",
-	"w2aadpZVUWCxGas6ztzwXlR/IIliEjjtjI+rJQmBRHNLoiuT5FQ3rP3wR/FAbUNkGPs+yxLxNh3PWY0o",
-	"w+ZaT7AMQVGqjSHzftDYV1iNSZLUxTs7B8cij2fKxTTq4gDrRRilbc0i37YblVp1cUE0yxY0fXbSsINp",
-	"Mp8lwygz0lBDq07OIOqythqxAyXpgAVznQ2/txw0jPl0evFX2hlyNSp6M/aqCfNP2xbichwm4oCXmimQ",
-	"a65M0b4Wqgdtch1sLQWyhG21+ua5rbca21U1vbvW1hy8JkvYyrauNEFvybjrFhQS7AUAIyVL/PaDNyFU",
-	"I6cdz+8WoN3iqnaj69Ywx3TZG62AstWxI4GisJgqoTWMJlUKQTEHQoZChitTehTtlu4C2M/TvBQD43CZ",
-	"QZqssSh+LofFB0M+Iarlg498GDNGcmTie03jkrvKwMkxMkt2WgF+ayHgLcYaJWHhGwic2Bk/BS5W7J6C",
-	"ndTjb3HopvLHBaR80jhCfktf9DYUimMcWQ+tvtvDncU0guE852tbOWwvoTARQy22a2N9tJ/a1N9F2eTW",
-	"DJ2b2iyD9kJYQODJAtcSJYDwNtLQXvU0i//CXTM0oY/zZolMd2mRmXbbEc4awG4ptumk0dtWsKlS0C5H",
-	"7bC0ymQGC3UmVfjv7n2uPZ96G5TV7ojrjB6pZGu9PWbszet7TIy+tuK2vqt8Wmp7TZDLGEyb8walIT1y",
-	"unk34dCNScYmM86Udbqwr/6rtYemvTkAC6Lnbf+CWYt9vP1SOw+TcTnKJT5pLOOi0k4SLsC1Fo0gtBuF",
-	"/PRrVU5eAdvs5h7rj8T5x0xjfNoprDQccXRE1xbELfJtM0iInHYpWKPw49ZhA4BajkQrOyRklaBqc6bh",
-	"aOleNjEpcwNWxvkFheBeMV+z+Ysf2Wiukv4VjOpS/AKai6OMKAQswpz3SqnS3hRF2YLHg0F/+fjxA3rx",
-	"4W3dSl6Xi9qynBkyUtlWic4rhXK+pMyES60hhxgAkQioCb7Yjg7ppLU+lXV37FsSlHQVb3pJcwJNDecv",
-	"XCO/ib4fo5/MQc5n/2cOTlXeAkqAm+PkYLY/2zd8XwLDJU2Ok8ez/dljU2uqVgbce7ike5cHezi4IWpp",
-	"myK1NDKLviXJcfKOSlVfI5W27ir8HGeOZsievX7vOu1XBOYbc4EWBdc/jZEscJ6DQLYaNXYLmjVVk+0X",
-	"yW29M667j1qL72kdvucKdWNrB+wUvUDvycFh36H60rl/7XB/f9KlZ6NsuRo5/TbRXmGhpm4HdnMR25Hd",
-	"UGz6euP+njc9+mDC6PouxZFvhJZn8mnFEaE+o70Clnqnue6iVSZT3DRd6Ak8VZv+IxnQdM+oYgppYMlj",
-	"dG4nOEf/RbDCx8jGav6UonOP8/pRx5DTYzz/1GM8Ov40Q2+JRJRlArCEE1fPaaUlW6Isp3oTS83+QUxA",
-	"b8bFRiyrt7nxTAnAxWt7vJ3UpeBKWVg8kubFNnlFrguMtD6aF2f3jP8zI2gfmbv0LDKtzJR4Y2nC6nay",
-	"ixDqLqxB2fbGjJgq2NwlrX2JYjtPrlSrMcsKrpO6swByCd17SrT3TehiYTvMYyLIdnwlgzd4xu5aHSuh",
-	"f6+k2tXbZnrkBihMg+hhSyN9At/G3xZE5s5H03unEG7CrY4iXS9djyD3FjgDtYMu7ZBbI8wzjgrMNshe",
-	"EqCpD3C2QubugCGKU7wcuh63fTvuDr17L3rQXuowUgmaYzuZYgxtbAGT+qserszVXkRz40OmTH2Wgmtq",
-	"NHKEqSh+00bY2KsobLjd3Whh710YRbc+JjpCq5oXaq2IGTL40BvR3JQinpOai06ChIC5SHVtrrjxAcmi",
-	"VJvUuKAq7OuzR+ELJ161Ni4Fn+dQ1MsakP1phl5rULSC4i4RkfFCA4tlkKJca17OQCLF+Qw1ys/mXzhz",
-	"DbYYuWX02hkngM6DLtHz1Bq0XtY7Nzk17gEwIv0sbINMcjam5j9imt+yYvoJtLdhtiadKOCLCECHZEGO",
-	"5U3uyt6/kTi4dcPlgbLvkJmTYSE2plWqpnNL/RtTXdjkdbZwbOBQE8hBQUTP8CWvVN+OPOoz9ztuKhx5",
-	"pe7bFHzHl3bZwNJzR/timkwjCvTPoM7qKMGdGTZ+iSECtI9n/wLXiUqUW4RRNgS40t2C2CMJypoI0E/c",
-	"Xvx7K/AKr7q9bserlKjg+qGg6u6ExdHhszsmAxdYS44/f+kyEWUnNtrUD0jFaSQUJnUBwyC/2RF3iUO7",
-	"wqC410/vm9n+YYNuqcnQyNTd54Jjtfha7S6w2OWx+qDDdu/gUz3qPkzrSHnSGCO7Psp9Y+VFnjeLp9aO",
-	"B4LmG5MGCDHQQDuOhL2vdYjweu/rBWXk2v50vY0XPgX9JXfFDfUaO4B/A9gfWQPgPjD1dxYkzI1xSpW0",
-	"GRzHU95utomLIdxNNZObD6iMiJGY79WMGGe+AHP9ZRod7QW3Vg+yu7/yunfM6HdLcq62fn1lV7YtFin/",
-	"aK7rCZJUYz5bElSJ3u63X3aiwmY67zSs5XEywH8OrXdvUtwfs36yUQON/h9kk7rsXIQeJi5TtBS8Ktu+",
-	"im+o+ZaZ1lWEd7/e9a89w5BN/8Fu9rT9Zabbtu6Dyvz7Nu6bKvMIMwYVNDbcx23kL1A87fpyw7KH+4f3",
-	"tL9Tn2s/2V72bqSvCTA/KIlytP/svuTPa1uZGKufODEFjPzSBO+a8iQtqtLGHKcKEQ6mCN5V5nXueOpK",
-	"qIlSQfSa44csxNNub900KeLU227JYD9Fdqd6sHOUAXXYBs2/Lw2bqxsxI5RgBb5y1NTGArGNyM334Vwk",
-	"2Tfl/tF0qDD9wt+GCrW9zR/qVsw70J/t9ul7VqE7jFlhtNcfyZY193H6XNCK6j82aL5B2PHkiQvgGIuW",
-	"qtCo/Z9b0RRBW9Sg29eUPd5HlKe2D0eGd+ozPOwQg7X//GaH64gepEgdkkcvTYP4HVv04QWwo+TRwS0K",
-	"w3DdYdr79zUkzmzVgr1ABIg3Jeok+VVz9e0MvW+uNPVfgeai7vSxXYWz2xRre1/9n9fbzeCAgO/MPp1E",
-	"Sg84UNrs9GFLrd3jOl+Snm46Bp/B/QaMR7/b74GX74GXb1HX/CRMpwPOLpq0pomv2Mor92FdBusUrejS",
-	"3KK1TVRNZHbpO6wePqeb/pnvcdbv7P5Ns/sLbSI629IGV8tKecg0sVcbXA16m903a028lQheSl8EeRtS",
-	"wF3H823IgZ/tZr9Lgu+S4Nt2MhUvrcdI2fLE3cXTEQGDzG17IX/b5v+57/TEKXX7dt2r24reTHOJ4Jm5",
-	"J8d8KFQOVl+ZTyD/tt1XxYQye9PrzbebJk/2H9/a6TSzCJ4HZWcvc5pd/IVXEtyR4yduzxt0337+oqWf",
-	"66P9/EWLONv0amVtJfLkONkzos/N+rWuO/E1lmnzkyvZa35pinaCH0t/w2P9i61nvv5y/f8BAAD//w==",
+	"7H17b9w2tvhXIfT7Ab17oYwfcXIbG8FFmsc2d7NpYKebP3KDhiOemWEtkSpJeTwN/N0v+JIoiZqRXNvr",
+	"tMECW2dE8XHeLx59STJelJwBUzI5/pKUWOACFAjzr1c0VyD0XwRkJmipKGfJcfKcM0L13xLJKlshLNHn",
+	"heDFjOECZIkzeCpXvESKz0ou1NOjo4fp90dHD9EFCEIz9RRXhCog6IHisxzPIX+qKIinZI4kZRk8PVh9",
+	"PkE4z9Ei52uJKpaDlGhJL4DNkjShehO/VSA2SZroNZPjZGH3miYyW0GB9aYLfPkG2FKtkuOj/SeP00Rt",
+	"Sj1UKkHZMrm6SpN/UEb0UDNjidWqmfBcP0oTAb9VVABJjpWoYGD6xw/TpKDM//MgttQbWlBVr9XZfW4e",
+	"hrMTWOAqV8nxwf5+qteiRVWYf+2btdw/65UoU7AEYZZ6ayaNnsr8Z+SpDh+NONZbj/ItC9rnN7nqKVxQ",
+	"STl7WxVzS6GRpYUbtHXlBRcFVhaAj4+SANRHh0+Onjz+r8Mnj3YC/ExTbZ9PzhQWCvEFUitAa8oIX58g",
+	"taJCbRDBG4nwko8ibsMVSXTbBCt4oKjBah9OPzNF8/7GXjLS3Rbj61FbqcyMk7dypXEgS84kGNHyUghu",
+	"8JZxpoAZxsBlmdMM6z3u/Sr1Rr8Ey/x/AYvkOPl/e43E2rNP5Z6dzazSPuiHFVaISrQWnC0RZgSt9S+K",
+	"I8JnyVWa/Ag411R2Qxtx00V3AmoFAlG7H8jzmcGQe1NP/CwzMrWPLnOKAm/QHBDhDDSyThBGBZWSsiUC",
+	"psQmHJAijEoBEphCerzUxLZebRDjSiO2FLwEoajFhZHG+o8O0tIE2IILS9m9Z4Ln+Rxn55GHVzX++fxX",
+	"yJQerg93QdXGaJn28pk9ZmQNnClLJb0nlESZt8ubaSMExg1XcKn6CHivGWXFc9CqDiMNV2AZzPqEniaG",
+	"AUayRZqsuTjPOSa7COuDG3cKi8QykxdoHzUs3LIeYqkHqjvQpwhCnvMLEHgJfYRk+gmQM8g4I7J9Fl7N",
+	"8+AgzMrfqzTJuVSnkHHReWMY1I56jfBWUMgont0PWAi8sejEZBOMnHOeA2b6kZy0X+lF9jg8VV6QjkYr",
+	"kXE6krjQ/LmDjjoo9gqglr7urGkXWW1EeHg1wPZbi1KEAAJMUZxbviTWyMP5u4A8FjiX0JUgJZZSz9tR",
+	"5Qf7h0c7dHmaVNIq8PC9w+93mwAheMwcabON2OleAKM4j1E7Y9BI3hGES0AqyrCXWtvY9h0WytAtoQKy",
+	"MW+8qAdepcmCCqnOANh4ysvx1DdKnJ2DGnt4bdAH/Bc+EVzxjOdxbQFYDgh5ySunY0ZAsoP4Bqz1PG38",
+	"BNtye6/3krZQ38AhBHsAz2Gakn2iIs2DWrZtxbolzojA0zMBifpgfu/IjkFcoDWvcvKAANtomTICnb9W",
+	"ZLlrejtm5IQT9e0kMdxBvtt7DaO0BnsUVyEHAtPG/MekYueMr5mxdZcCpMY+2D8+RVjlJSMlp9ZI7Bgx",
+	"hOi3QE5TZysuVVybaRiJBR4wvpjz8PoPOIG4RRZCznmBZnAa7N1tKAa+2mDvSk+7ngcoZRc4NwZJxXCl",
+	"VlzQ3w1qFlzMKSGGpxhXvyx4ZfzrjLNFTjPlfvb6SmAFvxivGNxkF5jm2CpzAxuG8yiOMp5XBYvrXsPY",
+	"KFthgTMFwvpAWKESC/WdRNpWsj94lyFFC8ELdDCLEu+CQk7iK5WB56chD7Izc9R2LEBKZ5L1nzXmUtzH",
+	"8d7AHBZcgHY0Msy8R2DcuZFk2SGWzFKJ31uUOC4oAcfIHb5gcg0Cxlrr840C+YqLNRYRwL7SuNAQpYwq",
+	"ihUXI4WSmfYULkBIGLmTP2QWeDkh45ryGmp9xSsRMShfUL1mppB5jtZUrZASeLGgWZxkp5sHfC5BXAB5",
+	"pmKkR7MVAka+k6gWWEjiNaLGz/RSYc5NXGYFQi9RAogo65oHYy2qaxoi1krYiqAO/Ztd1cZDYE60zYea",
+	"0jtU3KG+Aeuiv7EBgvKk0EJMlCcvs7wiQF6SuI93f63eP4GJ2SYNt7MYll7hDCLmxIBmeabZDGFkg91R",
+	"FXKB8woikuKfXCokrF9o9WBLJWyDi9njv/S8O3WF3Xe9i8ET29lugCrFpJCDAlHE9XXmUxpWS68xU9IJ",
+	"sTiIdxtZdphbtNlpmziiEMrxctjSGk/3cT2+jRhzvu4v3NXJ91DfjhdIzTvPrNUbBen15BZcuPhxb75r",
+	"KHxKhsNHaK016QUIZ15qwtIWoDaeoxSb04ud0u9/tDdV6BMMuxG10hGT4pVpwiuV8QGXxfnd0yjMvTSN",
+	"xrxi6UPV5iYIiO9k3G4aYVOMJkI7fBv92RHvBvWgVNh57aMxKhUXMUf/wwqYISMzACnOzxFVKVLc/mri",
+	"ii0zeyvZ+uh3e5GfrCPEYK39IIs7lPGKKRg9dyzo7Q5VR79D08o5t5Yp0zFqvI2XqLBooWa3Tdgh7R7Z",
+	"7jIVPds4Dq4RPyS830Xj+SaJPjoUZZRAJFTBBjMjWSUkF97bLfESEF4oI52oRJzBSe2bcktr2uzdHfS2",
+	"+46d9e8VFkRgGgnnDkZGfLB9yIFWNowmU21irZ2qHhVGqWeObbVJMHYjhMrtv79ThVUlw6gKP+/EQD7t",
+	"TBjYOWI7asRCb1NbTOiJcT1X6THCSnIDtxomb/Ac8peXpeZBt4cJ2Ylz2MR1WQkCuwSjh/RrLQjecmX+",
+	"+/KSSuNyveAg33Jl/h31XBurezjIUuDL1/ahLeLYakjrPQc7HATKGeTgk6QTQILzWFXABYiNWlG2PEFS",
+	"YUaMt1Hm2qfnC2QKdUL1GEQrC6yyVYOg8dKmi9kunPpyyCxlXtuSpRqOcXn4xXLUb2F9GpD5BHhmvPAc",
+	"FZayhHgO6E7QJW2FobUJpycgXhUBoXFCK7Fw6/TlsFOvnlONpLUxWCTx+gTta7vR/CwArbFEjDOYoWeM",
+	"m8oEzkAbkRj5kGw0uFZXwuzHLaycZpudlpAd1Qu02J9rANWnjVH/W2ehRh1Ia+j0yRTCsE/HtVYKZysg",
+	"VkVRDRwCcVsQfCi8h50lMM2w48WkVoSn4O3ScSbWoIYrMaPZeczI+6yHLLSOQmbQZ41oypCp7jhGmgC0",
+	"dqYSEcHLEkicy7VZQse4mk4xNtgIQR9stAWxISyf5VwNFcXYYhgC30l0DoJBjlY8J1IfzFY3OTfEJNyp",
+	"MoYHkpiSfhWMpnoqiiHS2UFZBDDJKYMtBrbeJ1pykGiOs3M03yCqJOSL1Ndd1TsYb27DYqGtzd3enQai",
+	"l22yxwpTaHyXa0jOplVWGEdWAXkleDE2abimSvPqM3XNzKHzDVr0WUOyTasNWcTo0/p0fX+HAQJbY4dN",
+	"DesJwiEtan/TwAqVACJFXCDMkMvDRQq0triKEKQkI0EEYIpGd7jQ1Gd1OpKgrGrAPpigtUOBrQAcJcYm",
+	"q+MIk0RX74Hcgy4663XLqfqIdamIrTZAx3y6xJnKN0YmcQveBo0ReUPJVKsNLjMo1bQMcylgQS/7BHCw",
+	"PzP/2/teU9/h/v7BMZl/f3y89/BwJ/u4OWMMsfiNRHKvuKQzuMRFmcMs44Uh+P8MfzECWwuCDdK6w8DQ",
+	"0uYcDPvYpDziLN/M4lKkoQpvVZlctqGJ3FZyF1zBA8f759UcHuCSunBWzNaSgW29Vbb6cXFKqk2iKZhe",
+	"eoYfZUWfVjn0XYyI8eyrHG5+YslzrODlsiOowooGO+Q12zLmJsoh6zl6S3a3ubXqI8SgNc+m4I8R/1Zd",
+	"T/740aOHj3YZ0DQryudOw9ZvHj4a9d578+u097wx2betTHzZ1ksa8yWIhqEVlqhixId4mClpDH1FbdFG",
+	"+TQegt3XAsHHiArATDph4OeZBsQwWNtxk56/S9HPL96l6Oz5+3cpev38n+7/Lx4bLexOPEIEuiViBHPa",
+	"dufiBbYuVLeNyusS3StPnz/Ne8ovdG9cync0e7dyxFeD4mL7qj3Wb4Nc8wqXQy5FXyhMeZvxRrp2KXjj",
+	"HF0stOmNRJWDbAKRgSeMRbyQm3EVS6SeQoHFubR5Qq2d2BIprpfQE+dgVppSbpMmZm/jZbKnLiBePHcn",
+	"vGExavfXJ4ceVY6QuDWNpg0bbOUhd8p+ZVEu+TNS0EHf0OTGqhwQNqPQHDbcXwDRFqb3V6bh6rqpwaZA",
+	"ahxn+hciW1jkeDklno+jB6FFmUcrS99yVcPmBC14bu7gmTo47EJFnsT7HFk6fo0Ub+V4uQRiGdFwJc60",
+	"OWtCLqDdYVem5s03+zixoWdYR0004UhjjA0TJgC2C3czaydl5F8OcOkxEZw6DckyTtZljjentiJwapX9",
+	"pODa7V5xiIfu4iduIqrde0dqNRBkCOKp/WcCsJri/GtMLkHGZ2P1DcIRfu7YyG1wO2p7EHdU0noa1mtl",
+	"0ma/10p61pP1xRM5ugZIM9GZ54Hb1zi1FeYwF8SEHdWEdJA2oWN7+igdOlExgeFiNRgvzIaMjQsgpLlT",
+	"qK1UeYL0cSsFJEV0ybgAYq0MDey4LQzunvUoDJiIxM40krWwJ8yq7fGpySm7cb/UELDPAnnbyX1eS4dS",
+	"sjOvO6JkICrUY0cYnVnrmB6OiKXWaGoFVLjEmY3y5bnLkxfGYTLxa39DWg+g2irlEqx5WT/ym0Elzc5j",
+	"EcLBfF4ddvwL5PTS4Lb50K2JFjhHnWR7eOesSUl3g3UlFSAn6F93EW7EVbcoveZchZppqGKkWVC/8XyF",
+	"2XKqXAxrAWK1VD7/yJFZPUUVM39oAi8FL7iCExPx81oytVUh9MJG/hRHS26zJKatRDQPOfWafit9FS1P",
+	"kjlXRj22E6eGW28yTdq1Nps2BX6HQ/g9BWl6QgwXk/S9YMaVj6xyAiZ0Y+63A0FUdRxiLZ5W+GLIHyYT",
+	"vNQmcxe9xWvs32lGnKyKAovNWAvjzA3v5YsG0nMmNdjOJbpiuBBINLckujLpc3XN4jV/FA/UNkSGse/z",
+	"d5GghOM5azjJsDuAJ1iGoCjVxpB5X4P4EtEx6be6+nDn4KjEVC70VVc3WWfT2HbWevZ9B6JSq66OiuZv",
+	"g1vrnQT/YALW518xyow01NCq035WI1OJNGIH7tQAFsxdzfqj9exhaLDTTGSlfWZXZKc3Y3vlmH/ae20u",
+	"e2YsB7zUTIHc7fAU7WuhetAm18G78UCWsO2ykXluC0bHXgud3h7AVrO8JEvYyrau6EVvyUR1LCgk2A4m",
+	"IyVLvH3LqxCqkdOO53cL0G51aPum/tZo2HTZGy3htOX9I4GisJgqoTWMJpU6QjEHQoYiyytTOxlt99AF",
+	"sJ+neSkGxuECljRZY1H8XA6LD4Z8ql3LBx8gM2aM5MiEgZubl64Xi5NjZJbstAL81kLAW4w1SsLCNxA4",
+	"sTN+CDzxWKOVndTj29B0i0TGxS19OUKE/Ja+ancoYss4so583ZzIncXcZMV5ztf26oPtomMCy1ps1z7d",
+	"6HBGU0AcZZMbM3Sua7MM2gthaYonC1xLlADC20jjVO9kWgmt65M24SL6Fk8sUi3mW4S5rmtm2m1HOGsA",
+	"u6WMK+YP11awqX/RLkftsLQKsAZLwCZdUdrdvKH2fOptUFa7I661w0glW+vtMWOvXzlmUjm1Fbf1XeWz",
+	"l9urzVxiadqc+Q3EC65/HXqo5ZuxyYwzZZ0u7OtKa+2haW8OwIIkS9u/YNZiH2+/1M7DZFyOcolPGsu4",
+	"qKSNSrm7kSMI7VqRYf1alZMXwDa7ucf6I3H+MdMYn3YKKw0Hph3RtQVxi3zbDBIip11k2Cj8uHXYAKCW",
+	"I59iVewSskpQtTnTcLR0L5uYlGnhl3F+TiFojOirgX/xIxvNVdJ/gFFdip9D0/nOiELAIiyNWClV2lZ3",
+	"lC14PBj04/v379Czd6/rXhh1IbItvJqh5tYBmlcK5XxJmYmqW0MOMQAiEVATfLFX0qST1vpU1t2xb0lQ",
+	"0tVS6iXNCTQ1fH7mOpGYJM0x+sEc5PPsf83BqcpbQAlwc5wczPZn++6yCMMlTY6Th7P92UNTxaxWBtx7",
+	"uKR7Fwd7OGhxt7S3uu0FDsrZa5IcJ2+oVHUfvLTVbPVjnDmaIXu2f+hV2q81zTemAyAF1wACI1ngPAeB",
+	"bJ1zrI2jNVWT7Z0wtza97O6j1uJ7WofvuRLw2NoBO0U7gD46OOw7VJ86DSQP9/cndW0cZcvVyOnfc++V",
+	"rGrqdmA3nSSP7IZi09cb940q9eiDCaPrZrAj3wgtz+TDiiNCfeHDCljqnea6DYAyBQXNrTE9gadqc4FS",
+	"BjTdM6qYQhpY8hh9thN8Rv9BsMLHyMZq/paizx7n9aOOIafHeP6px3h0/G2GXpvERSYASzhxlcJWWrIl",
+	"ynKqN7HU7B/EBPRmXGzEsnqbG8+UAFy8tMfbSV0KLpWFxQNpXmyTV6TfaeTutnlxdsf4PzOC9oFpBmqR",
+	"aWWmxBtLE1a3k12EUF8jHZRtr8yIqYLNdZnuSxR7p+lStW6WWsF1Ut9ZgVxCt9GS9r4JXSxsi4yYCLJX",
+	"VpPBFsSxZtFjJfQflVS7LueaS74DFKZBdL+lkT6B70PSFkSmaa25PKwQbsKtjiLdZeAeQe4tcAZqB13a",
+	"ITdGmGccFZhtkL31qakPcLZCpvnJEMUpXg719263996hd+9ED9quNCOVoDm2kynG0MYWMKnvVXNpehMS",
+	"zY33mTL1WQquqdHIEaai+E0bYWN76dhwu2vJYxvHjKJbHxMdoVXNC7VWxAwZfOiNaG5KEc9JzUUnQULA",
+	"dIJemx5dPiBZlGqTGhdUhTdG7VH4wolXrY1Lwec5FPWyBmR/m6GXGhStoLhLRGS80MBiGaQo15qXM5BI",
+	"cT5DjfKz+RfOXIcAjNwyeu2ME0Cfg2vun1Nr0HpZ79zk1LgHwIj0s7ANMsnZmJp/j2l+w4rpB9Dehtma",
+	"dKKALyIAHZIFOZbXafa/fy1xcOOGyz1l3yEzJ8NCbMwlvJrOLfVvTBFqk9fZwrGBQ00gBwURPcOXvFJ9",
+	"O/Koz9xvuCmE5ZW6a1PwDV/aZQNLzx3tk7m+HFGgfwd1VkcJbs2w8UsMEaB9PPs3uE5UotwijLIhwJWu",
+	"jWuPJChrIkA/cNu5/EbgFfbqvmrHq5So4Oq+oOr2hMXR4ZNbJgMXWEuOP37qMhFlJzba1A9IxWkkFCZ1",
+	"AcMgv9kRt4lDu8KguNdP75rZ/mWDbqnJ0MjUNaTCsSsbWu0usNjlsfqgw3bvoK7YTO7CtI6UJ40xsuuj",
+	"3DVWnuV5s3hq7XggaG4v6oYYaKAdR8LelzpEeLX35ZwycmV/utrGCx+Ca0i3xQ31GjuAfw3YH1kD4C4w",
+	"9RMLEubGOKVK2gyO4ylvN9vExRDupprJzRegRsRIzAe3Rowzn7C6+jSNjvaCtvuD7O579veOGf3wUs7V",
+	"1s9H7cq2xSLl702/sSBJNea7S0GV6M1+vGonKmym81bDWh4nA/zn0Hr7JsXdMesHGzXQ6P9ONqnLzpcc",
+	"wsRlipaCV2XbV/H3rr5mpnUV4d3PD/57zzBk07+zmz1tf1rupq37oDL/ro37pso8woxBBY0N93Eb+QsU",
+	"T7u+3LDs4f7hHe3v1OfaT7aXvRvpawLM90qiHO0/uSv589JWJsbqJ05MASO/MMG7pjxJi6q0McepQoSD",
+	"KYJ3lXmd7mFdCTVRKoheD4UhC/G0ewVzmhRx6m23ZLDfUrxVPdg5yoA6bIPmr0vDpvcsZoQSrMBXjpra",
+	"WCD2vnrzgUsXSfZ3t/9sOlSYa+Vfhwq1V+Df1Td2b0F/tm/Z37EK3WHMCqO9/ky2rGko7HNBK6r/2KD5",
+	"BmHHkycugGMsWqpCo/a/b0RTBNeiBt2+puzxLqI8tX04MrxTn+F+hxis/ec3O1xHdC9F6pA8em76CNyy",
+	"RR+2Fh4ljw5uUBiG6w7T3l/XkDizVQu2zwwQb0rUSfLLpqnyDL1tmuX6z9hzUd/0sbcKZzcp1va++D+v",
+	"tpvBAQHfmn06iZTucaC02en9llq7x3U+hT/ddAy+4/0VGI9+t98CL98CL1+jrvlBmJsOODtv0pomvmIr",
+	"r9yXwRmsU7SiS9NsbZuomsjs0t+wuv+cbu7PfIuzfmP3r5rdn2kT0dmWNrhaVspDpom92uBqcLfZfXTb",
+	"xFuJ4KX0RZA3IQVcO56vQw78bDf7TRJ8kwRft5OpeGk9RvOBJduLpyMCBpnb3oX8fZv/5z40FqfU7dt1",
+	"r24rejOXSwTPTJ8c86VjOVh9Zb7h/vt2XxUTymxD4OtvN00e7T+8sdNpZhE8D8rOnuc0O/+RVxLckeMn",
+	"bs8b3L79+ElLP3eP9uMnLeLspVcrayuRJ8fJnhF9btYvdd1J3Tqv+cmV7DW/NEU7wY+lbwRa/2Lrma8+",
+	"Xf1fAAAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -36,6 +36,10 @@ func Regression(e Enforcement, x *inventory.Index) (flow.Denial, string, bool) {
 	for _, d := range e.Audited {
 		announced[edgeOf(&d)] = true
 	}
+	own := policy.Evaluator{}
+	if w := x.Workload(e.Live.Workload); w != nil {
+		own.Own = w.NamedPorts()
+	}
 	for _, d := range e.Denied {
 		if d.Reason != flow.ReasonDefault {
 			continue // no rule can allow what is spoofed or malformed
@@ -44,13 +48,13 @@ func Regression(e Enforcement, x *inventory.Index) (flow.Denial, string, bool) {
 		if !ok {
 			continue
 		}
-		if j := policy.Evaluate(&e.Live, facts); j.Allowed() {
+		if j := own.Evaluate(&e.Live, facts); j.Allowed() {
 			return d, "it denied " + describe(&d) + ", which its policy allows", true
 		}
 		if e.Previous == nil || announced[edgeOf(&d)] || !e.Previous.Isolates(d.Direction) {
 			continue
 		}
-		if j := policy.Evaluate(e.Previous, facts); j.Reason == flow.ReasonRule {
+		if j := own.Evaluate(e.Previous, facts); j.Reason == flow.ReasonRule {
 			return d, "it denied " + describe(&d) + ", which was allowed before and which the audit did not show", true
 		}
 	}
@@ -89,15 +93,17 @@ func factsOf(d *flow.Denial, x *inventory.Index) (policy.Facts, bool) {
 	}
 	// What the endpoint's own node sends is never denied: a denied packet with
 	// the node's address came from elsewhere.
-	f.Peer = policy.PeerFacts{Addr: peer.Address, Workload: peer.Workload, Outside: true}
+	f.Peer = policy.PeerFacts{Addr: peer.Address, Outside: true}
 	if peer.IsWorkload() {
 		w := x.Workload(peer.Workload)
 		if w == nil {
 			return f, false // it left the inventory, and its labels with it
 		}
-		f.Peer.Labels = w.Labels
+		f.Peer = x.Facts(w)
+		f.Peer.Addr, f.Peer.Outside, f.Peer.Named = peer.Address, true, w.NamedPorts()
 		return f, true
 	}
+	f.Peer.Names = x.Peer(peer.Address, "").Names
 	if peer.Reserved == "" {
 		return f, peer.Address.IsValid()
 	}

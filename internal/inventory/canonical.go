@@ -26,17 +26,26 @@ func (inv *Inventory) Clone() Inventory {
 		for j := range w.Endpoints {
 			w.Endpoints[j].Addresses = slices.Clone(w.Endpoints[j].Addresses)
 			w.Endpoints[j].Tunnels = slices.Clone(w.Endpoints[j].Tunnels)
+			w.Endpoints[j].Ports = slices.Clone(w.Endpoints[j].Ports)
 		}
 	}
 	out.Guardrails = slices.Clone(inv.Guardrails)
 	for i := range out.Guardrails {
 		out.Guardrails[i] = out.Guardrails[i].Clone()
 	}
+	out.Namespaces = slices.Clone(inv.Namespaces)
+	for i := range out.Namespaces {
+		out.Namespaces[i].Labels = maps.Clone(out.Namespaces[i].Labels)
+	}
+	out.Names = slices.Clone(inv.Names)
+	for i := range out.Names {
+		out.Names[i].Addresses = slices.Clone(out.Names[i].Addresses)
+	}
 	return out
 }
 
-// Sorted returns a copy in canonical order: nodes, workloads, endpoints and
-// guardrails by name, addresses by number.
+// Sorted returns a copy in canonical order: everything that has a
+// name by it, addresses by number.
 func (inv *Inventory) Sorted() Inventory {
 	out := inv.Clone()
 	slices.SortFunc(out.Nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
@@ -50,10 +59,20 @@ func (inv *Inventory) Sorted() Inventory {
 		for j := range endpoints {
 			slices.SortFunc(endpoints[j].Addresses, netip.Addr.Compare)
 			slices.Sort(endpoints[j].Tunnels)
+			slices.SortFunc(endpoints[j].Ports, comparePorts)
 		}
 	}
 	slices.SortFunc(out.Guardrails, func(a, b policy.Guardrail) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Namespaces, func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Names, func(a, b Name) int { return cmp.Compare(a.Name, b.Name) })
+	for i := range out.Names {
+		slices.SortFunc(out.Names[i].Addresses, netip.Addr.Compare)
+	}
 	return out
+}
+
+func comparePorts(a, b policy.NamedPort) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
 }
 
 // Canonical returns JSON that is the same for inventories that mean the same.

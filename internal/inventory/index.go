@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
@@ -17,6 +18,9 @@ type Index struct {
 	endpoints  map[uint32]Owner
 	identities map[flow.Identity]*Workload
 	namespaces map[string][]*Workload
+	all        []*Workload
+	labels     map[string]map[string]string // of namespaces
+	names      map[netip.Addr][]string      // DNS names by address
 }
 
 // Owner is who an address belongs to: either a node, or an endpoint with its
@@ -38,6 +42,16 @@ func NewIndex(inv Inventory) *Index {
 		endpoints:  map[uint32]Owner{},
 		identities: map[flow.Identity]*Workload{},
 		namespaces: map[string][]*Workload{},
+		labels:     map[string]map[string]string{},
+		names:      map[netip.Addr][]string{},
+	}
+	for _, n := range x.inv.Namespaces {
+		x.labels[n.Name] = n.Labels
+	}
+	for _, n := range x.inv.Names {
+		for _, a := range n.Addresses {
+			x.names[a.Unmap()] = append(x.names[a.Unmap()], n.Name)
+		}
 	}
 	for i := range x.inv.Nodes {
 		n := &x.inv.Nodes[i]
@@ -47,6 +61,7 @@ func NewIndex(inv Inventory) *Index {
 	for i := range x.inv.Workloads {
 		w := &x.inv.Workloads[i]
 		x.workloads[w.Ref()] = w
+		x.all = append(x.all, w)
 		x.namespaces[w.Namespace] = append(x.namespaces[w.Namespace], w)
 		if w.Identity != flow.IdentityUnknown {
 			x.identities[w.Identity] = w
@@ -77,7 +92,7 @@ func (x *Index) Inventory() *Inventory { return &x.inv }
 // Guardrails returns those that guard the workload w.
 func (x *Index) Guardrails(w flow.Workload) []policy.Guardrail {
 	if known := x.workloads[w]; known != nil {
-		return policy.Governing(x.inv.Guardrails, w, known.Labels)
+		return policy.Governing(x.inv.Guardrails, x.Facts(known))
 	}
 	return nil
 }
@@ -103,28 +118,70 @@ func (x *Index) Endpoint(id uint32) (Owner, bool) {
 // Identity returns the workload of that number, or nil.
 func (x *Index) Identity(id flow.Identity) *Workload { return x.identities[id] }
 
-// Select returns the workloads of a namespace that have all the labels, in the
-// inventory's order. No labels select nothing: an empty selector would mean the
-// whole namespace.
-func (x *Index) Select(namespace string, labels map[string]string) []*Workload {
-	if len(labels) == 0 {
-		return nil
+// Select returns the workloads that s picks, in the inventory's order.
+func (x *Index) Select(s *policy.Selector) []*Workload {
+	candidates := x.namespaces[s.Namespace]
+	if s.Namespaces != nil {
+		candidates = x.all
 	}
 	var out []*Workload
-	for _, w := range x.namespaces[namespace] {
-		if w.Matches(labels) {
+	for _, w := range candidates {
+		if s.Selects(x.Facts(w)) {
 			out = append(out, w)
 		}
 	}
 	return out
 }
 
-// Matches reports whether w has all the labels, of which there must be one.
-func (w *Workload) Matches(labels map[string]string) bool {
-	for k, v := range labels {
-		if have, ok := w.Labels[k]; !ok || have != v {
-			return false
+// Facts returns what selectors ask of w: its name, its labels and those of its
+// namespace. It is any of its endpoints', so there is no address.
+func (x *Index) Facts(w *Workload) policy.PeerFacts {
+	return policy.PeerFacts{Workload: w.Ref(), Labels: w.Labels, NamespaceLabels: x.labels[w.Namespace]}
+}
+
+// All returns the facts of every workload, in the inventory's order.
+func (x *Index) All() []policy.PeerFacts {
+	out := make([]policy.PeerFacts, len(x.all))
+	for i, w := range x.all {
+		out[i] = x.Facts(w)
+	}
+	return out
+}
+
+// Peer returns what is known of who has an address, as an endpoint on node sees
+// it.
+func (x *Index) Peer(addr netip.Addr, node string) policy.PeerFacts {
+	out := policy.PeerFacts{Reserved: flow.IdentityWorld}
+	switch o := x.owners[addr.Unmap()]; {
+	case o.Workload != nil:
+		out = x.Facts(o.Workload)
+		out.Named = o.Endpoint.Ports
+	case o.Node != nil && o.Node.Name == node:
+		out.Reserved = flow.IdentityHost
+	case o.Node != nil:
+		out.Reserved = flow.IdentityRemoteNode
+	}
+	out.Addr, out.Names = addr, x.names[addr.Unmap()]
+	return out
+}
+
+// NamedPorts returns those of the endpoint that has an address; nil for others.
+func (x *Index) NamedPorts(addr netip.Addr) []policy.NamedPort {
+	if o := x.owners[addr.Unmap()]; o.Endpoint != nil {
+		return o.Endpoint.Ports
+	}
+	return nil
+}
+
+// Resolve returns the addresses that a DNS name, or all names that a pattern
+// means, were seen to have, in order.
+func (x *Index) Resolve(pattern string) []netip.Addr {
+	var out []netip.Addr
+	for i := range x.inv.Names {
+		if n := &x.inv.Names[i]; policy.NameMatches(pattern, n.Name) {
+			out = append(out, n.Addresses...)
 		}
 	}
-	return len(labels) > 0
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 func parsed(t *testing.T) Inventory {
@@ -94,7 +95,7 @@ func TestIndexSelect(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var got []string
-			for _, w := range x.Select(c.namespace, c.labels) {
+			for _, w := range x.Select(&policy.Selector{Namespace: c.namespace, MatchLabels: c.labels}) {
 				got = append(got, w.Name)
 			}
 			if !slices.Equal(got, c.want) {

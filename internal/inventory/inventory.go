@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
@@ -13,6 +14,24 @@ type Inventory struct {
 	Workloads []Workload `json:"workloads" yaml:"workloads"`
 	// Guardrails deny what no policy shall allow.
 	Guardrails []policy.Guardrail `json:"guardrails,omitempty" yaml:"guardrails"`
+	// Namespaces are those with labels of their own, for selectors that pick
+	// namespaces by label.
+	Namespaces []Namespace `json:"namespaces,omitempty" yaml:"namespaces"`
+	// Names are DNS names with the addresses that they were seen to have.
+	Names []Name `json:"names,omitempty" yaml:"names"`
+}
+
+// Namespace is a namespace with its labels. policy.NamespaceName is every
+// namespace's and need not be given.
+type Namespace struct {
+	Name   string            `json:"name" yaml:"name"`
+	Labels map[string]string `json:"labels,omitempty" yaml:"labels"`
+}
+
+// Name is a DNS name, in lower case and without a last dot.
+type Name struct {
+	Name      string       `json:"name" yaml:"name"`
+	Addresses []netip.Addr `json:"addresses" yaml:"addresses"`
 }
 
 // Node is a machine that an agent runs on. Its addresses are never a workload's.
@@ -71,6 +90,8 @@ type Endpoint struct {
 	// the tunnel's own: for an interface whose node, or pod, ends them.
 	Tunnels   []Tunnel     `json:"tunnels,omitempty" yaml:"tunnels"`
 	Addresses []netip.Addr `json:"addresses" yaml:"addresses"`
+	// Ports are those that policies may call by name.
+	Ports []policy.NamedPort `json:"ports,omitempty" yaml:"ports"`
 
 	// ID is assigned by the server: unique over all endpoints, never 0, kept
 	// while (workload, name) stays.
@@ -91,4 +112,18 @@ const (
 // Ref returns the workload's name.
 func (w *Workload) Ref() flow.Workload {
 	return flow.Workload{Namespace: w.Namespace, Kind: w.Kind, Name: w.Name}
+}
+
+// NamedPorts returns the named ports of w's endpoints, each once: for flows of
+// which only the workload is known.
+func (w *Workload) NamedPorts() []policy.NamedPort {
+	var out []policy.NamedPort
+	for i := range w.Endpoints {
+		for _, p := range w.Endpoints[i].Ports {
+			if !slices.Contains(out, p) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
@@ -108,9 +109,19 @@ type document struct {
 			Host      bool     `yaml:"host"`
 			Tunnels   []Tunnel `yaml:"tunnels"`
 			Addresses []string `yaml:"addresses"`
+			Ports     []struct {
+				Name     string `yaml:"name"`
+				Protocol string `yaml:"protocol"`
+				Port     uint16 `yaml:"port"`
+			} `yaml:"ports"`
 		} `yaml:"endpoints"`
 	} `yaml:"workloads"`
 	Guardrails []policy.Guardrail `yaml:"guardrails"`
+	Namespaces []Namespace        `yaml:"namespaces"`
+	Names      []struct {
+		Name      string   `yaml:"name"`
+		Addresses []string `yaml:"addresses"`
+	} `yaml:"names"`
 }
 
 // Defaults of a workload whose file does not say.
@@ -172,10 +183,24 @@ func (d *document) inventory() (Inventory, []Problem) {
 				Name: e.Name, Node: e.Node, Interface: e.Interface, Host: e.Host, Tunnels: e.Tunnels,
 				Addresses: addresses(fmt.Sprintf("workloads[%d].endpoints[%d]", i, j), e.Addresses),
 			})
+			for k, p := range e.Ports {
+				protocol, err := flow.ParseProtocol(p.Protocol)
+				if p.Protocol == "" {
+					protocol, err = flow.TCP, nil
+				}
+				if err != nil {
+					problems = append(problems, Problem{Path: fmt.Sprintf("workloads[%d].endpoints[%d].ports[%d].protocol", i, j, k), Message: err.Error()})
+					protocol = flow.TCP // given, all the same
+				}
+				out.Endpoints[j].Ports = append(out.Endpoints[j].Ports, policy.NamedPort{Name: p.Name, Protocol: protocol, Port: p.Port})
+			}
 		}
 		inv.Workloads = append(inv.Workloads, out)
 	}
-	inv.Guardrails = d.Guardrails
+	inv.Guardrails, inv.Namespaces = d.Guardrails, d.Namespaces
+	for i, n := range d.Names {
+		inv.Names = append(inv.Names, Name{Name: n.Name, Addresses: addresses(fmt.Sprintf("names[%d]", i), n.Addresses)})
+	}
 	return inv, problems
 }
 

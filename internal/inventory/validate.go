@@ -10,6 +10,8 @@ import (
 	"strings"
 	"unicode"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
 )
@@ -33,6 +35,8 @@ func (inv *Inventory) Validate() error {
 		c.checkWorkload(fmt.Sprintf("workloads[%d]", i), &inv.Workloads[i])
 	}
 	c.checkGuardrails(inv.Guardrails)
+	c.checkNamespaces(inv.Namespaces)
+	c.checkDNSNames(inv.Names)
 	c.checkDenied(inv)
 	if len(c.problems) == 0 {
 		return nil
@@ -178,6 +182,7 @@ func (c *checker) checkEndpoint(path string, w *Workload, e *Endpoint) {
 		}
 	}
 	c.checkTunnels(path, e)
+	c.checkPorts(path, e)
 	if len(e.Addresses) == 0 {
 		c.add(path+".addresses", "%s has none: list its addresses", owner)
 	}
@@ -198,6 +203,64 @@ func (c *checker) checkTunnels(path string, e *Endpoint) {
 	}
 	if len(e.Tunnels) > 0 && e.Interface == "" {
 		c.add(path+".tunnels", "there is no interface to look into tunnels on: name it or remove the tunnels")
+	}
+}
+
+func (c *checker) checkPorts(path string, e *Endpoint) {
+	for i, p := range e.Ports {
+		at := fmt.Sprintf("%s.ports[%d]", path, i)
+		for _, why := range validation.IsValidPortName(p.Name) {
+			c.add(at+".name", "%q: %s", p.Name, why)
+		}
+		if !p.Protocol.HasPorts() {
+			c.add(at+".protocol", "%s has no ports: want TCP, UDP or SCTP", p.Protocol)
+		}
+		if p.Port == 0 {
+			c.add(at+".port", "missing: want a number from 1 to 65535")
+		}
+		for _, q := range e.Ports[:i] {
+			if p.Name == q.Name && p.Protocol == q.Protocol && p.Name != "" {
+				c.add(at+".name", "%s port %q is listed twice: a name stands for one number", p.Protocol, p.Name)
+			}
+		}
+	}
+}
+
+func (c *checker) checkNamespaces(list []Namespace) {
+	names := map[string]int{}
+	for i, n := range list {
+		path := fmt.Sprintf("namespaces[%d]", i)
+		if c.checkName(path+".name", n.Name) {
+			if first, ok := names[n.Name]; ok {
+				c.add(path+".name", "namespace %q is already namespaces[%d]: merge the two", n.Name, first)
+			} else {
+				names[n.Name] = i
+			}
+		}
+		c.checkLabelText(path+".labels", n.Labels)
+		if have, ok := n.Labels[policy.NamespaceName]; ok && have != n.Name {
+			c.add(path+".labels", "label %s is %q: it is always the namespace's name", policy.NamespaceName, have)
+		}
+	}
+}
+
+func (c *checker) checkDNSNames(list []Name) {
+	names := map[string]int{}
+	for i, n := range list {
+		path := fmt.Sprintf("names[%d]", i)
+		for _, why := range validation.IsDNS1123Subdomain(n.Name) {
+			c.add(path+".name", "%q: %s", n.Name, why)
+		}
+		if first, ok := names[n.Name]; ok {
+			c.add(path+".name", "name %q is already names[%d]: merge the two", n.Name, first)
+		} else {
+			names[n.Name] = i
+		}
+		for j, a := range n.Addresses {
+			if why := badAddress(a); a.IsValid() && why != "" {
+				c.add(fmt.Sprintf("%s.addresses[%d]", path, j), "%s %s", a, why)
+			}
+		}
 	}
 }
 
@@ -237,11 +300,15 @@ func (c *checker) checkLabels(path string, w *Workload) {
 	if len(w.Labels) == 0 {
 		c.add(path, "workload %s has none: give at least one, for rules select peers by label", w.Ref())
 	}
-	for _, k := range sortedKeys(w.Labels) {
+	c.checkLabelText(path, w.Labels)
+}
+
+func (c *checker) checkLabelText(path string, labels map[string]string) {
+	for _, k := range sortedKeys(labels) {
 		if len(k) > maxLabelKey || !labelKey.MatchString(k) {
 			c.add(path, "label key %q: want letters, digits, '-', '_' and '.', as in app.kubernetes.io/name", k)
 		}
-		if v := w.Labels[k]; !labelValue.MatchString(v) {
+		if v := labels[k]; !labelValue.MatchString(v) {
 			c.add(path, "label %s has value %q: want at most 63 letters, digits, '-', '_' and '.'", k, v)
 		}
 	}

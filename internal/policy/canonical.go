@@ -88,10 +88,7 @@ func normalizeRule(r Rule) Rule {
 
 func (p Peer) clone() Peer {
 	if p.Selector != nil {
-		p.Selector = &Selector{Namespace: p.Selector.Namespace, MatchLabels: maps.Clone(p.Selector.MatchLabels)}
-		if p.Selector.MatchLabels == nil {
-			p.Selector.MatchLabels = map[string]string{}
-		}
+		p.Selector = p.Selector.clone()
 	}
 	if p.CIDR != nil {
 		c := &CIDR{Prefix: p.CIDR.Prefix, Except: slices.Clone(p.CIDR.Except)}
@@ -124,12 +121,14 @@ func compareRules(a, b Rule) int {
 	)
 }
 
-// comparePeers orders selectors before prefixes before reserved names.
+// comparePeers orders selectors before prefixes before DNS names before reserved
+// names.
 func comparePeers(a, b Peer) int {
 	return cmp.Or(
 		present(a.Selector, b.Selector), compareSelectors(a.Selector, b.Selector),
 		present(a.CIDR, b.CIDR), compareCIDRs(a.CIDR, b.CIDR),
 		strings.Compare(a.Reserved, b.Reserved),
+		strings.Compare(a.FQDN, b.FQDN),
 	)
 }
 
@@ -137,9 +136,37 @@ func compareSelectors(a, b *Selector) int {
 	if a == nil || b == nil {
 		return 0
 	}
+	x, y := a.labels(), b.labels()
 	return cmp.Or(
 		strings.Compare(a.Namespace, b.Namespace),
+		compareLabelSelectors(&x, &y),
+		present(b.Namespaces, a.Namespaces),
+		compareLabelSelectors(a.Namespaces, b.Namespaces),
+	)
+}
+
+func compareLabelSelectors(a, b *LabelSelector) int {
+	if a == nil || b == nil {
+		return 0
+	}
+	all := func(s *LabelSelector) int {
+		if s.All {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(
 		slices.Compare(labelPairs(a.MatchLabels), labelPairs(b.MatchLabels)),
+		slices.CompareFunc(a.MatchExpressions, b.MatchExpressions, compareExpressions),
+		cmp.Compare(all(a), all(b)),
+	)
+}
+
+func compareExpressions(a, b Expression) int {
+	return cmp.Or(
+		strings.Compare(a.Key, b.Key),
+		strings.Compare(string(a.Operator), string(b.Operator)),
+		slices.Compare(a.Values, b.Values),
 	)
 }
 
@@ -167,6 +194,7 @@ func comparePorts(a, b Port) int {
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.Port, b.Port),
 		cmp.Compare(a.EndPort, b.EndPort),
+		strings.Compare(a.Name, b.Name),
 		present(b.ICMPType, a.ICMPType), compareBytes(a.ICMPType, b.ICMPType),
 		present(b.ICMPCode, a.ICMPCode), compareBytes(a.ICMPCode, b.ICMPCode),
 	)

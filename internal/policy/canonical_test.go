@@ -204,10 +204,10 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	want := []string{
 		`workload.kind: "Host/" contains a slash`,
 		`workload.name: is missing`,
-		`ingress[0].peers[0]: has 0 of selector, cidr and reserved; want exactly one`,
+		`ingress[0].peers[0]: has 0 of selector, cidr, reserved and fqdn; want exactly one`,
 		`ingress[0].peers[1].reserved: reserved peer "moon": want one of host, kube-apiserver, remote-node, world`,
-		`ingress[0].peers[2]: has 2 of selector, cidr and reserved; want exactly one`,
-		`ingress[1].peers[0].selector.matchLabels: is empty, which would select the whole namespace; give at least one label`,
+		`ingress[0].peers[2]: has 2 of selector, cidr, reserved and fqdn; want exactly one`,
+		`ingress[1].peers[0].selector.matchLabels: is empty, which would select the whole namespace; give at least one label, or all: true if that is meant`,
 		`ingress[1].peers[1].selector.namespace: is missing`,
 		`ingress[1].peers[2].selector.matchLabels["a\x00"]: "a\x00" holds characters that cannot be shown`,
 		`ingress[1].peers[2].selector.matchLabels["a\x00"]: "b\n" holds characters that cannot be shown`,

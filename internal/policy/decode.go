@@ -15,9 +15,10 @@ var fields = []string{
 	"workload", "namespace", "kind", "name", "isolateIngress", "isolateEgress", "ingress", "egress",
 	"id", "peers", "ports", "selector", "matchLabels", "cidr", "prefix", "except", "reserved",
 	"protocol", "port", "endPort", "icmpType", "icmpCode",
+	"matchExpressions", "key", "operator", "values", "namespaceSelector", "all", "fqdn",
 }
 
-// maxDepth bounds nesting; a policy needs 7 levels.
+// maxDepth bounds nesting; a policy needs 12 levels.
 const maxDepth = 16
 
 // Decode reads one policy document and checks it. An unknown field, a field

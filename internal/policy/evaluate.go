@@ -17,6 +17,8 @@ type Facts struct {
 	// Port is the responder's. For ICMP and ICMPv6 it is type<<8|code, as in
 	// flow.Key; for other protocols without ports it is 0.
 	Port uint16
+
+	named []NamedPort // of the responder's endpoint, set by the walk
 }
 
 // PeerFacts are what is known of a flow's other end. The zero value is an
@@ -27,6 +29,14 @@ type PeerFacts struct {
 	// Selectors compare Workload.Namespace.
 	Workload flow.Workload
 	Labels   map[string]string
+	// NamespaceLabels are those of the workload's namespace; NamespaceName may
+	// be missing.
+	NamespaceLabels map[string]string
+	// Names are the DNS names that Addr was the answer for, in lower case and
+	// without a last dot.
+	Names []string
+	// Named are the peer endpoint's named ports.
+	Named []NamedPort
 	// Reserved is set when no workload owns Addr: host, world, remote-node, …
 	Reserved flow.Identity
 	// Outside says that the flow came to the endpoint from outside its node,
@@ -63,6 +73,10 @@ type Evaluator struct {
 	// identity is not known yet. Without one a peer that is nobody is judged
 	// like anybody whom no rule names, which is right for flows of the past.
 	Pending flow.Verdict
+	// Own are the named ports of the governed endpoint.
+	Own []NamedPort
+
+	resolved *resolution // see Resolve; nil without
 }
 
 // Evaluate judges one flow without guardrails, see Evaluator.Evaluate.
@@ -95,6 +109,11 @@ func (e Evaluator) walk(p *Policy, f *Facts, visit func(index int, r *Rule, matc
 		return Judgement{Reason: flow.ReasonNoPolicy, Index: -1}
 	}
 	rules, isolated := p.direction(f.Direction)
+	picked, list := e.picked(p, f), listIngress
+	f.named = e.Own
+	if f.Direction == flow.Egress {
+		list, f.named = listEgress, f.Peer.Named
+	}
 	j, decided := Judgement{}, true
 	switch {
 	case f.Direction != flow.Ingress && f.Direction != flow.Egress:
@@ -105,14 +124,14 @@ func (e Evaluator) walk(p *Policy, f *Facts, visit func(index int, r *Rule, matc
 	case Failsafe(*f):
 		j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonFailsafe, Index: -1}
 	default:
-		j, decided = e.guard(f)
+		j, decided = e.guard(picked, f)
 	}
 	for i := range rules {
 		if decided && visit == nil {
 			break
 		}
 		r := &rules[i]
-		matched := anyPeer(r.Peers, f) && anyPort(r.Ports, f)
+		matched := e.anyPeer(picked, list, i, r.Peers, f) && anyPort(r.Ports, f)
 		if matched && !decided {
 			j = Judgement{Verdict: flow.VerdictAllow, Reason: flow.ReasonRule, Rule: r.ID, Index: i}
 			decided = true
@@ -129,10 +148,10 @@ func (e Evaluator) walk(p *Policy, f *Facts, visit func(index int, r *Rule, matc
 
 // guard returns what the first guardrail that matches says, or else what holds
 // should no rule match.
-func (e Evaluator) guard(f *Facts) (j Judgement, decided bool) {
+func (e *Evaluator) guard(picked *picks, f *Facts) (j Judgement, decided bool) {
 	for i := range e.Guardrails {
 		g := &e.Guardrails[i]
-		if g.Guards(f.Direction) && anyPeer(g.Peers, f) && anyPort(g.Ports, f) {
+		if g.Guards(f.Direction) && e.anyPeer(picked, listGuardrails, i, g.Peers, f) && anyPort(g.Ports, f) {
 			return Judgement{Verdict: flow.VerdictDeny, Reason: flow.ReasonGuardrail, Guardrail: g.Name, Index: -1}, true
 		}
 	}

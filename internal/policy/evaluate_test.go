@@ -346,9 +346,14 @@ func TestEvaluateProperties(t *testing.T) {
 			t.Fatalf("generated an invalid policy: %v", err)
 		}
 		n := policy.Normalize(p)
-		j := policy.Evaluate(&n, f)
+		ev := policy.Evaluator{Own: policytest.Own()}
+		j := ev.Evaluate(&n, f)
+		resolved := ev.Resolve(&n, policytest.Peers())
+		if got := resolved.Evaluate(&n, f); got != j {
+			t.Fatalf("resolved: %+v, else %+v", got, j)
+		}
 
-		e := policy.Explain(&n, f)
+		e := ev.Explain(&n, f)
 		if e.Judgement != j {
 			t.Fatalf("explained as %+v, judged %+v", e.Judgement, j)
 		}
@@ -363,7 +368,7 @@ func TestEvaluateProperties(t *testing.T) {
 		if first := slices.IndexFunc(e.Rules, func(o policy.Outcome) bool { return o.Matched }); j.Reason == flow.ReasonRule && first != j.Index {
 			t.Fatalf("decided by rule %d, the first match is %d", j.Index, first)
 		}
-		if got := policy.Evaluate(&p, f); got.Verdict != j.Verdict || got.Reason != j.Reason {
+		if got := ev.Evaluate(&p, f); got.Verdict != j.Verdict || got.Reason != j.Reason {
 			t.Fatalf("normalizing turned %+v into %+v", got, j)
 		}
 		if !n.Isolates(f.Direction) && !j.Allowed() {
@@ -373,12 +378,12 @@ func TestEvaluateProperties(t *testing.T) {
 		wider := n
 		extra := rapid.Custom(policytest.Rule).Draw(t, "extra")
 		wider.Ingress, wider.Egress = append(slices.Clone(n.Ingress), extra), append(slices.Clone(n.Egress), extra)
-		if j.Allowed() && !policy.Evaluate(&wider, f).Allowed() {
+		if j.Allowed() && !ev.Evaluate(&wider, f).Allowed() {
 			t.Fatalf("one more rule denied what was allowed")
 		}
 		bare := n
 		bare.Ingress, bare.Egress = nil, nil
-		if got := policy.Evaluate(&bare, f); j.Denied() && !got.Denied() {
+		if got := ev.Evaluate(&bare, f); j.Denied() && !got.Denied() {
 			t.Fatalf("taking rules away allowed what was denied: %+v", got)
 		}
 	})

@@ -18,9 +18,12 @@ type Explanation struct {
 
 // Outcome is what one rule said of a flow.
 type Outcome struct {
-	Index   int    `json:"index"`
-	ID      string `json:"id"`
-	Matched bool   `json:"matched"`
+	Index    int    `json:"index"`
+	ID       string `json:"id"`
+	Sentence string `json:"sentence"`
+	Matched  bool   `json:"matched"`
+	// From names the objects that the rule was read from, where that is known.
+	From []string `json:"from,omitempty"`
 	// Why lists what did not match; it is empty when the rule did.
 	Why []string `json:"why"`
 }
@@ -32,7 +35,7 @@ func Explain(p *Policy, f Facts) Explanation { return Evaluator{}.Explain(p, f) 
 func (ev Evaluator) Explain(p *Policy, f Facts) Explanation {
 	e := Explanation{Rules: []Outcome{}}
 	e.Judgement = ev.walk(p, &f, func(i int, r *Rule, matched bool) {
-		o := Outcome{Index: i, ID: r.ID, Matched: matched, Why: []string{}}
+		o := Outcome{Index: i, ID: r.ID, Sentence: Sentence(*r, f.Direction), Matched: matched, Why: []string{}}
 		if !matched {
 			o.Why = whyNot(r, &f)
 		}
@@ -77,10 +80,23 @@ func whyNot(r *Rule, f *Facts) []string {
 	}
 	if !anyPort(r.Ports, f) {
 		for i := range r.Ports {
-			why = append(why, fmt.Sprintf("the flow is to %s, the rule allows %s", portName(f), r.Ports[i].String()))
+			why = append(why, whyNotPort(&r.Ports[i], f))
 		}
 	}
 	return why
+}
+
+func whyNotPort(p *Port, f *Facts) string {
+	s := fmt.Sprintf("the flow is to %s, the rule allows %s", portName(f), p)
+	if p.matches(f) != missPortName {
+		return s
+	}
+	for _, n := range f.named {
+		if n.Name == p.Name && n.Protocol == p.Protocol {
+			return fmt.Sprintf("%s, which is %d there", s, n.Port)
+		}
+	}
+	return s + ", a name that the destination does not have"
 }
 
 func whyNotPeer(p *Peer, f *Facts) string {
@@ -88,31 +104,50 @@ func whyNotPeer(p *Peer, f *Facts) string {
 	case missWorkload:
 		return fmt.Sprintf("the peer %s is no workload, the rule selects %s", f.Peer, p)
 	case missNamespace:
-		return fmt.Sprintf("the peer is in namespace %s, the rule selects %s", f.Peer.Workload.Namespace, p.Selector.Namespace)
+		return whyNotNamespace(p.Selector, &f.Peer)
 	case missLabels:
-		return whyNotLabels(p.Selector, f.Peer.Labels)
+		labels := p.Selector.labels()
+		return whyNotLabels(&labels, labelSet{labels: f.Peer.Labels}, "the peer")
 	case missPrefix:
 		return fmt.Sprintf("the peer's address %s is not in %s", f.Peer.Addr, p.CIDR.Prefix)
 	case missExcept:
 		return fmt.Sprintf("the peer's address %s is carved out of %s", f.Peer.Addr, p.CIDR.Prefix)
 	case missReserved:
 		return fmt.Sprintf("the peer %s is not %s", f.Peer, p.Reserved)
+	case missName:
+		return fmt.Sprintf("%s is no address that %s was seen to have", f.Peer.Addr, p.FQDN)
 	default:
 		return "the rule's peer is empty and matches nothing"
 	}
 }
 
-func whyNotLabels(s *Selector, labels map[string]string) string {
+func whyNotNamespace(s *Selector, peer *PeerFacts) string {
+	if s.Namespace != "" && s.Namespace != peer.Workload.Namespace {
+		return fmt.Sprintf("the peer is in namespace %s, the rule selects %s", peer.Workload.Namespace, s.Namespace)
+	}
+	return whyNotLabels(s.Namespaces, labelSet{peer.NamespaceLabels, peer.Workload.Namespace}, "the peer's namespace "+peer.Workload.Namespace)
+}
+
+func whyNotLabels(s *LabelSelector, l labelSet, who string) string {
 	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
-		have, ok := labels[k]
-		switch {
+		switch have, ok := l.get(k); {
 		case !ok:
-			return fmt.Sprintf("the peer has no label %s, the rule wants %q", k, s.MatchLabels[k])
+			return fmt.Sprintf("%s has no label %s, the rule wants %q", who, k, s.MatchLabels[k])
 		case have != s.MatchLabels[k]:
-			return fmt.Sprintf("the peer's label %s is %q, the rule wants %q", k, have, s.MatchLabels[k])
+			return fmt.Sprintf("%s's label %s is %q, the rule wants %q", who, k, have, s.MatchLabels[k])
 		}
 	}
-	return "the peer's labels do not match"
+	for i := range s.MatchExpressions {
+		e := &s.MatchExpressions[i]
+		if e.matches(l) {
+			continue
+		}
+		if have, ok := l.get(e.Key); ok {
+			return fmt.Sprintf("%s's label %s is %q, the rule wants %s", who, e.Key, have, e)
+		}
+		return fmt.Sprintf("%s has no label %s, the rule wants %s", who, e.Key, e)
+	}
+	return who + " is not selected: the rule's selector is empty"
 }
 
 // String names the peer: its workload, or its reserved name and address.

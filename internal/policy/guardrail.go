@@ -30,9 +30,9 @@ func (g *Guardrail) Guards(d flow.Direction) bool {
 }
 
 // Governing returns the guardrails of list that guard a workload.
-func Governing(list []Guardrail, w flow.Workload, labels map[string]string) []Guardrail {
+func Governing(list []Guardrail, who PeerFacts) []Guardrail {
 	return slices.DeleteFunc(slices.Clone(list), func(g Guardrail) bool {
-		return g.Workloads != nil && !g.Workloads.Selects(w, labels)
+		return g.Workloads != nil && !g.Workloads.Selects(who)
 	})
 }
 
@@ -40,7 +40,7 @@ func Governing(list []Guardrail, w flow.Workload, labels map[string]string) []Gu
 func (g Guardrail) Clone() Guardrail {
 	g.Directions = slices.Clone(g.Directions)
 	if g.Workloads != nil {
-		g.Workloads = Peer{Selector: g.Workloads}.clone().Selector
+		g.Workloads = g.Workloads.clone()
 	}
 	g.Peers, g.Ports = slices.Clone(g.Peers), slices.Clone(g.Ports)
 	for i := range g.Peers {
@@ -75,7 +75,7 @@ func (g Guardrail) String() string {
 // ValidateGuardrails returns every problem of list, each a *Problem with its
 // path, joined; nil when there is none.
 func ValidateGuardrails(list []Guardrail) error {
-	v := &validation{}
+	v := &checks{}
 	first := map[string]int{}
 	for i := range list {
 		g, path := &list[i], fmt.Sprintf("guardrails[%d]", i)
@@ -97,10 +97,18 @@ func ValidateGuardrails(list []Guardrail) error {
 			v.add(path, "has neither peers nor ports, which would deny everything; give at least one")
 		}
 		for j := range g.Peers {
-			v.peer(fmt.Sprintf("%s.peers[%d]", path, j), &g.Peers[j])
+			at := fmt.Sprintf("%s.peers[%d]", path, j)
+			v.peer(at, &g.Peers[j])
+			if g.Peers[j].FQDN != "" {
+				v.add(at+".fqdn", "a guardrail cannot rest on a name, whose next address nobody knows; give a cidr")
+			}
 		}
 		for j := range g.Ports {
-			v.port(fmt.Sprintf("%s.ports[%d]", path, j), &g.Ports[j])
+			at := fmt.Sprintf("%s.ports[%d]", path, j)
+			v.port(at, &g.Ports[j])
+			if g.Ports[j].Name != "" {
+				v.add(at+".name", "a guardrail cannot rest on the name of a port, which every endpoint chooses; give its number")
+			}
 		}
 	}
 	return errors.Join(v.problems...)

@@ -55,7 +55,7 @@ func TestGuardrails(t *testing.T) {
 		{"the first that matches", &all, to(flow.Ingress, "169.254.169.254", 23), to(flow.Egress, "169.254.169.254", 22), "no-metadata"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := policy.Evaluator{Guardrails: policy.Governing([]policy.Guardrail{metadata, noSSH}, cart, ofCart)}
+			e := policy.Evaluator{Guardrails: policy.Governing([]policy.Guardrail{metadata, noSSH}, policy.PeerFacts{Workload: cart, Labels: ofCart})}
 			if j := e.Evaluate(c.p, c.allowed); !j.Allowed() || j.Guardrail != "" {
 				t.Errorf("allowed flow: %+v", j)
 			}
@@ -75,7 +75,7 @@ func TestGuardrails(t *testing.T) {
 			}
 		})
 	}
-	if got := policy.Governing([]policy.Guardrail{metadata, noSSH}, cart, map[string]string{"tier": "web"}); len(got) != 1 || got[0].Name != "no-metadata" {
+	if got := policy.Governing([]policy.Guardrail{metadata, noSSH}, policy.PeerFacts{Workload: cart, Labels: map[string]string{"tier": "web"}}); len(got) != 1 || got[0].Name != "no-metadata" {
 		t.Errorf("of another tier: %+v", got)
 	}
 }

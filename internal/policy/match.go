@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -21,6 +22,8 @@ const (
 	missProtocol
 	missPort
 	missType
+	missName
+	missPortName
 )
 
 func (p *Peer) matches(f *Facts) match {
@@ -34,30 +37,26 @@ func (p *Peer) matches(f *Facts) match {
 			return missReserved
 		}
 		return hit
+	case p.FQDN != "":
+		for _, n := range f.Peer.Names {
+			if NameMatches(p.FQDN, n) {
+				return hit
+			}
+		}
+		return missName
 	}
 	return missEmpty
 }
 
-func (s *Selector) matches(peer *PeerFacts) match {
-	switch {
-	case peer.Reserved != flow.IdentityUnknown || peer.Workload.IsZero():
-		return missWorkload
-	case s.Namespace == "" || len(s.MatchLabels) == 0:
-		return missEmpty
-	case s.Namespace != peer.Workload.Namespace:
-		return missNamespace
+// NameMatches reports whether pattern, a DNS name or "*." and one, means name.
+// Both are in lower case and without a last dot.
+func NameMatches(pattern, name string) bool {
+	below, wild := strings.CutPrefix(pattern, "*.")
+	if !wild {
+		return pattern == name
 	}
-	for k, v := range s.MatchLabels {
-		if have, ok := peer.Labels[k]; !ok || have != v {
-			return missLabels
-		}
-	}
-	return hit
-}
-
-// Selects reports whether s picks the workload w with the given labels.
-func (s *Selector) Selects(w flow.Workload, labels map[string]string) bool {
-	return s.matches(&PeerFacts{Workload: w, Labels: labels}) == hit
+	label, parent, ok := strings.Cut(name, ".")
+	return ok && label != "" && parent == below
 }
 
 func (c *CIDR) matches(a netip.Addr) match {
@@ -84,10 +83,24 @@ func (p *Port) matches(f *Facts) match {
 		if p.ICMPCode != nil && uint16(*p.ICMPCode) != f.Port&0xff {
 			return missType
 		}
+	case p.Name != "":
+		if !p.named(f.named, f.Port) {
+			return missPortName
+		}
 	case !p.Protocol.HasPorts() || p.Port == 0:
 		// Every port of the protocol.
 	case f.Port < p.Port || f.Port > max(p.Port, p.EndPort):
 		return missPort
 	}
 	return hit
+}
+
+// named reports whether the number is that of p's name in list.
+func (p *Port) named(list []NamedPort, number uint16) bool {
+	for i := range list {
+		if n := &list[i]; n.Name == p.Name && n.Protocol == p.Protocol && n.Port == number {
+			return true
+		}
+	}
+	return false
 }

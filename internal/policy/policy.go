@@ -32,13 +32,10 @@ type Peer struct {
 	CIDR     *CIDR     `json:"cidr,omitempty"`
 	// Reserved is a name flow.ReservedIdentity knows.
 	Reserved string `json:"reserved,omitempty"`
-}
-
-// Selector picks workloads of one namespace by labels. Both fields are needed:
-// an empty selector would mean the whole namespace.
-type Selector struct {
-	Namespace   string            `json:"namespace"`
-	MatchLabels map[string]string `json:"matchLabels"`
+	// FQDN is a DNS name in lower case; "*.example.com" is every name one label
+	// below. It means the addresses that the name was seen to have, and is for
+	// egress only.
+	FQDN string `json:"fqdn,omitempty"`
 }
 
 // CIDR is a prefix without the prefixes carved out of it.
@@ -54,6 +51,16 @@ type Port struct {
 	Protocol flow.Protocol `json:"protocol"`
 	Port     uint16        `json:"port,omitempty"`
 	EndPort  uint16        `json:"endPort,omitempty"`
-	ICMPType *uint8        `json:"icmpType,omitempty"`
-	ICMPCode *uint8        `json:"icmpCode,omitempty"`
+	// Name stands for whatever number the responder's endpoint has under it. A
+	// responder that has none, or that is no endpoint, is not meant.
+	Name     string `json:"name,omitempty"`
+	ICMPType *uint8 `json:"icmpType,omitempty"`
+	ICMPCode *uint8 `json:"icmpCode,omitempty"`
+}
+
+// NamedPort is a port that an endpoint serves under a name.
+type NamedPort struct {
+	Name     string        `json:"name" yaml:"name"`
+	Protocol flow.Protocol `json:"protocol" yaml:"protocol"`
+	Port     uint16        `json:"port" yaml:"port"`
 }

@@ -38,6 +38,8 @@ func (p Peer) String() string {
 		return p.Selector.String()
 	case p.CIDR != nil:
 		return p.CIDR.String()
+	case p.FQDN != "":
+		return p.FQDN
 	}
 	switch p.Reserved {
 	case "host":
@@ -54,11 +56,42 @@ func (p Peer) String() string {
 
 // String returns "workloads with app=frontend in boutique".
 func (s *Selector) String() string {
-	pairs := make([]string, 0, len(s.MatchLabels))
-	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
-		pairs = append(pairs, k+"="+s.MatchLabels[k])
+	labels := s.labels()
+	who, where := "every workload", s.Namespace
+	if !s.All {
+		who = "workloads with " + labels.String()
 	}
-	return "workloads with " + strings.Join(pairs, ", ") + " in " + s.Namespace
+	if s.Namespaces != nil {
+		where = "any namespace"
+		if !s.Namespaces.All {
+			where = "namespaces with " + s.Namespaces.String()
+		}
+	}
+	return who + " in " + where
+}
+
+// String returns "app=frontend, tier in (back, web), no canary".
+func (s *LabelSelector) String() string {
+	var says []string
+	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
+		says = append(says, k+"="+s.MatchLabels[k])
+	}
+	return strings.Join(append(says, texts(s.MatchExpressions)...), ", ")
+}
+
+// String returns "tier in (back, web)", "tier not in (back)", "tier", "no tier".
+func (e Expression) String() string {
+	switch e.Operator {
+	case OpIn:
+		return e.Key + " in (" + strings.Join(e.Values, ", ") + ")"
+	case OpNotIn:
+		return e.Key + " not in (" + strings.Join(e.Values, ", ") + ")"
+	case OpExists:
+		return e.Key
+	case OpDoesNotExist:
+		return "no " + e.Key
+	}
+	return e.Key + " " + string(e.Operator)
 }
 
 // String returns "192.0.2.0/24 except 192.0.2.7"; a single address goes without
@@ -88,6 +121,8 @@ func (p Port) String() string {
 		return p.icmp()
 	case !p.Protocol.HasPorts():
 		return "protocol " + p.Protocol.String()
+	case p.Name != "":
+		return p.Protocol.String() + " port " + strconv.Quote(p.Name)
 	case p.Port == 0:
 		return "any " + p.Protocol.String() + " port"
 	case p.EndPort > p.Port:

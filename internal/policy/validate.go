@@ -10,6 +10,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
@@ -27,20 +29,21 @@ func (p *Problem) Error() string { return p.Path + ": " + p.Text }
 // Validate returns every problem of p, each with its path, joined; nil when
 // there is none. Each of them is a *Problem.
 func (p *Policy) Validate() error {
-	v := &validation{}
+	v := &checks{}
 	v.workload(p.Workload)
 	v.rules("ingress", p.Ingress)
 	v.rules("egress", p.Egress)
+	v.names(p.Ingress)
 	return errors.Join(v.problems...)
 }
 
-type validation struct{ problems []error }
+type checks struct{ problems []error }
 
-func (v *validation) add(path, format string, args ...any) {
+func (v *checks) add(path, format string, args ...any) {
 	v.problems = append(v.problems, &Problem{Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
-func (v *validation) workload(w flow.Workload) {
+func (v *checks) workload(w flow.Workload) {
 	for _, part := range []struct{ path, value string }{
 		{"workload.namespace", w.Namespace}, {"workload.kind", w.Kind}, {"workload.name", w.Name},
 	} {
@@ -52,7 +55,7 @@ func (v *validation) workload(w flow.Workload) {
 }
 
 // name checks a text that has to be there and fit on a line.
-func (v *validation) name(path, s string) {
+func (v *checks) name(path, s string) {
 	if s == "" {
 		v.add(path, "is missing")
 		return
@@ -60,7 +63,7 @@ func (v *validation) name(path, s string) {
 	v.text(path, s)
 }
 
-func (v *validation) text(path, s string) {
+func (v *checks) text(path, s string) {
 	switch {
 	case len(s) > maxName:
 		v.add(path, "is %d bytes long; at most %d are allowed", len(s), maxName)
@@ -69,7 +72,7 @@ func (v *validation) text(path, s string) {
 	}
 }
 
-func (v *validation) rules(path string, rules []Rule) {
+func (v *checks) rules(path string, rules []Rule) {
 	for i := range rules {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		for j := range rules[i].Peers {
@@ -81,7 +84,7 @@ func (v *validation) rules(path string, rules []Rule) {
 	}
 }
 
-func (v *validation) peer(path string, p *Peer) {
+func (v *checks) peer(path string, p *Peer) {
 	given := 0
 	if p.Selector != nil {
 		given++
@@ -97,23 +100,84 @@ func (v *validation) peer(path string, p *Peer) {
 			v.add(path+".reserved", "%v", err)
 		}
 	}
+	if p.FQDN != "" {
+		given++
+		v.fqdn(path+".fqdn", p.FQDN)
+	}
 	if given != 1 {
-		v.add(path, "has %d of selector, cidr and reserved; want exactly one", given)
+		v.add(path, "has %d of selector, cidr, reserved and fqdn; want exactly one", given)
 	}
 }
 
-func (v *validation) selector(path string, s *Selector) {
-	v.name(path+".namespace", s.Namespace)
-	if len(s.MatchLabels) == 0 {
-		v.add(path+".matchLabels", "is empty, which would select the whole namespace; give at least one label")
+// names refuses DNS names where they say nothing: nobody looks a client up.
+func (v *checks) names(ingress []Rule) {
+	for i := range ingress {
+		for j := range ingress[i].Peers {
+			if ingress[i].Peers[j].FQDN != "" {
+				v.add(fmt.Sprintf("ingress[%d].peers[%d].fqdn", i, j), "a client has no name that was looked up; give a cidr or a selector")
+			}
+		}
+	}
+}
+
+func (v *checks) fqdn(path, name string) {
+	check := validation.IsDNS1123Subdomain
+	if strings.HasPrefix(name, "*") {
+		check = validation.IsWildcardDNS1123Subdomain
+	}
+	for _, why := range check(name) {
+		v.add(path, "%q: %s", name, why)
+	}
+}
+
+func (v *checks) selector(path string, s *Selector) {
+	switch {
+	case s.Namespaces != nil && s.Namespace != "":
+		v.add(path, "has both namespace and namespaceSelector; want one of the two")
+	case s.Namespaces != nil:
+		v.labels(path+".namespaceSelector", *s.Namespaces, "every namespace")
+	default:
+		v.name(path+".namespace", s.Namespace)
+	}
+	v.labels(path, s.labels(), "the whole namespace")
+}
+
+func (v *checks) labels(path string, s LabelSelector, what string) {
+	switch {
+	case s.empty():
+		v.add(path+".matchLabels", "is empty, which would select %s; give at least one label, or all: true if that is meant", what)
+	case s.All && len(s.MatchLabels)+len(s.MatchExpressions) > 0:
+		v.add(path+".all", "stands beside labels; want one or the other")
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
 		v.name(fmt.Sprintf("%s.matchLabels[%q]", path, k), k)
 		v.text(fmt.Sprintf("%s.matchLabels[%q]", path, k), s.MatchLabels[k])
 	}
+	for i := range s.MatchExpressions {
+		v.expression(fmt.Sprintf("%s.matchExpressions[%d]", path, i), &s.MatchExpressions[i])
+	}
 }
 
-func (v *validation) cidr(path string, c *CIDR) {
+func (v *checks) expression(path string, e *Expression) {
+	v.name(path+".key", e.Key)
+	switch e.Operator {
+	case OpIn, OpNotIn:
+		if len(e.Values) == 0 {
+			v.add(path+".values", "is empty; %s needs at least one", e.Operator)
+		}
+	case OpExists, OpDoesNotExist:
+		if len(e.Values) > 0 {
+			v.add(path+".values", "%s takes no values", e.Operator)
+		}
+	default:
+		v.add(path+".operator", "%q is not known; want In, NotIn, Exists or DoesNotExist", string(e.Operator))
+	}
+	for i, value := range e.Values {
+		v.text(fmt.Sprintf("%s.values[%d]", path, i), value)
+	}
+}
+
+func (v *checks) cidr(path string, c *CIDR) {
 	if !v.prefix(path+".prefix", c.Prefix) {
 		return
 	}
@@ -128,7 +192,7 @@ func (v *validation) cidr(path string, c *CIDR) {
 	}
 }
 
-func (v *validation) prefix(path string, p netip.Prefix) bool {
+func (v *checks) prefix(path string, p netip.Prefix) bool {
 	switch {
 	case !p.IsValid():
 		v.add(path, "is missing; want a prefix such as 192.0.2.0/24 or 2001:db8::/32")
@@ -142,7 +206,7 @@ func (v *validation) prefix(path string, p netip.Prefix) bool {
 	return false
 }
 
-func (v *validation) port(path string, p *Port) {
+func (v *checks) port(path string, p *Port) {
 	icmp := p.Protocol == flow.ICMP || p.Protocol == flow.ICMPv6
 	switch {
 	case p.Protocol == 0:
@@ -150,8 +214,9 @@ func (v *validation) port(path string, p *Port) {
 	case !p.Protocol.HasPorts() && p.Port != 0:
 		v.add(path+".port", "%s has no ports", p.Protocol)
 	}
+	v.portName(path, p)
 	switch {
-	case p.EndPort == 0:
+	case p.EndPort == 0 || p.Name != "":
 	case p.Port == 0:
 		v.add(path+".endPort", "%d has no port to begin at; give port too", p.EndPort)
 	case p.EndPort < p.Port:
@@ -164,5 +229,19 @@ func (v *validation) port(path string, p *Port) {
 		v.add(path+".icmpCode", "is only for ICMP and ICMPv6, not for %s", p.Protocol)
 	case p.ICMPCode != nil && p.ICMPType == nil:
 		v.add(path+".icmpCode", "%d has no type to belong to; give icmpType too", *p.ICMPCode)
+	}
+}
+
+func (v *checks) portName(path string, p *Port) {
+	switch {
+	case p.Name == "":
+	case !p.Protocol.HasPorts():
+		v.add(path+".name", "%s has no ports", p.Protocol)
+	case p.Port != 0 || p.EndPort != 0:
+		v.add(path+".name", "stands beside a number; want one or the other")
+	default:
+		for _, why := range validation.IsValidPortName(p.Name) {
+			v.add(path+".name", "%q: %s", p.Name, why)
+		}
 	}
 }

@@ -12,12 +12,13 @@ spec:
     ports: [{protocol: TCP, port: 80, endPort: 443}]
   - from: [{podSelector: {matchLabels: {pod: b}}}]
     ports: [{protocol: UDP, port: 1024}]
+  - from: [{podSelector: {matchExpressions: [{key: pod, operator: In, values: [c]}]}}]
+    ports: [{port: web}]
   egress:
   - to: [{podSelector: {matchLabels: {pod: c}}}, {ipBlock: {cidr: 198.51.100.0/24, except: [198.51.100.128/25]}}]
     ports: [{protocol: SCTP, port: 8191, endPort: 8192}]
 `
 
-// ownCases are judged in both families: their blocks are translated. Addresses
 // ownCases are judged in both families, their blocks translated. Addresses are
 // those of places and strangers. "y" is quoted: bare it would be YAML's yes.
 var ownCases = []ownCase{
@@ -371,8 +372,8 @@ spec:
 		name:     "everything that mutations spoil",
 		policies: richPolicy,
 		allowed: []string{
-			"y/a > x/a TCP 443", "10.1.2.200 > x/a TCP 80", "x/b > x/a UDP 1024", "x/a > x/c SCTP 8192", "x/a > 198.51.100.7 SCTP 8191",
+			"y/a > x/a TCP 443", "10.1.2.200 > x/a TCP 80", "x/b > x/a UDP 1024", "x/c > x/a TCP 80", "x/a > x/c SCTP 8192", "x/a > 198.51.100.7 SCTP 8191",
 		},
-		denied: []string{"z/a > x/a TCP 443", "x/b > x/a TCP 443", "y/a > x/a TCP 1023", "x/a > x/c UDP 8192", "x/a > x/b SCTP 8192"},
+		denied: []string{"z/a > x/a TCP 443", "x/b > x/a TCP 443", "y/a > x/a TCP 1023", "x/a > x/c UDP 8192", "x/a > x/b SCTP 8192", "x/c > x/a TCP 81", "x/b > x/a TCP 80"},
 	},
 }

@@ -150,7 +150,7 @@ func (c *cluster) create(p *netv1.NetworkPolicy) error {
 			return fmt.Errorf("policy %s/%s is there already", p.Namespace, p.Name)
 		}
 	}
-	c.policies = append(c.policies, c.defaulted(p))
+	c.policies = append(c.policies, c.translated(p))
 	return nil
 }
 
@@ -164,16 +164,26 @@ func (c *cluster) remove(ns, name string) error {
 	return fmt.Errorf("there is no policy %s/%s", ns, name)
 }
 
-// defaulted returns a copy of p with what the API server fills in, and its
-// blocks in the cluster's family.
-func (c *cluster) defaulted(p *netv1.NetworkPolicy) *netv1.NetworkPolicy {
-	p = p.DeepCopy()
-	if len(p.Spec.PolicyTypes) == 0 {
-		p.Spec.PolicyTypes = []netv1.PolicyType{netv1.PolicyTypeIngress}
-		if len(p.Spec.Egress) > 0 {
-			p.Spec.PolicyTypes = append(p.Spec.PolicyTypes, netv1.PolicyTypeEgress)
+// defaulted returns copies of the policies with what the API server fills in,
+// without which the suite's simulation panics.
+func (c *cluster) defaulted() []*netv1.NetworkPolicy {
+	var out []*netv1.NetworkPolicy
+	for _, p := range c.policies {
+		p = p.DeepCopy()
+		if len(p.Spec.PolicyTypes) == 0 {
+			p.Spec.PolicyTypes = []netv1.PolicyType{netv1.PolicyTypeIngress}
+			if len(p.Spec.Egress) > 0 {
+				p.Spec.PolicyTypes = append(p.Spec.PolicyTypes, netv1.PolicyTypeEgress)
+			}
 		}
+		out = append(out, p)
 	}
+	return out
+}
+
+// translated returns a copy of p with its blocks in the cluster's family.
+func (c *cluster) translated(p *netv1.NetworkPolicy) *netv1.NetworkPolicy {
+	p = p.DeepCopy()
 	if !c.v6 {
 		return p
 	}

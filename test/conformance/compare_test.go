@@ -10,7 +10,10 @@ import (
 	"github.com/mattfenwick/cyclonus/pkg/generator"
 	"github.com/mattfenwick/cyclonus/pkg/matcher"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/netpol"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/test/wire"
 )
@@ -19,6 +22,7 @@ import (
 // pod or a stranger, on a port.
 type cell struct {
 	*probe.Job
+	cluster  *cluster
 	from, to *probe.Pod // nil for a stranger
 	protocol flow.Protocol
 	port     uint16
@@ -54,7 +58,7 @@ func (c *cluster) cells(config *generator.ProbeConfig, strangers []string) ([]*c
 			continue
 		}
 		out = append(out, &cell{
-			Job: j, from: pods[j.FromKey], to: pods[j.ToKey], protocol: protocolOf(j.Protocol), port: uint16(j.ResolvedPort),
+			Job: j, cluster: c, from: pods[j.FromKey], to: pods[j.ToKey], protocol: protocolOf(j.Protocol), port: uint16(j.ResolvedPort),
 		})
 	}
 	return out, nil
@@ -98,7 +102,7 @@ func (c *cell) ends() []end {
 		if pod == nil {
 			return policy.PeerFacts{Addr: addr, Reserved: flow.IdentityWorld}
 		}
-		return peerFacts(pod)
+		return c.cluster.peerFacts(pod)
 	}
 	var out []end
 	if c.from != nil {
@@ -136,7 +140,7 @@ func (n *node) ask(cells []*cell, all policies) ([]*judged, []*shot) {
 	for _, c := range cells {
 		j := &judged{cell: c, answers: map[flow.Direction]answer{}}
 		for _, e := range c.ends() {
-			said := policy.Evaluate(all[e.pod.PodString().String()], policy.Facts{
+			said := policy.Evaluator{Own: named(e.pod)}.Evaluate(all[e.pod.PodString().String()], policy.Facts{
 				Direction: e.direction, Peer: e.peer, Protocol: c.protocol, Port: c.port,
 			})
 			j.answers[e.direction] = answer{said.Verdict, said.Reason}
@@ -210,6 +214,14 @@ func (n *node) disagreements(j *judged, records map[seen]flow.Record) []string {
 	}
 	if j.behind != nil && j.behind.arrived != j.allowed(flow.Ingress) {
 		complain("delivered to the receiver alone %t, the evaluator says %t", j.behind.arrived, j.allowed(flow.Ingress))
+	}
+	return out
+}
+
+func protocolOf(p corev1.Protocol) flow.Protocol {
+	out, err := netpol.Protocol(p)
+	if err != nil {
+		panic(err)
 	}
 	return out
 }

@@ -74,7 +74,7 @@ func report(t *testing.T, wrong []string) {
 // simulate compares what was agreed on with the suite's own answer: what its
 // simulated runner asks of its matcher, without the tables it draws of each cell.
 func (c *cluster) simulate(list []*judged, count *tally, explain func(*judged) string) (wrong []string) {
-	simulation := matcher.BuildNetworkPolicies(true, c.policies)
+	simulation := matcher.BuildNetworkPolicies(true, c.defaulted())
 	for _, j := range list {
 		if j.allowed(flow.Egress) && j.allowed(flow.Ingress) {
 			count.allowed++

@@ -137,27 +137,15 @@ func (n *node) open(t *testing.T, ns string) {
 	t.Cleanup(func() { _ = n.reader.Close() })
 }
 
-// policies are what governs pods, by the pod's name; nil where nothing does.
-type policies map[string]*policy.Policy
-
-func (c *cluster) compile() (policies, error) {
-	out := policies{}
-	for _, pod := range c.resources.Pods {
-		p, err := c.policyOf(pod)
-		if err != nil {
-			return nil, fmt.Errorf("pod %s: %w", pod.PodString(), err)
-		}
-		out[pod.PodString().String()] = p
-	}
-	return out, nil
-}
-
 // enforce puts policies in force for a cluster's pods through the enforcer.
 func (n *node) enforce(c *cluster, all policies) error {
 	n.generation++
 	st := rollout.State{Generation: n.generation, Inventory: inventory.Inventory{
 		Nodes: []inventory.Node{{Name: nodeName, Addresses: []netip.Addr{netip.MustParseAddr("10.9.9.9"), netip.MustParseAddr("fd09::9")}}},
 	}}
+	for name, labels := range c.resources.Namespaces {
+		st.Inventory.Namespaces = append(st.Inventory.Namespaces, inventory.Namespace{Name: name, Labels: labels})
+	}
 	for _, pod := range c.resources.Pods {
 		name := pod.PodString().String()
 		st.Inventory.Workloads = append(st.Inventory.Workloads, owner(pod))
@@ -181,9 +169,10 @@ func owner(pod *probe.Pod) inventory.Workload {
 	at := placeOf(pod.PodString().String())
 	v4 := netip.MustParseAddr(places[at].addr)
 	return inventory.Workload{
-		Namespace: w.Namespace, Kind: w.Kind, Name: w.Name, Labels: labelsOf(pod), Identity: identityOf(at),
+		Namespace: w.Namespace, Kind: w.Kind, Name: w.Name, Labels: pod.Labels, Identity: identityOf(at),
 		Endpoints: []inventory.Endpoint{{
 			Name: pod.Name, Node: nodeName, Interface: interfaceOf(at), ID: uint32(at + 1), Addresses: []netip.Addr{v4, sixth(v4)},
+			Ports: named(pod),
 		}},
 	}
 }

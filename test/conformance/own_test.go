@@ -191,6 +191,18 @@ var mutations = []mutation{
 		}
 	})},
 	{"ports forgotten", eachRule(func(r *policy.Rule) { r.Ports = nil })},
+	{"the name of a port forgotten", eachRule(func(r *policy.Rule) {
+		for i := range r.Ports {
+			r.Ports[i].Name = ""
+		}
+	})},
+	{"expressions forgotten", eachRule(func(r *policy.Rule) {
+		for _, p := range r.Peers {
+			if p.Selector != nil && p.Selector.MatchExpressions != nil {
+				p.Selector.MatchExpressions, p.Selector.All = nil, true
+			}
+		}
+	})},
 	{"peers forgotten", eachRule(func(r *policy.Rule) { r.Peers = nil })},
 	{"a rule lost", func(p *policy.Policy) { p.Ingress = p.Ingress[1:] }},
 	{"ingress left open", func(p *policy.Policy) { p.IsolateIngress = false }},

@@ -7,6 +7,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/policy/policytest"
 )
@@ -44,10 +45,9 @@ func peers(host bool) []policy.PeerFacts {
 			out = append(out, p)
 		}
 	}
-	w := &inv.Workloads[0]
 	for _, a := range addrs("10.1.0.31", "fd00:1::1f", "10.1.0.21", "fd00:1::15", "10.1.0.22", "fd00:1::16") {
 		if a != local(host, a.Is6()) {
-			out = append(out, policy.PeerFacts{Addr: a, Workload: w.Ref(), Labels: w.Labels})
+			out = append(out, inventory.NewIndex(inv).Peer(a, policytest.Node))
 		}
 	}
 	return out
@@ -100,8 +100,7 @@ func draw(t *rapid.T, p *policy.Policy) *frame {
 	switch rapid.IntRange(0, 24).Draw(t, "special") {
 	case 0:
 		f.peer.Addr = f.own // to itself
-		w := world().Workloads[0]
-		f.peer = policy.PeerFacts{Addr: f.own, Workload: w.Ref(), Labels: w.Labels}
+		f.peer = inventory.NewIndex(world()).Peer(f.own, policytest.Node)
 	case 1, 2:
 		f.forge()
 	}

@@ -99,10 +99,10 @@ func world() inventory.Inventory {
 		pod.Addresses = append(pod.Addresses, addr("10.1.0.31"), addr("fd00:1::1f"))
 		w.Endpoints = append(w.Endpoints,
 			inventory.Endpoint{
-				Name: "cart-host", Node: policytest.Node, Interface: hostInterface, Host: true, ID: hostID,
+				Name: "cart-host", Node: policytest.Node, Interface: hostInterface, Host: true, ID: hostID, Ports: pod.Ports,
 				Addresses: addrs("10.1.0.21", "fd00:1::15"),
 			},
-			inventory.Endpoint{Name: "cart-far", Node: "node-2", ID: 12, Addresses: addrs("10.1.0.22", "fd00:1::16")},
+			inventory.Endpoint{Name: "cart-far", Node: "node-2", ID: 12, Ports: pod.Ports, Addresses: addrs("10.1.0.22", "fd00:1::16")},
 		)
 	}
 	return inv
@@ -138,7 +138,7 @@ func (n *node) slot(p *policy.Policy) slot {
 	n.revision++
 	normal := policy.Normalize(*p)
 	guardrails := inventory.NewIndex(n.world).Guardrails(policytest.Subject)
-	return slot{p: &normal, revision: n.revision, beside: policy.Evaluator{Guardrails: guardrails, Pending: n.pending}}
+	return slot{p: &normal, revision: n.revision, beside: policy.Evaluator{Guardrails: guardrails, Pending: n.pending, Own: policytest.Own()}}
 }
 
 func (s slot) rollout() *rollout.Revision {

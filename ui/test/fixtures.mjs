@@ -76,7 +76,7 @@ export function sentence(rule, side) {
   const peers = rule.peers
     .map((p) =>
       p.selector
-        ? `workloads with ${Object.entries(p.selector.matchLabels)
+        ? `workloads with ${Object.entries(p.selector.matchLabels ?? {})
             .map(([k, v]) => `${k}=${v}`)
             .join(", ")} in ${p.selector.namespace}`
         : (p.cidr?.prefix ?? p.reserved),

@@ -16,12 +16,33 @@ func Policy(t *rapid.T) policy.Policy {
 		Workload:       Subject,
 		IsolateIngress: rapid.Bool().Draw(t, "isolateIngress"),
 		IsolateEgress:  rapid.Bool().Draw(t, "isolateEgress"),
-		Ingress:        rapid.SliceOfN(rapid.Custom(Rule), 0, 4).Draw(t, "ingress"),
-		Egress:         rapid.SliceOfN(rapid.Custom(Rule), 0, 4).Draw(t, "egress"),
+		Ingress:        rapid.SliceOfN(rapid.Custom(ingressRule), 0, 4).Draw(t, "ingress"),
+		Egress:         rapid.SliceOfN(rapid.Custom(egressRule), 0, 4).Draw(t, "egress"),
 	}
 }
 
-// Rule draws one valid rule.
+// ingressRule draws a rule that may have named ports.
+func ingressRule(t *rapid.T) policy.Rule {
+	r := Rule(t)
+	if rapid.IntRange(0, 3).Draw(t, "named") == 0 {
+		r.Ports = append(r.Ports, policy.Port{
+			Protocol: rapid.SampledFrom([]flow.Protocol{flow.TCP, flow.UDP}).Draw(t, "protocol of the name"),
+			Name:     rapid.SampledFrom([]string{"web", "dns", "nothing"}).Draw(t, "port's name"),
+		})
+	}
+	return r
+}
+
+// egressRule draws a rule that may have named ports and DNS names.
+func egressRule(t *rapid.T) policy.Rule {
+	r := ingressRule(t)
+	if rapid.IntRange(0, 3).Draw(t, "fqdn") == 0 {
+		r.Peers = append(r.Peers, policy.Peer{FQDN: rapid.SampledFrom([]string{"api.example.com", "*.example.com"}).Draw(t, "name")})
+	}
+	return r
+}
+
+// Rule draws one valid rule that is good for any direction, and for a guardrail.
 func Rule(t *rapid.T) policy.Rule {
 	return policy.Rule{
 		Peers: rapid.SliceOfN(rapid.Custom(Peer), 0, 3).Draw(t, "peers"),
@@ -57,21 +78,50 @@ func Guardrails(t *rapid.T) []policy.Guardrail {
 func Peer(t *rapid.T) policy.Peer {
 	switch rapid.SampledFrom([]string{"selector", "cidr", "reserved"}).Draw(t, "peer") {
 	case "selector":
-		labels := map[string]string{}
-		if rapid.Bool().Draw(t, "byApp") {
-			labels["app"] = rapid.SampledFrom([]string{"cart", "front", "pay", "dns", "nobody"}).Draw(t, "app")
-		}
-		if len(labels) == 0 || rapid.Bool().Draw(t, "byTier") {
-			labels["tier"] = rapid.SampledFrom([]string{"back", "web"}).Draw(t, "tier")
-		}
-		return policy.Peer{Selector: &policy.Selector{
-			Namespace:   rapid.SampledFrom([]string{"shop", "ops"}).Draw(t, "namespace"),
-			MatchLabels: labels,
-		}}
+		return policy.Peer{Selector: selector(t)}
 	case "cidr":
 		return policy.Peer{CIDR: cidr(t)}
 	}
 	return policy.Peer{Reserved: rapid.SampledFrom([]string{"host", "world", "remote-node", "kube-apiserver"}).Draw(t, "reserved")}
+}
+
+// selector draws one of the world's labels, in a namespace by its name or by its
+// labels.
+func selector(t *rapid.T) *policy.Selector {
+	s := &policy.Selector{MatchLabels: map[string]string{}}
+	if rapid.IntRange(0, 2).Draw(t, "by namespace label") == 0 {
+		s.Namespaces = &policy.LabelSelector{All: rapid.Bool().Draw(t, "every namespace")}
+		if !s.Namespaces.All {
+			s.Namespaces.MatchExpressions = []policy.Expression{expression(t, []string{"env", policy.NamespaceName}, []string{"prod", "shop"})}
+		}
+	} else {
+		s.Namespace = rapid.SampledFrom([]string{"shop", "ops"}).Draw(t, "namespace")
+	}
+	if rapid.IntRange(0, 5).Draw(t, "all") == 0 {
+		s.All = true
+		return s
+	}
+	if rapid.Bool().Draw(t, "byApp") {
+		s.MatchLabels["app"] = rapid.SampledFrom([]string{"cart", "front", "pay", "dns", "nobody"}).Draw(t, "app")
+	}
+	switch byExpression := rapid.Bool().Draw(t, "byExpression"); {
+	case byExpression:
+		s.MatchExpressions = []policy.Expression{expression(t, []string{"tier", "app"}, []string{"web", "cart", "dns"})}
+	case len(s.MatchLabels) == 0 || rapid.Bool().Draw(t, "byTier"):
+		s.MatchLabels["tier"] = rapid.SampledFrom([]string{"back", "web"}).Draw(t, "tier")
+	}
+	return s
+}
+
+func expression(t *rapid.T, keys, values []string) policy.Expression {
+	e := policy.Expression{
+		Key:      rapid.SampledFrom(keys).Draw(t, "key"),
+		Operator: rapid.SampledFrom([]policy.Operator{policy.OpIn, policy.OpNotIn, policy.OpExists, policy.OpDoesNotExist}).Draw(t, "operator"),
+	}
+	if e.Operator == policy.OpIn || e.Operator == policy.OpNotIn {
+		e.Values = rapid.SliceOfNDistinct(rapid.SampledFrom(values), 1, 2, rapid.ID).Draw(t, "values")
+	}
+	return e
 }
 
 // cidr draws a prefix that holds one of the world's addresses, with parts around
@@ -177,6 +227,8 @@ func aim(t *rapid.T, f *policy.Facts, r policy.Rule) {
 		}
 	case !p.Protocol.HasPorts():
 		f.Port = 0
+	case p.Name != "":
+		f.Port = rapid.SampledFrom([]uint16{80, 81, 53, 443}).Draw(t, "named port")
 	case p.Port == 0:
 		f.Port = rapid.SampledFrom(ports).Draw(t, "any port")
 	default:

@@ -16,13 +16,18 @@ const Node = "node-1"
 var Subject = flow.Workload{Namespace: "shop", Kind: "Host", Name: "cart"}
 
 // Inventory returns the world: two nodes, and workloads in two namespaces whose
-// labels overlap. Every workload has an IPv4 and an IPv6 address, an identity,
-// and numbered endpoints. Each call returns a fresh copy.
+// labels overlap. Every endpoint has an IPv4 and an IPv6 address and a number, and
+// names of ports, one of which is not everywhere the same. Each call returns a fresh copy.
 func Inventory() inventory.Inventory {
 	inv := inventory.Inventory{Nodes: []inventory.Node{
 		{Name: Node, Addresses: addrs("10.0.0.1", "fd00::1")},
 		{Name: "node-2", Addresses: addrs("10.0.0.2", "fd00::2")},
 	}}
+	inv.Namespaces = []inventory.Namespace{{Name: "shop", Labels: map[string]string{"env": "prod"}}}
+	inv.Names = []inventory.Name{
+		{Name: "api.example.com", Addresses: addrs("192.0.2.7", "2001:db8::7")},
+		{Name: "cdn.example.com", Addresses: addrs("192.0.2.7", "10.1.0.4")},
+	}
 	for i, w := range []struct {
 		namespace, name string
 		labels          map[string]string
@@ -47,9 +52,13 @@ func Inventory() inventory.Inventory {
 					netip.AddrFrom4([4]byte{10, 1, 0, n}),
 					netip.AddrFrom16([16]byte{0: 0xfd, 3: 1, 15: n}),
 				},
+				Ports: []policy.NamedPort{{Name: "web", Protocol: flow.TCP, Port: 80 + uint16(i%2)}, {Name: "dns", Protocol: flow.UDP, Port: 53}},
 			}},
 		})
 	}
+	// Two endpoints of one workload, of which only one has the names.
+	pay := &inv.Workloads[2]
+	pay.Endpoints = append(pay.Endpoints, inventory.Endpoint{Name: "pay-2", Node: "node-2", ID: 6, Addresses: addrs("10.1.0.6", "fd00:1::6")})
 	return inv
 }
 
@@ -61,30 +70,27 @@ func Strangers() []netip.Addr {
 // Peers returns the facts of everybody who can be a flow's other end: endpoints
 // of every workload, the nodes, and strangers.
 func Peers() []policy.PeerFacts {
-	inv := Inventory()
-	var peers []policy.PeerFacts
+	inv := world.Inventory()
+	var all []netip.Addr
 	for i := range inv.Workloads {
-		w := &inv.Workloads[i]
-		for _, e := range w.Endpoints {
-			for _, a := range e.Addresses {
-				peers = append(peers, policy.PeerFacts{Addr: a, Workload: w.Ref(), Labels: w.Labels})
-			}
+		for _, e := range inv.Workloads[i].Endpoints {
+			all = append(all, e.Addresses...)
 		}
 	}
 	for _, n := range inv.Nodes {
-		id := flow.IdentityRemoteNode
-		if n.Name == Node {
-			id = flow.IdentityHost
-		}
-		for _, a := range n.Addresses {
-			peers = append(peers, policy.PeerFacts{Addr: a, Reserved: id})
-		}
+		all = append(all, n.Addresses...)
 	}
-	for _, a := range Strangers() {
-		peers = append(peers, policy.PeerFacts{Addr: a, Reserved: flow.IdentityWorld})
+	peers := make([]policy.PeerFacts, 0, len(all))
+	for _, a := range append(all, Strangers()...) {
+		peers = append(peers, world.Peer(a, Node))
 	}
 	return peers
 }
+
+// Own returns the named ports of Subject's endpoint.
+func Own() []policy.NamedPort { return world.Workload(Subject).NamedPorts() }
+
+var world = inventory.NewIndex(Inventory())
 
 func addrs(texts ...string) []netip.Addr {
 	out := make([]netip.Addr, len(texts))

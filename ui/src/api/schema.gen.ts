@@ -598,12 +598,7 @@ export interface components {
         };
         /** @description Exactly one of its properties. */
         Peer: {
-            selector?: {
-                namespace: string;
-                matchLabels: {
-                    [key: string]: string;
-                };
-            };
+            selector?: components["schemas"]["Selector"];
             cidr?: {
                 /** @description 10.0.0.0/8 or 2001:db8::/32 */
                 prefix: string;
@@ -611,6 +606,33 @@ export interface components {
             };
             /** @enum {string} */
             reserved?: "host" | "world" | "remote-node" | "kube-apiserver";
+            /** @description api.example.com, or *.example.com for every name one label below; egress only. */
+            fqdn?: string;
+        };
+        /** @description Workloads by their labels, or all of them, in one namespace or in those that namespaceSelector picks. */
+        Selector: {
+            namespace?: string;
+            matchLabels?: {
+                [key: string]: string;
+            };
+            matchExpressions?: components["schemas"]["LabelExpression"][];
+            /** @description Every workload; stands in place of labels. */
+            all?: boolean;
+            namespaceSelector?: components["schemas"]["LabelSelector"];
+        };
+        LabelSelector: {
+            matchLabels?: {
+                [key: string]: string;
+            };
+            matchExpressions?: components["schemas"]["LabelExpression"][];
+            /** @description Everything; stands in place of labels. */
+            all?: boolean;
+        };
+        LabelExpression: {
+            key: string;
+            /** @enum {string} */
+            operator: "In" | "NotIn" | "Exists" | "DoesNotExist";
+            values?: string[];
         };
         Port: {
             /** @description TCP, UDP, SCTP, ICMP, ICMPv6 or a number */
@@ -618,6 +640,8 @@ export interface components {
             /** @description 0 or missing means every port. */
             port?: number;
             endPort?: number;
+            /** @description Whatever number the destination has under this name, in place of port. */
+            name?: string;
             icmpType?: number;
             icmpCode?: number;
         };

@@ -22,6 +22,21 @@ describe("a rule survives the form", () => {
       },
     ],
     [
+      "labels by expression, a DNS name and a named port",
+      {
+        peers: [
+          {
+            selector: {
+              namespaceSelector: { all: true },
+              matchExpressions: [{ key: "tier", operator: "NotIn", values: ["back"] }],
+            },
+          },
+          { fqdn: "*.example.com" },
+        ],
+        ports: [{ protocol: "TCP", name: "web" }],
+      },
+    ],
+    [
       "every port, ICMP and a number for a protocol",
       {
         peers: [{ reserved: "world" }],
@@ -54,7 +69,9 @@ describe("checkForm", () => {
     ["bad exception", { ...ok, peers: [peer("10.0.0.0/8", "10.1.0.0/16, x")] }, "cidr"],
     ["port too large", { ...ok, ports: [port("65536")] }, "port"],
     ["port zero", { ...ok, ports: [port("0")] }, "port"],
-    ["a word for a port", { ...ok, ports: [port("http")] }, "port"],
+    ["a port's name", { ...ok, ports: [port("http")] }, undefined],
+    ["no port's name", { ...ok, ports: [port("ht tp")] }, "port"],
+    ["a name in a range", { ...ok, ports: [port("http", "90")] }, "port"],
     ["range backwards", { ...ok, ports: [port("90", "80")] }, "range"],
     ["range without a start", { ...ok, ports: [port("", "80")] }, "range"],
   ];

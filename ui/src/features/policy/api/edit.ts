@@ -34,7 +34,7 @@ export function formOf(r: Rule): RuleForm {
     ports: r.ports.map((p) => ({
       key: nextKey(),
       protocol: p.protocol,
-      from: p.port ? String(p.port) : "",
+      from: p.name ?? (p.port ? String(p.port) : ""),
       to: p.endPort ? String(p.endPort) : "",
       icmp: { icmpType: p.icmpType, icmpCode: p.icmpCode },
     })),
@@ -90,12 +90,22 @@ function checkPort(p: PortForm): FormError | undefined {
   if (!hasPorts(p.protocol)) {
     return undefined;
   }
+  if (portName(p)) {
+    return undefined;
+  }
   const from = portNumber(p.from);
   const to = portNumber(p.to);
   if (from === null || to === null) {
     return "port";
   }
   return to !== undefined && (from === undefined || to < from) ? "range" : undefined;
+}
+
+/** The name that stands in a port's place, as Kubernetes allows them. */
+function portName(p: PortForm): string | undefined {
+  const s = p.from.trim();
+  const name = /^(?=.*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?$/;
+  return p.to.trim() === "" && name.test(s) ? s : undefined;
 }
 
 /** Undefined for an empty field, null for what is no port. */
@@ -119,6 +129,10 @@ export function ruleOf(f: RuleForm): Rule {
     ports: f.ports.map((p): Port => {
       if (!hasPorts(p.protocol)) {
         return { protocol: p.protocol, ...p.icmp };
+      }
+      const name = portName(p);
+      if (name) {
+        return { protocol: p.protocol, name };
       }
       const from = portNumber(p.from);
       const to = portNumber(p.to);

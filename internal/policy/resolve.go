@@ -1,0 +1,106 @@
+package policy
+
+import (
+	"slices"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
+
+// lists are those that a selector can stand in: ingress rules, egress rules and
+// guardrails.
+const (
+	listIngress = iota
+	listEgress
+	listGuardrails
+	lists
+)
+
+// resolution knows whose selectors pick whom, so that a judgement compares no
+// labels.
+type resolution struct {
+	policy *Policy
+	picks  map[flow.Workload]*picks
+	others [lists][][]Peer // of each rule, the peers that are no selectors
+}
+
+// picks says of one workload, for each list, which rules have a selector that
+// picks it: a bit for each.
+type picks [lists][]uint64
+
+func (p *picks) has(list, i int) bool {
+	bits := p[list]
+	return i/64 < len(bits) && bits[i/64]&(1<<(i%64)) != 0
+}
+
+// nobody is picked by no selector, as a peer that is no workload.
+var nobody picks
+
+// Resolve returns an evaluator that judges as e does, and faster by p, about the
+// given workloads: which rules select them is worked out here, once. Of their
+// facts Workload, Labels and NamespaceLabels are looked at; those of a judged
+// flow must not say otherwise. Other policies and workloads are judged as
+// before. Neither p nor the guardrails may change afterwards.
+func (e Evaluator) Resolve(p *Policy, workloads []PeerFacts) Evaluator {
+	r := &resolution{policy: p, picks: make(map[flow.Workload]*picks, len(workloads))}
+	peers := [lists][][]Peer{}
+	if p != nil {
+		peers[listIngress], peers[listEgress] = peersOf(p.Ingress), peersOf(p.Egress)
+	}
+	for i := range e.Guardrails {
+		peers[listGuardrails] = append(peers[listGuardrails], e.Guardrails[i].Peers)
+	}
+	for list := range peers {
+		for _, of := range peers[list] {
+			r.others[list] = append(r.others[list], slices.DeleteFunc(slices.Clone(of), func(p Peer) bool { return p.Selector != nil }))
+		}
+	}
+	for i := range workloads {
+		w := &workloads[i]
+		if w.Workload.IsZero() {
+			continue
+		}
+		found := &picks{}
+		for list := range peers {
+			found[list] = make([]uint64, (len(peers[list])+63)/64)
+			for j, of := range peers[list] {
+				if slices.ContainsFunc(of, func(p Peer) bool { return p.Selector != nil && p.Selector.matches(w) == hit }) {
+					found[list][j/64] |= 1 << (j % 64)
+				}
+			}
+		}
+		r.picks[w.Workload] = found
+	}
+	e.resolved = r
+	return e
+}
+
+func peersOf(rules []Rule) [][]Peer {
+	out := make([][]Peer, len(rules))
+	for i := range rules {
+		out[i] = rules[i].Peers
+	}
+	return out
+}
+
+// picked returns what is known of the flow's peer under p, or nil.
+func (e *Evaluator) picked(p *Policy, f *Facts) *picks {
+	switch {
+	case e.resolved == nil || e.resolved.policy != p:
+		return nil
+	case f.Peer.Reserved != flow.IdentityUnknown || f.Peer.Workload.IsZero():
+		return &nobody
+	}
+	return e.resolved.picks[f.Peer.Workload]
+}
+
+// anyPeer reports whether one of peers, those of a list's rule i, is the flow's.
+func (e *Evaluator) anyPeer(of *picks, list, i int, peers []Peer, f *Facts) bool {
+	switch {
+	case of == nil || len(peers) == 0:
+		return anyPeer(peers, f)
+	case of.has(list, i):
+		return true
+	}
+	rest := e.resolved.others[list][i]
+	return len(rest) > 0 && anyPeer(rest, f)
+}
