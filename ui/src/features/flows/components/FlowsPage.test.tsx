@@ -1,5 +1,5 @@
 import { act, screen, waitFor, within } from "@testing-library/react";
-import { beforeEach, expect, test, vi } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { type Call, FakeEvents, Refused, start } from "../../../../test/app";
 import { facets, flow } from "../../../../test/fixtures.mjs";
 import { status } from "../../../../test/shop";
@@ -26,8 +26,10 @@ const answers = (flows: unknown) => ({
 
 beforeEach(() => {
   // jsdom lays nothing out: a frame of 600 pixels shows some rows.
-  vi.spyOn(HTMLElement.prototype, "offsetHeight", "get").mockReturnValue(600);
-  vi.spyOn(HTMLElement.prototype, "offsetWidth", "get").mockReturnValue(1000);
+  Object.defineProperties(HTMLElement.prototype, {
+    clientHeight: { configurable: true, get: () => 600 },
+    clientWidth: { configurable: true, get: () => 1000 },
+  });
 });
 
 test("only the rows in sight are in the page, and older ones are loaded", async () => {
@@ -82,7 +84,7 @@ test("live rows come first, each once, and a problem is told", async () => {
   const app = start("/flows", answers(pagesOf(3)));
   await screen.findAllByTestId("flow-row");
   await app.user.click(screen.getByTestId("flow-live"));
-  await screen.findByText("Connecting…");
+  await screen.findByText("Becoming live…");
   const tail = FakeEvents.last;
   act(() => tail?.say("flows", [flow(2), flow(1), flow(0)]));
   await screen.findByText("Live: records appear as they are stored");
