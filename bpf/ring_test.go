@@ -328,3 +328,39 @@ func TestForeignRecords(t *testing.T) {
 		t.Errorf("batch: %+v, error %v", b, err)
 	}
 }
+
+// The sum of a range's hashes is the same however it is read, and another when a
+// record differs.
+func TestSumOfRecords(t *testing.T) {
+	l := newLab(t)
+	send := func(sports ...uint16) {
+		for _, sport := range sports {
+			l.want(pass, tcp(web.in(4), db.in(4), sport, 80, "S"), "sent")
+		}
+	}
+	read := func(n int) (sum uint64, records int) {
+		t.Helper()
+		r := l.r
+		r.pos = r.ring.consumed()
+		for {
+			b, err := r.take(r.ring.produced(), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.End == b.Start {
+				return sum, records
+			}
+			sum += b.Sum
+			records += len(b.Records)
+		}
+	}
+	send(1000, 1001, 1002, 1003, 1004)
+	whole, n := read(100)
+	if parts, _ := read(2); n != 5 || whole == 0 || parts != whole {
+		t.Errorf("%d records have the sum %x in one batch and %x in several", n, whole, parts)
+	}
+	send(1005)
+	if more, n := read(100); n != 6 || more == whole {
+		t.Errorf("%d records have the sum %x, too", n, more)
+	}
+}

@@ -227,6 +227,28 @@ func TestStoreAndDiskAway(t *testing.T) {
 	})
 }
 
+// A spool that cannot be used keeps nothing from a store that is back.
+func TestDiskAwayStoreBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAgent(t)
+		a.sink.err = errors.New("connection refused")
+		stop := a.start()
+		a.ring.write(numbered(0, 100)...)
+		time.Sleep(20 * time.Second)
+		a.disk(false)
+		a.sink.set(func() { a.sink.err = nil })
+		a.ring.write(numbered(100, 100)...)
+		time.Sleep(20 * time.Second)
+		if a.ring.left() != 0 || len(a.sink.rows()) != 100 {
+			t.Errorf("%d records are left in the ring, %d are stored", a.ring.left(), len(a.sink.rows()))
+		}
+		a.disk(true)
+		time.Sleep(20 * time.Second)
+		a.each(200)
+		stopped(t, stop)
+	})
+}
+
 // While the spool is emptied, live batches are stored at once.
 func TestCatchingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -277,6 +299,10 @@ func TestKilledWithASpool(t *testing.T) {
 		a.ring.write(numbered(120, 30)...)
 		time.Sleep(10 * time.Second)
 		a.each(150)
+		// What is in the spool is not sent once more from the ring.
+		if n := testutil.ToFloat64(a.c.metrics.stored); n != 150 {
+			t.Errorf("%v were stored, the second time", n)
+		}
 		stopped(t, stop)
 	})
 }

@@ -25,6 +25,7 @@ type node struct {
 	clock *clock
 	m     *model
 	e     *Enforcer
+	known []time.Time // since when each inventory counts that it told of
 }
 
 func newNode(t *testing.T) *node {
@@ -38,7 +39,9 @@ func newNode(t *testing.T) *node {
 // restart begins a new process on the same disk and the same kernel.
 func (n *node) restart() rollout.Report {
 	n.t.Helper()
-	e, err := New(Config{Node: policytest.Node, StateDir: n.dir, Clock: n.clock, Version: "v1"}, n.m, nil)
+	e, err := New(Config{Node: policytest.Node, StateDir: n.dir, Clock: n.clock, Version: "v1", Known: func(_ *inventory.Index, since time.Time) {
+		n.known = append(n.known, since)
+	}}, n.m, nil)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -288,6 +291,9 @@ func TestInventory(t *testing.T) {
 	n.restart()
 	if x, _ := n.e.Inventory(); x == nil || x.Workload(flow.Workload{Namespace: "shop", Kind: "Host", Name: "front"}).Labels["tier"] != "x" {
 		t.Error("the inventory is gone after a restart")
+	}
+	if want := []time.Time{since, n.clock.Now(), n.clock.Now()}; !slices.EqualFunc(n.known, want, time.Time.Equal) {
+		t.Errorf("told of inventories since %v, want %v", n.known, want)
 	}
 }
 

@@ -65,7 +65,7 @@ func record(out []byte, r *flow.Record) []byte {
 	out = append(out, byte(r.Protocol), byte(r.Event), byte(r.Direction), byte(r.Outcome), r.ForwardFlags, r.ReverseFlags,
 		byte(r.Live.Verdict), byte(r.Live.Reason), byte(r.Staged.Verdict), byte(r.Staged.Reason),
 		mark(r.Answered, 1)|mark(r.LiveNew, 2)|mark(r.StagedNew, 4))
-	out = little.AppendUint64(out, uint64(r.Time.UnixNano()))             //nolint:gosec // read back as it was
+	out = little.AppendUint64(out, uint64(r.Time.UnixNano()))
 	out = binary.AppendVarint(out, r.Time.Sub(r.FirstSeen).Nanoseconds()) // small
 	for _, n := range [...]uint64{
 		uint64(r.Endpoint), uint64(r.Connections), r.Forward.Packets, r.Forward.Bytes, r.Reverse.Packets, r.Reverse.Bytes,

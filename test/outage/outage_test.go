@@ -87,7 +87,9 @@ func (s *site) kill() {
 	if err := syscall.Kill(s.engine.PID(), syscall.SIGKILL); err != nil {
 		s.t.Fatal(err)
 	}
-	<-done
+	if err := <-done; err == nil {
+		s.t.Error("a killed engine ended without an error")
+	}
 }
 
 func (s *site) config(addr string) store.Config {
