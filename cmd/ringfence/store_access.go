@@ -19,7 +19,7 @@ import (
 
 // passwordEnv holds the password of ClickHouse where no file does. There is no
 // flag for it: arguments are for everybody to read.
-const passwordEnv = "RINGFENCE_CLICKHOUSE_PASSWORD" //nolint:gosec // no password
+const passwordEnv = "RINGFENCE_CLICKHOUSE_PASSWORD"
 
 // storeFlags say which ClickHouse is used instead of the embedded engine.
 type storeFlags struct {

@@ -34,7 +34,7 @@ func NewLink(tb testing.TB, addr string, cfg *tls.Config) *Link {
 // newLink listens, and leads nowhere before lead says where.
 func newLink(tb testing.TB) *Link {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it returns at once
 	if err != nil {
 		tb.Fatal(err)
 	}
