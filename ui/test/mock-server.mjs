@@ -420,12 +420,12 @@ function flowsPage(url) {
   const filter = url.searchParams.get("filter") ?? "";
   const wrong = filter.indexOf("vredict");
   if (wrong >= 0) {
-    throw refuse(
-      400,
-      "invalid",
-      `filter: column ${wrong + 1}: unknown field "vredict": want one of namespace, from.namespace, to.namespace, workload, verdict`,
-      { field: "filter", column: wrong + 1 },
-    );
+    throw new Refusal(400, {
+      code: "invalid",
+      message: `filter: column ${wrong + 1}: unknown field "vredict": want one of namespace, from.namespace, to.namespace, workload, verdict`,
+      field: "filter",
+      column: wrong + 1,
+    });
   }
   const from = Number(url.searchParams.get("cursor") ?? 0);
   const end = Math.min(filter.includes("nobody") ? 0 : 450, from + 200);

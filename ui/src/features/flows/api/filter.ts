@@ -25,7 +25,7 @@ export function sinceOf(filter: string): string {
 
 /** The filter with another since=, or without one. */
 export function withSince(filter: string, since: string): string {
-  const rest = filter.replace(sincePattern, " ").trim();
+  const rest = filter.replace(sincePattern, "").trim();
   return [rest, since && `since=${since}`].filter(Boolean).join(" ");
 }
 

@@ -17,8 +17,11 @@ export function FlowDetail({ flow, onClose }: { flow: Flow | undefined; onClose:
       opened={flow !== undefined}
       onClose={onClose}
       title={t("flows.detail.title")}
-      closeButtonProps={{ "aria-label": t("flows.detail.close") }}
+      closeButtonProps={{ "aria-label": t("dialog.close") }}
+      // Locking the scroll would need an inline style element.
+      lockScroll={false}
       size="lg"
+      centered
     >
       {flow && (
         <dl className={classes.facts} data-testid="flow-detail">
@@ -35,12 +38,12 @@ export function FlowDetail({ flow, onClose }: { flow: Flow | undefined; onClose:
 }
 
 const factsOf = (t: TFunction, f: Flow): [string, ReactNode][] => [
-  ["verdict", <VerdictBadge key="v" verdict={f.outcome} />],
-  ["live", judged(t, f.live)],
-  ["staged", judged(t, f.staged)],
   ["from", <End key="from" party={f.source} address={f.sourceAddress} port={f.sourcePort} />],
   ["to", <End key="to" party={f.destination} address={f.destinationAddress} port={f.port} />],
+  ["verdict", <VerdictBadge key="v" verdict={f.outcome} />],
   ["protocol", f.protocol],
+  ["live", judged(t, f.live)],
+  ["staged", judged(t, f.staged)],
   ["direction", t(`direction.${f.direction}`)],
   ["event", t([`flows.event.${f.event}`, "flows.event.none"])],
   ["connections", formatCount(f.connections)],

@@ -1,5 +1,5 @@
 import { act, screen, waitFor, within } from "@testing-library/react";
-import { beforeEach, expect, test, vi } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { type Call, FakeEvents, Refused, start } from "../../../../test/app";
 import { facets, flow } from "../../../../test/fixtures.mjs";
 import { status } from "../../../../test/shop";
@@ -26,8 +26,10 @@ const answers = (flows: unknown) => ({
 
 beforeEach(() => {
   // jsdom lays nothing out: a frame of 600 pixels shows some rows.
-  vi.spyOn(HTMLElement.prototype, "offsetHeight", "get").mockReturnValue(600);
-  vi.spyOn(HTMLElement.prototype, "offsetWidth", "get").mockReturnValue(1000);
+  Object.defineProperties(HTMLElement.prototype, {
+    offsetHeight: { configurable: true, get: () => 600 },
+    offsetWidth: { configurable: true, get: () => 1000 },
+  });
 });
 
 test("only the rows in sight are in the page, and older ones are loaded", async () => {

@@ -3,6 +3,7 @@ import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useMemo, useState } from "react";
 import { useTranslation } from "react-i18next";
+import { ApiError } from "../../../api/error";
 import { queries } from "../../../api/queries";
 import type { Flow } from "../../../api/wire";
 import { formatCount } from "../../../app/format";
@@ -55,7 +56,7 @@ export function FlowsPage() {
           data-testid="flow-window"
           onChange={(e) => go(withSince(q, e.currentTarget.value))}
           data={[
-            ...windows.map((w) => ({ value: w, label: t(`flows.since.w${w}`) })),
+            ...windows.map((w) => ({ value: w, label: t(`flows.since.${w || "all"}`) })),
             ...(windows.some((w) => w === since) ? [] : [{ value: since, label: since }]),
           ]}
         />
@@ -84,15 +85,21 @@ export function FlowsPage() {
           )}
         </details>
         <Panel
-          title={t(pages.hasNextPage ? "flows.shownFirst" : "flows.shown", {
-            count: flows.length,
-            number: formatCount(flows.length),
-          })}
+          title={
+            pages.isSuccess
+              ? t(pages.hasNextPage ? "flows.shownFirst" : "flows.shown", {
+                  count: flows.length,
+                  number: formatCount(flows.length),
+                })
+              : t("flows.list")
+          }
           note={live ? t(`flows.tail.${tail.state}`) : undefined}
           flush
         >
           {pages.isPending ? (
             <Loading rows={10} />
+          ) : isWrongFilter(pages.error) ? (
+            <Empty icon="search" title={t("flows.wrong")} />
           ) : pages.isError && flows.length === 0 ? (
             <Failure error={pages.error} retry={() => void pages.refetch()} />
           ) : flows.length === 0 ? (
@@ -120,6 +127,8 @@ export function FlowsPage() {
     </>
   );
 }
+
+const isWrongFilter = (e: unknown): boolean => e instanceof ApiError && e.column !== undefined;
 
 function TailNotice({ tail }: { tail: Tail }) {
   return (
