@@ -66,7 +66,7 @@ func TestUpWithClickHouse(t *testing.T) {
 	flows := func(outcome string) {
 		t.Helper()
 		eventually(t, outcome+" flows", func() error {
-			out := s.says(t, []string{"flows", "--config", s.config(), "--outcome", outcome, "--port", fmt.Sprint(port)})
+			out := s.says(t, []string{"flows", "--config", s.config(), "--verdict", outcome, "--port", fmt.Sprint(port)})
 			for _, a := range s.farIs {
 				if !strings.Contains(out, a.String()) {
 					return fmt.Errorf("none from %s in\n%s", a, out)

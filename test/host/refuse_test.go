@@ -254,7 +254,7 @@ func TestCommandsRefuse(t *testing.T) {
 		{"unknown command", []string{"frobnicate"}, []string{"frobnicate"}},
 		{"bad selector", []string{"policy", "list", "-l", "=="}, []string{"-l"}},
 		{"bad format", []string{"policy", "list", "-o", "xml"}, []string{"-o", "table, json"}},
-		{"bad outcome", []string{"flows", "--outcome", "lost"}, []string{"outcome", "forwarded"}},
+		{"bad outcome", []string{"flows", "--verdict", "lost"}, []string{"outcome", "forwarded"}},
 		{"bad direction", []string{"flows", "--direction", "up"}, []string{"direction"}},
 		{"bad protocol", []string{"flows", "--protocol", "carrier-pigeon"}, []string{"protocol"}},
 		{"bad port", []string{"flows", "--port", "70000"}, []string{"port"}},

@@ -128,7 +128,7 @@ func TestUp(t *testing.T) {
 	s.policy(t, []string{"stage", db.String(), "--revision", "1"}, "staged 1", "ingress audit")
 	open("in audit", true)
 	eventually(t, "the audit shows evil", func() error {
-		out := s.says(t, []string{"flows", "--config", s.config(), "--outcome", "audited", "--workload", "shop/Host/evil"})
+		out := s.says(t, []string{"flows", "--config", s.config(), "--verdict", "audited", "--workload", "shop/Host/evil"})
 		if !strings.Contains(out, "default-deny") && !strings.Contains(out, "r1") {
 			return fmt.Errorf("got\n%s", out)
 		}
@@ -158,7 +158,7 @@ func TestUp(t *testing.T) {
 		t.Errorf("a change by an old version: %v, %s %s", err, old.Status(), old.Body)
 	}
 	eventually(t, "dropped flows are stored", func() error {
-		out := s.says(t, []string{"flows", "--config", s.config(), "--outcome", "dropped", "--workload", "shop/Host/evil"})
+		out := s.says(t, []string{"flows", "--config", s.config(), "--verdict", "dropped", "--workload", "shop/Host/evil"})
 		if strings.Count(out, "\n") < 2 {
 			return fmt.Errorf("got\n%s", out)
 		}
@@ -199,7 +199,7 @@ func TestUp(t *testing.T) {
 	})
 	open("after the crashes", false)
 	eventually(t, "flows from before and after the crashes", func() error {
-		out := s.says(t, []string{"flows", "--config", s.config(), "--outcome", "dropped", "--workload", "shop/Host/evil", "-o", "json"})
+		out := s.says(t, []string{"flows", "--config", s.config(), "--verdict", "dropped", "--workload", "shop/Host/evil", "-o", "json"})
 		var flows []api.Flow
 		if err := json.Unmarshal([]byte(out), &flows); err != nil {
 			return err

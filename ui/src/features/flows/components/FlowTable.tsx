@@ -1,6 +1,6 @@
 import { useMediaQuery } from "@mantine/hooks";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useRef } from "react";
+import { useLayoutEffect, useRef } from "react";
 import { useTranslation } from "react-i18next";
 import type { Flow } from "../../../api/wire";
 import { formatBytes, formatTime, parseTime } from "../../../app/format";
@@ -20,8 +20,9 @@ export function FlowTable({ flows, onOpen }: { flows: Flow[]; onOpen: (flow: Flo
     estimateSize: () => (narrow ? 104 : 52),
     getItemKey: (i) => `${flows[i]?.id} ${i}`,
     overscan: 10,
-    initialRect: { width: 1000, height: 600 },
   });
+  // biome-ignore lint/correctness/useExhaustiveDependencies: heights are those of the layout
+  useLayoutEffect(() => rows.measure(), [narrow]);
   const seen = rows.getVirtualItems();
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard

@@ -27,8 +27,8 @@ const answers = (flows: unknown) => ({
 beforeEach(() => {
   // jsdom lays nothing out: a frame of 600 pixels shows some rows.
   Object.defineProperties(HTMLElement.prototype, {
-    offsetHeight: { configurable: true, get: () => 600 },
-    offsetWidth: { configurable: true, get: () => 1000 },
+    clientHeight: { configurable: true, get: () => 600 },
+    clientWidth: { configurable: true, get: () => 1000 },
   });
 });
 
@@ -84,7 +84,7 @@ test("live rows come first, each once, and a problem is told", async () => {
   const app = start("/flows", answers(pagesOf(3)));
   await screen.findAllByTestId("flow-row");
   await app.user.click(screen.getByTestId("flow-live"));
-  await screen.findByText("Connecting…");
+  await screen.findByText("Becoming live…");
   const tail = FakeEvents.last;
   act(() => tail?.say("flows", [flow(2), flow(1), flow(0)]));
   await screen.findByText("Live: records appear as they are stored");
