@@ -74,7 +74,7 @@ func micros(t time.Time) uint64 {
 	if t.IsZero() {
 		return noTime
 	}
-	return uint64(t.UnixMicro()) //nolint:gosec // the bits are kept
+	return uint64(t.UnixMicro())
 }
 
 func fromMicros(b []byte) time.Time {

@@ -58,9 +58,9 @@ LIMIT {top:UInt64}`, i, facet.value, c.text.String(), facet.has)
 	}
 	text := "SELECT toUInt32(field), value, records, began FROM (" + strings.Join(parts, "\nUNION ALL") +
 		")\nORDER BY field, records DESC, value"
-	args := append(c.args, clickhouse.Named("top", limitOr(top, defaultFacetValues)))
+	c.args = append(c.args, clickhouse.Named("top", limitOr(top, defaultFacetValues)))
 	var out []query.Facet
-	err = s.each(ctx, "facets", text, args, func(rows driver.Rows) error {
+	err = s.each(ctx, "facets", text, c.args, func(rows driver.Rows) error {
 		var field uint32
 		var value string
 		var v query.FacetValue
