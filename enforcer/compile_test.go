@@ -268,6 +268,12 @@ func TestCompiledCases(t *testing.T) {
 			[]packet{{"192.0.2.1", flow.TCP, 1}, {"2001:db8::1", 99, 0}, {"10.1.0.2", flow.ICMP, 0x0800}},
 		},
 		{
+			"a named port of a workload whose endpoints do not all have it",
+			[]policy.Rule{{Peers: []policy.Peer{{Selector: &policy.Selector{Namespace: "shop", MatchLabels: map[string]string{"app": "pay"}}}}, Ports: []policy.Port{{Protocol: flow.TCP, Name: "web"}}}},
+			[]packet{{"10.1.0.3", flow.TCP, 80}, {"fd00:1::3", flow.TCP, 80}},
+			[]packet{{"10.1.0.6", flow.TCP, 80}, {"fd00:1::6", flow.TCP, 80}, {"10.1.0.3", flow.TCP, 81}, {"10.1.0.3", flow.UDP, 80}, {"10.1.0.2", flow.TCP, 80}},
+		},
+		{
 			"world is not a remote node",
 			[]policy.Rule{{Peers: []policy.Peer{{Reserved: "world"}}}},
 			[]packet{{"192.0.2.1", flow.TCP, 443}, {"2001:db8::1", flow.TCP, 443}},

@@ -125,6 +125,9 @@ func (e *Enforcer) attach(p *plan) {
 	}
 	attached, err := e.dp.Attached()
 	add("list endpoints", err)
+	// After the list: what went since the first time is either in it, and its
+	// event finds it there, or forgotten now.
+	add("forget interfaces that are gone", e.dp.Prune())
 	e.kernel.attached, e.kernel.unwatched = attached, problems
 	e.countEndpoints(p)
 }

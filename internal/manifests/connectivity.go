@@ -250,7 +250,7 @@ func starts(protocol flow.Protocol, source, destination *end) []uint16 {
 	add := func(list []cut) {
 		for _, c := range list {
 			if c.protocol == protocol && c.at > 1 && c.at <= lastPort {
-				out = append(out, uint16(c.at)) //nolint:gosec // at most lastPort
+				out = append(out, uint16(c.at))
 			}
 		}
 	}

@@ -100,13 +100,13 @@ func TestConnectivityIsExplained(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					any := false
+					allows := false
 					for _, e := range list {
-						any = any || e.Allowed
+						allows = allows || e.Allowed
 					}
 					asked++
-					if want := allowed[fmt.Sprintf("%s %s %s %d", source.Workload, destination.Workload, protocol, port)]; any != want {
-						t.Errorf("%s > %s %s %d: explained as %t, listed as %t", source.Workload, destination.Workload, protocol, port, any, want)
+					if want := allowed[fmt.Sprintf("%s %s %s %d", source.Workload, destination.Workload, protocol, port)]; allows != want {
+						t.Errorf("%s > %s %s %d: explained as %t, listed as %t", source.Workload, destination.Workload, protocol, port, allows, want)
 					}
 				}
 			}

@@ -70,7 +70,7 @@ func (r *reader) world(path string) (*World, error) {
 		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
 	w.Index = inventory.NewIndex(inv)
-	w.Notes = append(b.notes, w.notes(r.other)...)
+	w.Notes = slices.Concat(b.notes, w.notes(r.other))
 	return w, nil
 }
 

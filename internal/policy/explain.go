@@ -100,7 +100,11 @@ func whyNotPort(p *Port, f *Facts) string {
 }
 
 func whyNotPeer(p *Peer, f *Facts) string {
-	switch p.matches(f) {
+	m := p.matches(f)
+	if m == missPrefix && !f.Peer.Addr.IsValid() {
+		return fmt.Sprintf("no address of the peer %s is known, the rule allows %s", f.Peer, p)
+	}
+	switch m {
 	case missWorkload:
 		return fmt.Sprintf("the peer %s is no workload, the rule selects %s", f.Peer, p)
 	case missNamespace:

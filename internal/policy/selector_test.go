@@ -44,6 +44,18 @@ func TestSelectorsAsInKubernetes(t *testing.T) {
 	})
 }
 
+// What nobody wrote down selects nobody, valid or not.
+func TestEmptySelectsNobody(t *testing.T) {
+	who := policy.PeerFacts{Workload: cart, Labels: map[string]string{"app": "cart"}}
+	for _, s := range []policy.Selector{
+		{}, {Namespace: "shop"}, {All: true}, {Namespaces: &policy.LabelSelector{}, All: true}, {Namespaces: &policy.LabelSelector{All: true}},
+	} {
+		if s.Selects(who) {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
 func TestNamesMatch(t *testing.T) {
 	for _, c := range []struct {
 		pattern, name string
