@@ -45,6 +45,63 @@ static __always_inline void rf_flow_key_of(const struct rf_packet *p, __u32 endp
 	k->protocol = p->protocol;
 }
 
+static __always_inline bool rf_is_flow4(const struct rf_flow_key *k)
+{
+	return rf_is_mapped(k->local);
+}
+
+static __always_inline void rf_narrow(const struct rf_flow_key *k, struct rf_flow4_key *n)
+{
+	n->local = ((const __be32 *)k->local)[3];
+	n->remote = ((const __be32 *)k->remote)[3];
+	n->local_port = k->local_port;
+	n->remote_port = k->remote_port;
+	n->endpoint = k->endpoint;
+	n->protocol = k->protocol;
+}
+
+static __always_inline void rf_widen(const struct rf_flow4_key *n, struct rf_flow_key *k)
+{
+	rf_map_ipv4(k->local, n->local);
+	rf_map_ipv4(k->remote, n->remote);
+	k->local_port = n->local_port;
+	k->remote_port = n->remote_port;
+	k->endpoint = n->endpoint;
+	k->protocol = n->protocol;
+}
+
+/* In whichever of the tables the key belongs to. */
+static __noinline struct rf_flow *rf_find_flow(const struct rf_flow_key *k)
+{
+	struct rf_flow4_key n;
+
+	if (!rf_is_flow4(k))
+		return bpf_map_lookup_elem(&flows6, k);
+	rf_narrow(k, &n);
+	return bpf_map_lookup_elem(&flows4, &n);
+}
+
+/* Returns 0 or a negative errno: EEXIST when the table has it. */
+static __noinline long rf_add_flow(const struct rf_flow_key *k, const struct rf_flow *f)
+{
+	struct rf_flow4_key n;
+
+	if (!rf_is_flow4(k))
+		return bpf_map_update_elem(&flows6, k, f, BPF_NOEXIST);
+	rf_narrow(k, &n);
+	return bpf_map_update_elem(&flows4, &n, f, BPF_NOEXIST);
+}
+
+static __noinline long rf_delete_flow(const struct rf_flow_key *k)
+{
+	struct rf_flow4_key n;
+
+	if (!rf_is_flow4(k))
+		return bpf_map_delete_elem(&flows6, k);
+	rf_narrow(k, &n);
+	return bpf_map_delete_elem(&flows4, &n);
+}
+
 /* Hands the upper bits of what a side counted on, should they be set. When
  * others change it all the time the next packet tries again. */
 static __noinline int rf_carry(struct rf_flow *f, __u32 side)

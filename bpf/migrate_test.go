@@ -184,7 +184,7 @@ func (s *upgradeState) to(change func(*Config), flows, ring bool) {
 	l.upgrade(change)
 
 	for name, want := range map[string]bool{
-		kernelMapFlows: flows, kernelMapQuotas: flows, kernelMapEvents: ring, kernelMapRingIntent: ring, kernelMapCounters: false,
+		kernelMapFlows4: flows, kernelMapFlows6: flows, kernelMapQuotas: flows, kernelMapEvents: ring, kernelMapRingIntent: ring, kernelMapCounters: false,
 	} {
 		if anew := l.d.gen.ids[name] != before[name]; anew != want {
 			t.Errorf("map %s made anew: %t, want %t", name, anew, want)
@@ -489,15 +489,20 @@ func clone(t *testing.T, p *ebpf.Program) *ebpf.Program {
 func (l *lab) nextTable() map[uint16]map[string]uint64 {
 	l.t.Helper()
 	table := make(map[uint16]map[string]uint64)
-	keys, flows := l.d.gen.schema.structs["rf_flow_key"], l.d.gen.schema.structs["rf_flow"]
-	err := eachEntry(l.d.maps.Flows, func(k, v []byte) error {
-		key, value := keys.numbers(k), flows.numbers(v)
-		lo, hi := networkOrder(uint16(key["local_port"])), networkOrder(uint16(key["remote_port"]))
-		table[max(lo, hi)] = value
-		return nil
-	})
-	if err != nil {
-		l.t.Fatal(err)
+	for name, c := range l.d.gen.schema.maps {
+		if c.value != "rf_flow" {
+			continue
+		}
+		keys, flows := l.d.gen.schema.structs[c.key], l.d.gen.schema.structs[c.value]
+		err := eachEntry(l.d.gen.maps[name], func(k, v []byte) error {
+			key, value := keys.numbers(k), flows.numbers(v)
+			lo, hi := networkOrder(uint16(key["local_port"])), networkOrder(uint16(key["remote_port"]))
+			table[max(lo, hi)] = value
+			return nil
+		})
+		if err != nil {
+			l.t.Fatal(err)
+		}
 	}
 	return table
 }

@@ -178,7 +178,7 @@ __noinline int rf_is_related(struct __sk_buff *skb, struct rf_visit *v)
 	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
 		return 0;
 	rf_flow_key_of(&quoted, v->endpoint, !v->from, &v->k);
-	f = bpf_map_lookup_elem(&flows, &v->k);
+	f = rf_find_flow(&v->k);
 	return f && rf_outcome(RF_READ(f->judged), v->panic) != RF_OUTCOME_DROPPED;
 }
 
@@ -309,7 +309,7 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 
 		if (inserted == RF_INSERTED)
 			return rf_finish(v, v->answer.judged);
-		f = inserted == RF_INSERT_RACED ? bpf_map_lookup_elem(&flows, &v->k) : NULL;
+		f = inserted == RF_INSERT_RACED ? rf_find_flow(&v->k) : NULL;
 		if (f) {
 			rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
 			return rf_finish(v, RF_READ(f->judged));
@@ -335,7 +335,7 @@ static __always_inline int rf_visit_flow(struct rf_visit *v)
 	__u32 life;
 
 	rf_flow_key_of(&v->p, v->endpoint, v->from, &v->k);
-	f = bpf_map_lookup_elem(&flows, &v->k);
+	f = rf_find_flow(&v->k);
 	if (!f)
 		return rf_miss(v, 0);
 	life = RF_READ(f->life);

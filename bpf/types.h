@@ -267,6 +267,17 @@ struct rf_flow_key {
 };
 _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
 
+/* The same of an IPv4 flow, in its own table: half as much to hash and to compare. */
+struct rf_flow4_key {
+	__be32 local;
+	__be32 remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u32 endpoint;
+	__u64 protocol;
+};
+_Static_assert(sizeof(struct rf_flow4_key) == 24, "rf_flow4_key");
+
 /* Sides of a flow. */
 #define RF_LOCAL  0
 #define RF_REMOTE 1
@@ -402,13 +413,14 @@ _Static_assert(sizeof(struct rf_keeper) == 16, "rf_keeper");
 /* Argument and answer of rf_sweep. */
 struct rf_sweep_args {
 	__u64 now;
-	__u64 flows;
+	__u64 flows4; /* left in either table */
+	__u64 flows6;
 	__u64 reported;
 	__u64 ended;
 	__u64 deleted;
 	__u64 ring_full;
 };
-_Static_assert(sizeof(struct rf_sweep_args) == 48, "rf_sweep_args");
+_Static_assert(sizeof(struct rf_sweep_args) == 56, "rf_sweep_args");
 
 enum rf_adopted {
 	RF_ADOPTED_NEW,

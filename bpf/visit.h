@@ -193,7 +193,7 @@ __noinline int rf_report_later(struct rf_visit *v)
 
 	if (!v)
 		return 0;
-	f = bpf_map_lookup_elem(&flows, &v->k);
+	f = rf_find_flow(&v->k);
 	if (!f)
 		return 0;
 	__sync_fetch_and_add(&f->connections, 1);
@@ -248,7 +248,7 @@ __noinline int rf_insert(struct rf_visit *v)
 		fresh.marks &= ~RF_FLOW_UNANSWERED;
 	fresh.last_seen = v->now;
 	fresh.reported_at = v->now;
-	err = bpf_map_update_elem(&flows, &v->k, &fresh, BPF_NOEXIST);
+	err = rf_add_flow(&v->k, &fresh);
 	if (err == -17) /* EEXIST */
 		return RF_INSERT_RACED;
 	if (err) {
