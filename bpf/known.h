@@ -259,9 +259,7 @@ static __always_inline int rf_known6(struct __sk_buff *skb, struct rf_settings *
 	return verdict;
 }
 
-/* A function of its own, so that its stack is not below rf_visit_packet's:
- * kernels before 6.9 count both in steps of 32 bytes. */
-static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
+static __always_inline int rf_visit_known(struct __sk_buff *skb, bool from)
 {
 	__u32 zero = 0;
 	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
@@ -280,6 +278,19 @@ static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
 	if (type == bpf_htons(ETH_P_IP))
 		return rf_known4(skb, s, l3, from);
 	return type == bpf_htons(ETH_P_IPV6) ? rf_known6(skb, s, l3, from) : RF_UNUSUAL;
+}
+
+/* Functions of their own, so that their stack is not below rf_visit_packet's:
+ * kernels before 6.9 count both in steps of 32 bytes. One for each direction, as
+ * choosing costs. */
+static __noinline int rf_known_from(struct __sk_buff *skb)
+{
+	return rf_visit_known(skb, true);
+}
+
+static __noinline int rf_known_to(struct __sk_buff *skb)
+{
+	return rf_visit_known(skb, false);
 }
 
 #endif
