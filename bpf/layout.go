@@ -20,7 +20,9 @@ func size(spec *ebpf.CollectionSpec, cfg Config) {
 		kernelMapFragments: cfg.FragmentEntries,
 		kernelMapEvents:    cfg.RingBytes,
 	} {
-		spec.Maps[name].MaxEntries = n
+		if m := spec.Maps[name]; m != nil { // other versions lack some
+			m.MaxEntries = n
+		}
 	}
 }
 

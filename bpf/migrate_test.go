@@ -344,7 +344,7 @@ func TestShrink(t *testing.T) {
 		{"prefixes", func(c *Config) { c.CIDRs = 1 }, "carry map cidrs: it holds 2 entries and the new one has room for 1"},
 		{"tables", func(c *Config) { c.PolicyTables = 2 }, "carry map tables: it holds 4 entries and the new one has room for 3"},
 		{"policy entries", func(c *Config) { c.PolicyEntries = 2 }, "carry map rules: it holds 3 entries and the new one has room for 2"},
-		{"flows", func(c *Config) { c.FlowEntries = 2 }, "the former table holds 8 and the new one has room for 2"},
+		{"flows", func(c *Config) { c.FlowEntries = 2 }, "the former tables hold 8, of which 6 found no room in the new ones of 2 each"},
 		{"enough", func(c *Config) {
 			c.Addresses, c.CIDRs, c.PolicyTables, c.PolicyEntries, c.FlowEntries, c.RingBytes = 10, 2, 3, 3, 8, 4096
 		}, ""},
