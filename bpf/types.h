@@ -316,9 +316,9 @@ _Static_assert(sizeof(struct rf_carried) == 8, "rf_carried");
  * them with an exchange, so that each packet is in exactly one record however
  * many CPUs report at once.
  *
- * An entry of the hash table is 48 bytes of its own, the key and this: with
- * 96 bytes an entry is exactly three cache lines, and all that most packets
- * touch is in the first 48 of these. */
+ * An entry of the hash table is 48 bytes of its own, the key and this: in IPv6
+ * exactly three cache lines, in IPv4 168 bytes. All that most packets touch is
+ * in the first 48 bytes of this. */
 struct rf_flow {
 	RF_TEST_FIELD
 	__u64 judged;	  /* epoch<<32 | staged reason<<24 | staged<<16 | live reason<<8 | live */
