@@ -65,11 +65,11 @@ int rf_adopt(struct rf_adopt_args *args)
 	flow.connections = 0;
 	flow.life = RF_ALIVE;
 	flow.marks = (flow.marks & RF_FLOW_MARKS & ~RF_FLOW_UNTOLD_BOTH) | RF_FLOW_REPORTED;
-	if (!bpf_map_update_elem(&flows, &k, &flow, BPF_NOEXIST)) {
+	if (!rf_add_flow(&k, &flow)) {
 		__sync_fetch_and_add(&quota->flows, 1);
 		return RF_ADOPTED_NEW;
 	}
-	f = bpf_map_lookup_elem(&flows, &k);
+	f = rf_find_flow(&k);
 	if (!f)
 		return RF_ADOPTED_FULL;
 	if (RF_READ(f->life) == RF_ALIVE)

@@ -265,22 +265,22 @@ func (w *twin) setPending(v flow.Verdict) {
 
 // ageFlows lets some flows not have been seen for hours.
 func (w *twin) ageFlows(r *rand.Rand) {
-	keys := slices.SortedFunc(maps.Keys(w.m.flows), compareKeys)
-	for _, k := range keys {
+	table := w.table()
+	for _, k := range slices.SortedFunc(maps.Keys(w.m.flows), compareKeys) {
 		if r.IntN(4) > 0 {
 			continue
 		}
 		hours, key := r.IntN(7), kernelKeyOf(k)
-		var f kernelRfFlow
-		if err := w.d.maps.Flows.Lookup(key, &f); err != nil {
-			w.fail("look up flow %+v: %v", k, err)
+		f, ok := table[key]
+		if !ok {
+			w.fail("flow %+v is not in the kernel's table", k)
 		}
 		now, err := coarse()
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		f.LastSeen = now - uint64(hours)*uint64(hour)
-		if err := w.d.maps.Flows.Put(key, f); err != nil {
+		if err := putFlow(&w.d.maps, key, f); err != nil {
 			w.fail("age flow %+v: %v", k, err)
 		}
 		w.m.flows[k].seen = -hours

@@ -88,7 +88,7 @@ func (l *lab) fillEstablished(family, flows int) {
 		for i := range flows {
 			key.LocalPort = htons(uint16(1024 + i%portsOfPeer))
 			key.Remote[15] = peer + byte(i/portsOfPeer)
-			if err := l.d.maps.Flows.Put(key, f); err != nil {
+			if err := putFlow(&l.d.maps, key, f); err != nil {
 				l.t.Fatal(err)
 			}
 		}

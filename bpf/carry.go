@@ -20,39 +20,58 @@ const (
 	adoptedGone  = 2
 )
 
-// carryFlows brings the flows of f into g's table: all of them the first time,
+// carryFlows brings the flows of f into g's tables: all of them the first time,
 // and then what changed since. Their counters stay where they are.
 func (d *Datapath) carryFlows(f, g *generation) error {
-	if f.shares(g, kernelMapFlows) {
+	if f.shares(g, kernelMapFlows4) {
 		return nil
 	}
-	key, err := translate("rf_flow_key", f.schema.structs["rf_flow_key"], g.schema.structs["rf_flow_key"])
+	full, total := 0, 0
+	for name, c := range f.schema.maps {
+		if c.value != "rf_flow" {
+			continue
+		}
+		n, refused, err := d.carryTable(f, g, name)
+		if err != nil {
+			return fmt.Errorf("carry flows: %w", err)
+		}
+		total, full = total+n, full+refused
+	}
+	if full > 0 {
+		return fmt.Errorf("carry flows: the former tables hold %d, of which %d found no room in the new ones of %d each: ask for more room",
+			total, full, g.maps[kernelMapFlows4].MaxEntries())
+	}
+	return nil
+}
+
+// carryTable brings the flows of one of f's tables, whatever keys it has.
+func (d *Datapath) carryTable(f, g *generation, name string) (total, full int, err error) {
+	keyName := f.schema.maps[name].key
+	key, err := translate(keyName, f.schema.structs[keyName], g.schema.structs[keyName])
 	if err != nil {
-		return fmt.Errorf("carry flows: %w", err)
+		return 0, 0, err
 	}
 	value, err := translate("rf_flow", f.schema.structs["rf_flow"], g.schema.structs["rf_flow"])
 	if err != nil {
-		return fmt.Errorf("carry flows: %w", err)
+		return 0, 0, err
 	}
 	life, ok := f.schema.field("rf_flow", "life", 4)
 	if !ok {
-		return errors.New("carry flows: their layout has no life")
+		return 0, 0, errors.New("their layout has no life")
 	}
-	var passing []member
-	for _, m := range g.schema.structs["rf_flow"].members {
-		switch m.name {
-		case "counted", "carried", "last_seen", "reported_at", "connections", "judged":
-			passing = append(passing, m)
-		}
-	}
-	full, total := 0, 0
-	err = eachEntry(f.maps[kernelMapFlows], func(k, v []byte) error {
+	passing := passingMembers(g.schema)
+	err = eachEntry(f.maps[name], func(k, v []byte) error {
 		if binary.NativeEndian.Uint32(v[life:]) != 0 {
 			return nil // it ended and was reported
 		}
 		k, err := key.apply(k)
 		if err != nil {
 			return err
+		}
+		if keyName == "rf_flow4_key" {
+			if k, err = wideKey(k); err != nil {
+				return err
+			}
 		}
 		if v, err = value.apply(v); err != nil {
 			return err
@@ -70,14 +89,41 @@ func (d *Datapath) carryFlows(f, g *generation) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("carry flows: %w", err)
+	return total, full, err
+}
+
+// passingMembers are those of a flow that change with its packets.
+func passingMembers(s *schema) []member {
+	var list []member
+	for _, m := range s.structs["rf_flow"].members {
+		switch m.name {
+		case "counted", "carried", "last_seen", "reported_at", "connections", "judged":
+			list = append(list, m)
+		}
 	}
-	if full > 0 {
-		return fmt.Errorf("carry flows: the former table holds %d and the new one has room for %d: ask for more room",
-			total, g.maps[kernelMapFlows].MaxEntries())
+	return list
+}
+
+// wideKey turns an IPv4 flow's key into the one that rf_adopt takes.
+func wideKey(k []byte) ([]byte, error) {
+	var narrow kernelRfFlow4Key
+	if _, err := binary.Decode(k, binary.NativeEndian, &narrow); err != nil {
+		return nil, err
 	}
-	return nil
+	return binary.Append(nil, binary.NativeEndian, narrow.wide())
+}
+
+// wide returns the key as IPv6's table would have it.
+func (k kernelRfFlow4Key) wide() kernelRfFlowKey {
+	mapped := func(addr uint32) (out [16]uint8) {
+		out[10], out[11] = 0xff, 0xff
+		binary.NativeEndian.PutUint32(out[12:], addr)
+		return out
+	}
+	return kernelRfFlowKey{
+		Local: mapped(k.Local), Remote: mapped(k.Remote), LocalPort: k.LocalPort, RemotePort: k.RemotePort,
+		Endpoint: k.Endpoint, Protocol: k.Protocol,
+	}
 }
 
 // sameFlow reports whether the flow was carried as it is now, but for what

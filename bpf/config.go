@@ -22,7 +22,7 @@ type Config struct {
 	// path, or "" for the process's own.
 	NetNS string
 
-	FlowEntries     uint32 // flow table; default 131072
+	FlowEntries     uint32 // of IPv4, and again of IPv6; default 131072
 	EndpointFlows   uint32 // flows one endpoint may hold; default a quarter of FlowEntries
 	FragmentEntries uint32 // datagrams whose later fragments are awaited; default 4096
 	// EndpointFragments is how many of them one endpoint may hold; default a

@@ -213,7 +213,7 @@ func (d *Datapath) setLimits() {
 		Workloads:       entries(d.maps.Workloads) - 1,
 		PolicyTables:    entries(d.maps.Tables) - 1,
 		PolicyEntries:   entries(d.maps.Rules),
-		Flows:           entries(d.maps.Flows),
+		Flows:           entries(d.maps.Flows4),
 		FlowsOfEndpoint: int(d.cfg.EndpointFlows),
 	}
 }

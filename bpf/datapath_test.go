@@ -136,10 +136,10 @@ func TestForeignLayout(t *testing.T) {
 			}
 		}, "map addresses has value size 12, not 8"},
 		{"missing map", func(t *testing.T, d *Datapath) {
-			if err := os.Remove(filepath.Join(d.gen.dir, kernelMapFlows)); err != nil {
+			if err := os.Remove(filepath.Join(d.gen.dir, kernelMapFlows4)); err != nil {
 				t.Fatal(err)
 			}
-		}, "pinned map flows is missing"},
+		}, "pinned map flows4 is missing"},
 		{"flat", func(t *testing.T, d *Datapath) {
 			if err := d.maps.Settings.Pin(filepath.Join(d.cfg.PinDir, kernelMapSettings)); err != nil {
 				t.Fatal(err)
@@ -241,7 +241,7 @@ func TestOpenRefuses(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	cfg := labConfig()
 	cfg.FlowEntries = 1 << 31 // more than can be allocated
-	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "create map flows") {
+	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "create map flows4") {
 		t.Errorf("error %v", err)
 	}
 	if pins, _ := filepath.Glob(filepath.Join(cfg.PinDir, "*")); len(pins) > 1 {

@@ -21,9 +21,16 @@ static __always_inline __u64 rf_xchg(__u64 *p, __u64 v)
 	return __sync_lock_test_and_set(p, v);
 }
 
-static __always_inline __u32 rf_xchg32(__u32 *p, __u32 v)
+/* Takes what was counted. Looking first is much cheaper than an exchange, and
+ * most counters are 0. */
+static __always_inline __u64 rf_take64(__u64 *p)
 {
-	return __sync_lock_test_and_set(p, v);
+	return RF_READ(*p) ? rf_xchg(p, 0) : 0;
+}
+
+static __always_inline __u32 rf_take32(__u32 *p)
+{
+	return RF_READ(*p) ? __sync_lock_test_and_set(p, 0) : 0;
 }
 
 static __always_inline bool rf_unreported(struct rf_flow *f)
@@ -33,16 +40,88 @@ static __always_inline bool rf_unreported(struct rf_flow *f)
 	       RF_READ(f->carried[1].packets) || RF_READ(f->carried[1].bytes);
 }
 
+static __always_inline void rf_copy_address(__u8 to[16], const __u8 from[16])
+{
+	((__u64 *)to)[0] = ((const __u64 *)from)[0];
+	((__u64 *)to)[1] = ((const __u64 *)from)[1];
+}
+
 /* The key of a packet that the endpoint sent, or got. */
 static __always_inline void rf_flow_key_of(const struct rf_packet *p, __u32 endpoint, bool from,
 					   struct rf_flow_key *k)
 {
-	__builtin_memcpy(k->local, from ? p->src : p->dst, 16);
-	__builtin_memcpy(k->remote, from ? p->dst : p->src, 16);
+	rf_copy_address(k->local, from ? p->src : p->dst);
+	rf_copy_address(k->remote, from ? p->dst : p->src);
 	k->local_port = from ? p->sport : p->dport;
 	k->remote_port = from ? p->dport : p->sport;
 	k->endpoint = endpoint;
 	k->protocol = p->protocol;
+}
+
+static __always_inline bool rf_is_flow4(const struct rf_flow_key *k)
+{
+	return rf_is_mapped(k->local);
+}
+
+static __always_inline void rf_narrow(const struct rf_flow_key *k, struct rf_flow4_key *n)
+{
+	n->local = ((const __be32 *)k->local)[3];
+	n->remote = ((const __be32 *)k->remote)[3];
+	n->local_port = k->local_port;
+	n->remote_port = k->remote_port;
+	n->endpoint = k->endpoint;
+	n->protocol = k->protocol;
+}
+
+static __always_inline void rf_widen(const struct rf_flow4_key *n, struct rf_flow_key *k)
+{
+	rf_map_ipv4(k->local, n->local);
+	rf_map_ipv4(k->remote, n->remote);
+	k->local_port = n->local_port;
+	k->remote_port = n->remote_port;
+	k->endpoint = n->endpoint;
+	k->protocol = n->protocol;
+}
+
+/* In whichever of the tables the key belongs to. */
+static __always_inline struct rf_flow *rf_find_flow(const struct rf_flow_key *k)
+{
+	struct rf_flow4_key n;
+
+	if (!rf_is_flow4(k))
+		return bpf_map_lookup_elem(&flows6, k);
+	rf_narrow(k, &n);
+	return bpf_map_lookup_elem(&flows4, &n);
+}
+
+/* A function of its own for the sake of its callers' stack. */
+static __noinline struct rf_flow *rf_find_flow_of(const struct rf_packet *p, __u32 endpoint, bool from)
+{
+	struct rf_flow_key k;
+
+	rf_flow_key_of(p, endpoint, from, &k);
+	return rf_find_flow(&k);
+}
+
+/* Returns 0 or a negative errno: EEXIST when the table has it. */
+static __noinline long rf_add_flow(const struct rf_flow_key *k, const struct rf_flow *f)
+{
+	struct rf_flow4_key n;
+
+	if (!rf_is_flow4(k))
+		return bpf_map_update_elem(&flows6, k, f, BPF_NOEXIST);
+	rf_narrow(k, &n);
+	return bpf_map_update_elem(&flows4, &n, f, BPF_NOEXIST);
+}
+
+static __noinline long rf_delete_flow(const struct rf_flow_key *k)
+{
+	struct rf_flow4_key n;
+
+	if (!rf_is_flow4(k))
+		return bpf_map_delete_elem(&flows6, k);
+	rf_narrow(k, &n);
+	return bpf_map_delete_elem(&flows4, &n);
 }
 
 /* Hands the upper bits of what a side counted on, should they be set. When
@@ -81,9 +160,9 @@ struct rf_taken {
 
 static __always_inline void rf_take(struct rf_flow *f, __u32 side, struct rf_taken *t)
 {
-	__u64 n = rf_xchg(&f->counted[side], 0);
-	__u64 packets = rf_xchg32(&f->carried[side].packets, 0);
-	__u64 bytes = rf_xchg32(&f->carried[side].bytes, 0);
+	__u64 n = rf_take64(&f->counted[side]);
+	__u64 packets = rf_take32(&f->carried[side].packets);
+	__u64 bytes = rf_take32(&f->carried[side].bytes);
 
 	t->packets = (n >> RF_PACKET) + packets * (RF_CARRY_PACKETS >> RF_PACKET);
 	t->bytes = (n & ((1ULL << RF_PACKET) - 1)) + bytes * RF_CARRY_BYTES;
@@ -102,7 +181,7 @@ static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow
 	r->reverse_bytes = initiator ? local.bytes : remote.bytes;
 	r->forward_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_REMOTE : RF_LOCAL);
 	r->reverse_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_LOCAL : RF_REMOTE);
-	r->connections = rf_xchg32(&f->connections, 0);
+	r->connections = rf_take32(&f->connections);
 	r->told = (flags & RF_FLOW_UNTOLD_BOTH) / RF_FLOW_UNTOLD(0);
 	r->answered = r->reverse_packets && flags & RF_FLOW_UNANSWERED &&
 		      __sync_fetch_and_and(&f->marks, ~RF_FLOW_UNANSWERED) & RF_FLOW_UNANSWERED;
@@ -176,7 +255,8 @@ __noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __
 		return 0;
 	rf_fill_record(r, k, f);
 	/* The first record of a flow is its new one, whoever writes it. */
-	if (!(__sync_fetch_and_or(&f->marks, RF_FLOW_REPORTED) & RF_FLOW_REPORTED) && event == RF_EVENT_SWEEP)
+	if (!(RF_READ(f->marks) & RF_FLOW_REPORTED) &&
+	    !(__sync_fetch_and_or(&f->marks, RF_FLOW_REPORTED) & RF_FLOW_REPORTED) && event == RF_EVENT_SWEEP)
 		event = RF_EVENT_NEW;
 	r->event = event;
 	rf_fill_counters(r, f, f->initiator);

@@ -33,7 +33,7 @@ func (d *Datapath) drainFormers() error {
 // drain reports whether nothing is left of f: no counter that is not reported
 // and no record that is not committed. Nothing may run on f any more.
 func (d *Datapath) drain(f *generation) (bool, error) {
-	if !f.shares(d.gen, kernelMapFlows) {
+	if !f.shares(d.gen, kernelMapFlows4) {
 		now, err := coarse()
 		if err != nil {
 			return false, err

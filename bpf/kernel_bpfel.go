@@ -103,6 +103,16 @@ type kernelRfFlow struct {
 	Isn         uint32
 }
 
+type kernelRfFlow4Key struct {
+	_          structs.HostLayout
+	Local      uint32
+	Remote     uint32
+	LocalPort  uint16
+	RemotePort uint16
+	Endpoint   uint32
+	Protocol   uint64
+}
+
 type kernelRfFlowKey struct {
 	_          structs.HostLayout
 	Local      [16]uint8
@@ -216,7 +226,8 @@ type kernelRfSettings struct {
 type kernelRfSweepArgs struct {
 	_        structs.HostLayout
 	Now      uint64
-	Flows    uint64
+	Flows4   uint64
+	Flows6   uint64
 	Reported uint64
 	Ended    uint64
 	Deleted  uint64
@@ -249,7 +260,8 @@ const (
 	kernelMapEndpoints       = "endpoints"
 	kernelMapEvents          = "events"
 	kernelMapFailsafe        = "failsafe"
-	kernelMapFlows           = "flows"
+	kernelMapFlows4          = "flows4"
+	kernelMapFlows6          = "flows6"
 	kernelMapFragments       = "fragments"
 	kernelMapKeeper          = "keeper"
 	kernelMapQuotas          = "quotas"
@@ -324,7 +336,8 @@ type kernelMapSpecs struct {
 	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Failsafe   *ebpf.MapSpec `ebpf:"failsafe"`
-	Flows      *ebpf.MapSpec `ebpf:"flows"`
+	Flows4     *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6     *ebpf.MapSpec `ebpf:"flows6"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
 	Keeper     *ebpf.MapSpec `ebpf:"keeper"`
 	Quotas     *ebpf.MapSpec `ebpf:"quotas"`
@@ -367,7 +380,8 @@ type kernelMaps struct {
 	Endpoints  *ebpf.Map `ebpf:"endpoints"`
 	Events     *ebpf.Map `ebpf:"events"`
 	Failsafe   *ebpf.Map `ebpf:"failsafe"`
-	Flows      *ebpf.Map `ebpf:"flows"`
+	Flows4     *ebpf.Map `ebpf:"flows4"`
+	Flows6     *ebpf.Map `ebpf:"flows6"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
 	Keeper     *ebpf.Map `ebpf:"keeper"`
 	Quotas     *ebpf.Map `ebpf:"quotas"`
@@ -386,7 +400,8 @@ func (m *kernelMaps) Close() error {
 		m.Endpoints,
 		m.Events,
 		m.Failsafe,
-		m.Flows,
+		m.Flows4,
+		m.Flows6,
 		m.Fragments,
 		m.Keeper,
 		m.Quotas,

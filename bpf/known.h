@@ -24,20 +24,22 @@
 /* A packet as far as it is known before its flow is. */
 struct rf_plain {
 	void *l4;
-	__u32 rest; /* bytes of the frame from layer 4 on */
-	__u32 len;  /* bytes that the IP header promises */
+	__u32 len; /* bytes from layer 4 on that the IP header promises */
+	__be16 local_port;
+	__be16 remote_port;
 	__u8 protocol;
+	__u8 tcp_flags;
 };
 
 static __always_inline bool rf_plain_ipv4(void *l3, void *end, bool from, struct rf_plain *p,
-					  struct rf_flow_key *k)
+					  struct rf_flow4_key *k)
 {
 	struct iphdr *ip = l3;
 
 	if ((void *)(ip + 1) > end || *(__u8 *)l3 != 0x45 || ip->frag_off & bpf_htons(0x3fff))
 		return false;
-	rf_map_ipv4(k->local, from ? ip->saddr : ip->daddr);
-	rf_map_ipv4(k->remote, from ? ip->daddr : ip->saddr);
+	k->local = from ? ip->saddr : ip->daddr;
+	k->remote = from ? ip->daddr : ip->saddr;
 	p->l4 = ip + 1;
 	p->len = (__u32)bpf_ntohs(ip->tot_len) - sizeof(*ip);
 	p->protocol = ip->protocol;
@@ -64,32 +66,22 @@ static __always_inline bool rf_plain_ipv6(void *l3, void *end, bool from, struct
 	return true;
 }
 
-static __always_inline bool rf_plain_ip(struct __sk_buff *skb, bool from, struct rf_plain *p,
-					struct rf_flow_key *k)
+/* Where the IP header begins, and of what kind it is; NULL for what is not plain. */
+static __always_inline void *rf_plain_l3(struct __sk_buff *skb, __be16 *type)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end,
 	     *l3 = data + sizeof(struct ethhdr);
-	__be16 type;
 
 	if (l3 > end || rf_may_be_bare(skb))
-		return false;
-	type = *(__be16 *)(data + offsetof(struct ethhdr, h_proto));
-	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD)) {
-		l3 += 4;
-		if (l3 > end)
-			return false;
-		type = *(__be16 *)(data + sizeof(struct ethhdr) + 2);
-	}
-	if (type == bpf_htons(ETH_P_IP)) {
-		if (!rf_plain_ipv4(l3, end, from, p, k))
-			return false;
-	} else if (type != bpf_htons(ETH_P_IPV6) || !rf_plain_ipv6(l3, end, from, p, k)) {
-		return false;
-	}
-	p->rest = skb->len - (__u32)(p->l4 - data);
-	if (skb->gso_size)
-		p->len = p->rest;
-	return p->len <= p->rest;
+		return NULL;
+	*type = *(__be16 *)(data + offsetof(struct ethhdr, h_proto));
+	if (*type != bpf_htons(ETH_P_8021Q) && *type != bpf_htons(ETH_P_8021AD))
+		return l3;
+	l3 += 4;
+	if (l3 > end)
+		return NULL;
+	*type = *(__be16 *)(data + sizeof(struct ethhdr) + 2);
+	return l3;
 }
 
 /* Ports of datagrams that may not be their flow's: DHCP's answers pass
@@ -100,40 +92,35 @@ static __always_inline bool rf_is_special(__be16 port)
 	       port == bpf_htons(RF_PORT_VXLAN_LINUX) || port == bpf_htons(RF_PORT_GENEVE);
 }
 
-/* Adds the ports. Returns the TCP flags, RF_UNUSUAL for what is not plain. */
-static __always_inline int rf_plain_l4(struct __sk_buff *skb, bool from, struct rf_plain *p,
-				       struct rf_flow_key *k)
+/* Adds what layer 4 says. Returns whether that is plain too. */
+static __always_inline bool rf_plain_l4(struct __sk_buff *skb, bool from, struct rf_plain *p)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct tcphdr *tcp = p->l4;
 	struct udphdr *udp = p->l4;
-	int flags = 0;
+	__u32 rest = skb->len - (__u32)(p->l4 - (void *)(long)skb->data), size;
 
-	if ((void *)(udp + 1) > end)
-		return RF_UNUSUAL;
-	k->local_port = from ? udp->source : udp->dest;
-	k->remote_port = from ? udp->dest : udp->source;
+	/* What is cut up only later has no length yet. */
+	if (skb->gso_size)
+		p->len = rest;
+	if (p->len > rest || (void *)(udp + 1) > end)
+		return false;
+	p->local_port = from ? udp->source : udp->dest;
+	p->remote_port = from ? udp->dest : udp->source;
+	p->tcp_flags = 0;
 	if (p->protocol == IPPROTO_TCP) {
-		__u32 header;
-
 		if ((void *)(tcp + 1) > end)
-			return RF_UNUSUAL;
-		header = (((__u8 *)tcp)[12] >> 4) * 4;
-		flags = ((__u8 *)tcp)[13];
-		if (header < sizeof(*tcp) || header > p->len ||
-		    (flags & (RF_TCP_SYN | RF_TCP_ACK)) == RF_TCP_SYN)
-			return RF_UNUSUAL;
-	} else if (p->protocol == IPPROTO_UDP) {
-		__u32 size = bpf_ntohs(udp->len);
-
-		if (p->len < sizeof(*udp) || (!skb->gso_size && (size < sizeof(*udp) || size > p->len)))
-			return RF_UNUSUAL;
-		if (rf_is_special(udp->dest))
-			return RF_UNUSUAL;
-	} else {
-		return RF_UNUSUAL;
+			return false;
+		size = (((__u8 *)tcp)[12] >> 4) * 4;
+		p->tcp_flags = ((__u8 *)tcp)[13];
+		return size >= sizeof(*tcp) && size <= p->len &&
+		       (p->tcp_flags & (RF_TCP_SYN | RF_TCP_ACK)) != RF_TCP_SYN;
 	}
-	return flags;
+	if (p->protocol != IPPROTO_UDP)
+		return false;
+	size = bpf_ntohs(udp->len);
+	return p->len >= sizeof(*udp) && (skb->gso_size || (size >= sizeof(*udp) && size <= p->len)) &&
+	       !rf_is_special(udp->dest);
 }
 
 /* Moves a TCP flow on. Most packets find it established, and leave it so. */
@@ -142,9 +129,26 @@ static __always_inline bool rf_moves(const struct rf_flow *f, __u8 flags)
 	return flags & (RF_TCP_SYN | RF_TCP_FIN | RF_TCP_RST) || f->state != RF_STATE_ESTABLISHED;
 }
 
-__noinline int rf_step(struct rf_flow_key *k, struct rf_flow *f, __u32 side, __u32 flags, __u64 now)
+/* Returns whether that closed it. */
+__noinline int rf_step(struct rf_flow *f, __u32 side, __u32 flags)
 {
-	if (k && f && rf_tcp_step(f, side & 1, flags))
+	return f && rf_tcp_step(f, side & 1, flags);
+}
+
+__noinline int rf_end4(struct rf_flow4_key *k, struct rf_flow *f, __u64 now)
+{
+	struct rf_flow_key wide;
+
+	if (!k || !f)
+		return 0;
+	rf_widen(k, &wide);
+	rf_end(&wide, f, now);
+	return 0;
+}
+
+__noinline int rf_end6(struct rf_flow_key *k, struct rf_flow *f, __u64 now)
+{
+	if (k && f)
 		rf_end(k, f, now);
 	return 0;
 }
@@ -182,47 +186,111 @@ static __noinline int rf_judged_before(struct __sk_buff *skb, __u64 stamp, bool 
 	return 0;
 }
 
-/* A function of its own, so that its stack is not below rf_visit_packet's:
- * kernels before 6.9 count both in steps of 32 bytes. */
-static __noinline int rf_visit_known(struct __sk_buff *skb, bool from)
+/* What is left to do for a packet whose flow was found. A flow that it closes is
+ * ended by the caller, who has the key. */
+static __always_inline int rf_known_flow(struct __sk_buff *skb, const struct rf_settings *s,
+					 struct rf_flow *f, const struct rf_plain *p, bool from, __u64 now,
+					 bool *closed)
 {
-	__u32 zero = 0, outcome, packets;
-	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u32 outcome, packets, side = from ? RF_LOCAL : RF_REMOTE;
+	__u64 judged = RF_READ(f->judged);
+
+	if (RF_READ(f->life) != RF_ALIVE || judged >> 32 != RF_READ(s->epoch))
+		return RF_UNUSUAL;
+	outcome = rf_outcome(judged, RF_READ(s->panic));
+	/* The other side of what is dropped may begin a flow of its own. */
+	if (outcome == RF_OUTCOME_DROPPED && f->initiator != side)
+		return RF_UNUSUAL;
+	packets = skb->gso_segs;
+	rf_count_packet(f, side, p->tcp_flags, packets ? packets : 1, skb->len, now);
+	if (p->protocol == IPPROTO_TCP && rf_moves(f, p->tcp_flags))
+		*closed = rf_step(f, side, p->tcp_flags);
+	rf_count_verdict(judged, outcome);
+	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
+}
+
+static __always_inline int rf_known4(struct __sk_buff *skb, struct rf_settings *s, void *l3, bool from)
+{
+	bool closed = false;
+	struct rf_flow4_key k;
 	struct rf_plain p;
-	struct rf_flow_key k;
 	struct rf_flow *f;
-	__u64 judged, now, stamp;
-	int flags;
+	int verdict;
+	__u64 now;
+
+	if (!rf_plain_ipv4(l3, (void *)(long)skb->data_end, from, &p, &k) || !rf_plain_l4(skb, from, &p))
+		return RF_UNUSUAL;
+	k.local_port = p.local_port;
+	k.remote_port = p.remote_port;
+	k.endpoint = rf_endpoint_of(s, skb->ifindex);
+	k.protocol = p.protocol;
+	f = bpf_map_lookup_elem(&flows4, &k);
+	if (!f)
+		return RF_UNUSUAL;
+	now = bpf_ktime_get_coarse_ns();
+	verdict = rf_known_flow(skb, s, f, &p, from, now, &closed);
+	if (closed)
+		rf_end4(&k, f, now);
+	return verdict;
+}
+
+static __always_inline int rf_known6(struct __sk_buff *skb, struct rf_settings *s, void *l3, bool from)
+{
+	bool closed = false;
+	struct rf_flow_key k;
+	struct rf_plain p;
+	struct rf_flow *f;
+	int verdict;
+	__u64 now;
+
+	if (!rf_plain_ipv6(l3, (void *)(long)skb->data_end, from, &p, &k) || !rf_plain_l4(skb, from, &p))
+		return RF_UNUSUAL;
+	k.local_port = p.local_port;
+	k.remote_port = p.remote_port;
+	k.endpoint = rf_endpoint_of(s, skb->ifindex);
+	k.protocol = p.protocol;
+	f = bpf_map_lookup_elem(&flows6, &k);
+	if (!f)
+		return RF_UNUSUAL;
+	now = bpf_ktime_get_coarse_ns();
+	verdict = rf_known_flow(skb, s, f, &p, from, now, &closed);
+	if (closed)
+		rf_end6(&k, f, now);
+	return verdict;
+}
+
+static __always_inline int rf_visit_known(struct __sk_buff *skb, bool from)
+{
+	__u32 zero = 0;
+	struct rf_settings *s = bpf_map_lookup_elem(&settings, &zero);
+	__u64 stamp;
+	__be16 type;
+	void *l3;
 
 	if (!s)
 		return RF_UNUSUAL;
 	stamp = RF_READ(s->handover);
 	if (stamp && rf_judged_before(skb, stamp, from))
 		return RF_PASS;
-	if (!rf_plain_ip(skb, from, &p, &k))
+	l3 = rf_plain_l3(skb, &type);
+	if (!l3)
 		return RF_UNUSUAL;
-	flags = rf_plain_l4(skb, from, &p, &k);
-	if (flags < 0)
-		return RF_UNUSUAL;
-	k.endpoint = rf_endpoint_of(s, skb->ifindex);
-	k.protocol = p.protocol;
-	f = bpf_map_lookup_elem(&flows, &k);
-	if (!f)
-		return RF_UNUSUAL;
-	judged = RF_READ(f->judged);
-	if (RF_READ(f->life) != RF_ALIVE || judged >> 32 != RF_READ(s->epoch))
-		return RF_UNUSUAL;
-	outcome = rf_outcome(judged, RF_READ(s->panic));
-	/* The other side of what is dropped may begin a flow of its own. */
-	if (outcome == RF_OUTCOME_DROPPED && f->initiator != (from ? RF_LOCAL : RF_REMOTE))
-		return RF_UNUSUAL;
-	packets = skb->gso_segs;
-	now = bpf_ktime_get_coarse_ns();
-	rf_count_packet(f, from ? RF_LOCAL : RF_REMOTE, flags, packets ? packets : 1, skb->len, now);
-	if (p.protocol == IPPROTO_TCP && rf_moves(f, flags))
-		rf_step(&k, f, from ? RF_LOCAL : RF_REMOTE, flags, now);
-	rf_count_verdict(judged, outcome);
-	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
+	if (type == bpf_htons(ETH_P_IP))
+		return rf_known4(skb, s, l3, from);
+	return type == bpf_htons(ETH_P_IPV6) ? rf_known6(skb, s, l3, from) : RF_UNUSUAL;
+}
+
+/* Functions of their own, so that their stack is not below rf_visit_packet's:
+ * kernels before 6.9 count both in steps of 32 bytes. One for each direction, as
+ * choosing costs. */
+static __noinline int rf_known_from(struct __sk_buff *skb)
+{
+	return rf_visit_known(skb, true);
+}
+
+static __noinline int rf_known_to(struct __sk_buff *skb)
+{
+	return rf_visit_known(skb, false);
 }
 
 #endif

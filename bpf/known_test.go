@@ -91,7 +91,7 @@ func TestCarry(t *testing.T) {
 	const packets, bytes = 1<<23 - 2, 1<<39 - 100
 	for key, f := range l.table() {
 		f.Counted[0], f.Counted[1] = packets<<40|bytes, packets<<40|bytes
-		if err := l.d.maps.Flows.Put(key, f); err != nil {
+		if err := putFlow(&l.d.maps, key, f); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -399,11 +399,39 @@ func (l *lab) counter(name string) uint64 {
 
 func (l *lab) table() map[kernelRfFlowKey]kernelRfFlow {
 	l.t.Helper()
-	flows, err := readMap[kernelRfFlowKey, kernelRfFlow](l.d.maps.Flows)
+	flows, err := readFlows(&l.d.maps)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	return flows
+}
+
+// readFlows reads the tables of both families, by IPv6's keys.
+func readFlows(m *kernelMaps) (map[kernelRfFlowKey]kernelRfFlow, error) {
+	flows, err6 := readMap[kernelRfFlowKey, kernelRfFlow](m.Flows6)
+	flows4, err4 := readMap[kernelRfFlow4Key, kernelRfFlow](m.Flows4)
+	if err := errors.Join(err6, err4); err != nil {
+		return nil, err
+	}
+	for k, f := range flows4 {
+		flows[k.wide()] = f
+	}
+	return flows, nil
+}
+
+// putFlow writes a flow into the table that it belongs to.
+func putFlow(m *kernelMaps, k kernelRfFlowKey, f kernelRfFlow) error {
+	if !netip.AddrFrom16(k.Local).Is4In6() {
+		return m.Flows6.Put(k, f)
+	}
+	return m.Flows4.Put(narrow(k), f)
+}
+
+func narrow(k kernelRfFlowKey) kernelRfFlow4Key {
+	return kernelRfFlow4Key{
+		Local: binary.NativeEndian.Uint32(k.Local[12:]), Remote: binary.NativeEndian.Uint32(k.Remote[12:]),
+		LocalPort: k.LocalPort, RemotePort: k.RemotePort, Endpoint: k.Endpoint, Protocol: k.Protocol,
+	}
 }
 
 func (l *lab) flows() int {

@@ -15,11 +15,14 @@ func size(spec *ebpf.CollectionSpec, cfg Config) {
 		kernelMapWorkloads: cfg.Workloads + 1, // the first one is nobody's
 		kernelMapTables:    cfg.PolicyTables + 1,
 		kernelMapRules:     cfg.PolicyEntries,
-		kernelMapFlows:     cfg.FlowEntries,
+		kernelMapFlows4:    cfg.FlowEntries,
+		kernelMapFlows6:    cfg.FlowEntries,
 		kernelMapFragments: cfg.FragmentEntries,
 		kernelMapEvents:    cfg.RingBytes,
 	} {
-		spec.Maps[name].MaxEntries = n
+		if m := spec.Maps[name]; m != nil { // other versions lack some
+			m.MaxEntries = n
+		}
 	}
 }
 

@@ -102,17 +102,24 @@ struct {
 	__type(value, __u64);
 } rules SEC(".maps");
 
-/* Endpoint and tuple as it sees it -> flow, shared by both hooks and all CPUs.
- * Written by the programs; deleted by rf_sweep only. Never an LRU: under
+/* Endpoint and tuple as it sees it -> flow, shared by both hooks and all CPUs:
+ * IPv4's, and below IPv6's. Written by the programs; deleted by rf_sweep only. Never an LRU: under
  * attack that would evict the connections that work. Preallocated, so that an
  * insert in softirq cannot fail for want of memory. Full or over the quota:
  * packets are judged without state. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
+	__type(key, struct rf_flow4_key);
+	__type(value, struct rf_flow);
+} flows4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
 	__type(key, struct rf_flow_key);
 	__type(value, struct rf_flow);
-} flows SEC(".maps");
+} flows6 SEC(".maps");
 
 /* Fragmented datagram -> the ports of its first fragment. Written by the
  * programs, emptied by rf_sweep. Full or over the endpoint's quota: later

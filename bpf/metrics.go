@@ -44,7 +44,8 @@ var counterHelp = map[kernelRfCounter]string{
 }
 
 var levelHelp = map[string]string{
-	"flows":      "Entries of the flow table at the last sweep.",
+	"flows_ipv4": "IPv4 flows in the flow table at the last sweep.",
+	"flows_ipv6": "IPv6 flows in the flow table at the last sweep.",
 	"ring_bytes": "Bytes of the ring buffer that are not yet stored.",
 	"addresses":  "Entries of the address table.",
 	"cidrs":      "Entries of the prefix table.",
@@ -146,7 +147,8 @@ func (m *metrics) collectCounters(ch chan<- prometheus.Metric, values map[string
 
 func (m *metrics) collectLevels(ch chan<- prometheus.Metric, l Levels) {
 	for name, value := range map[string]float64{
-		"flows":      float64(l.Flows),
+		"flows_ipv4": float64(l.FlowsIPv4),
+		"flows_ipv6": float64(l.FlowsIPv6),
 		"ring_bytes": float64(l.RingBytes),
 		"addresses":  float64(l.Addresses),
 		"cidrs":      float64(l.CIDRs),
@@ -162,7 +164,8 @@ func (m *metrics) collectLevels(ch chan<- prometheus.Metric, l Levels) {
 	}
 	limits := m.d.Capacity()
 	for name, n := range map[string]int{
-		"flows":      limits.Flows,
+		"flows_ipv4": limits.Flows,
+		"flows_ipv6": limits.Flows,
 		"ring_bytes": int(l.RingSize), //nolint:gosec // a map's size
 		"addresses":  limits.Addresses,
 		"cidrs":      limits.CIDRs,

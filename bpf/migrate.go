@@ -20,7 +20,7 @@ import (
 // together are maps that mean something only side by side: when one is made
 // anew, all are.
 var together = [][]string{
-	{kernelMapFlows, kernelMapQuotas, kernelMapFragments, kernelMapKeeper},
+	{kernelMapFlows4, kernelMapFlows6, kernelMapQuotas, kernelMapFragments, kernelMapKeeper},
 	{kernelMapEvents, kernelMapRingIntent},
 }
 
@@ -260,7 +260,7 @@ func pinProgram(p *ebpf.Program, path string) error {
 // carried flow by flow, begin anew, or are read out.
 func copied(name string) bool {
 	switch name {
-	case kernelMapSettings, kernelMapFlows, kernelMapQuotas, kernelMapEvents, kernelMapRingIntent, kernelMapCounters:
+	case kernelMapSettings, kernelMapFlows4, kernelMapFlows6, kernelMapQuotas, kernelMapEvents, kernelMapRingIntent, kernelMapCounters:
 		return false
 	}
 	return !strings.HasPrefix(name, ".")
@@ -282,7 +282,7 @@ func (g *generation) copyFrom(base *generation) error {
 			return err
 		}
 	}
-	if g.shares(base, kernelMapFlows) {
+	if g.shares(base, kernelMapFlows4) {
 		return nil
 	}
 	return g.copyQuotas(base)
@@ -383,7 +383,7 @@ func (d *Datapath) openWindow() error {
 		return err
 	}
 	for _, f := range d.formers {
-		if f.draining || f.shares(d.gen, kernelMapFlows) {
+		if f.draining || f.shares(d.gen, kernelMapFlows4) {
 			continue
 		}
 		atomic.StoreUint64(f.settings.word64("carry_until"), now+uint64(carryWindow))
@@ -408,7 +408,7 @@ func (d *Datapath) settle() error {
 		if err := d.carryFlows(f, d.gen); err != nil {
 			return err
 		}
-		if !f.shares(d.gen, kernelMapFlows) {
+		if !f.shares(d.gen, kernelMapFlows4) {
 			f.settings.reportAll()
 		}
 	}

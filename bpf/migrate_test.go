@@ -184,7 +184,7 @@ func (s *upgradeState) to(change func(*Config), flows, ring bool) {
 	l.upgrade(change)
 
 	for name, want := range map[string]bool{
-		kernelMapFlows: flows, kernelMapQuotas: flows, kernelMapEvents: ring, kernelMapRingIntent: ring, kernelMapCounters: false,
+		kernelMapFlows4: flows, kernelMapFlows6: flows, kernelMapQuotas: flows, kernelMapEvents: ring, kernelMapRingIntent: ring, kernelMapCounters: false,
 	} {
 		if anew := l.d.gen.ids[name] != before[name]; anew != want {
 			t.Errorf("map %s made anew: %t, want %t", name, anew, want)
@@ -344,7 +344,7 @@ func TestShrink(t *testing.T) {
 		{"prefixes", func(c *Config) { c.CIDRs = 1 }, "carry map cidrs: it holds 2 entries and the new one has room for 1"},
 		{"tables", func(c *Config) { c.PolicyTables = 2 }, "carry map tables: it holds 4 entries and the new one has room for 3"},
 		{"policy entries", func(c *Config) { c.PolicyEntries = 2 }, "carry map rules: it holds 3 entries and the new one has room for 2"},
-		{"flows", func(c *Config) { c.FlowEntries = 2 }, "the former table holds 8 and the new one has room for 2"},
+		{"flows", func(c *Config) { c.FlowEntries = 2 }, "the former tables hold 8, of which 6 found no room in the new ones of 2 each"},
 		{"enough", func(c *Config) {
 			c.Addresses, c.CIDRs, c.PolicyTables, c.PolicyEntries, c.FlowEntries, c.RingBytes = 10, 2, 3, 3, 8, 4096
 		}, ""},
@@ -489,15 +489,20 @@ func clone(t *testing.T, p *ebpf.Program) *ebpf.Program {
 func (l *lab) nextTable() map[uint16]map[string]uint64 {
 	l.t.Helper()
 	table := make(map[uint16]map[string]uint64)
-	keys, flows := l.d.gen.schema.structs["rf_flow_key"], l.d.gen.schema.structs["rf_flow"]
-	err := eachEntry(l.d.maps.Flows, func(k, v []byte) error {
-		key, value := keys.numbers(k), flows.numbers(v)
-		lo, hi := networkOrder(uint16(key["local_port"])), networkOrder(uint16(key["remote_port"]))
-		table[max(lo, hi)] = value
-		return nil
-	})
-	if err != nil {
-		l.t.Fatal(err)
+	for name, c := range l.d.gen.schema.maps {
+		if c.value != "rf_flow" {
+			continue
+		}
+		keys, flows := l.d.gen.schema.structs[c.key], l.d.gen.schema.structs[c.value]
+		err := eachEntry(l.d.gen.maps[name], func(k, v []byte) error {
+			key, value := keys.numbers(k), flows.numbers(v)
+			lo, hi := networkOrder(uint16(key["local_port"])), networkOrder(uint16(key["remote_port"]))
+			table[max(lo, hi)] = value
+			return nil
+		})
+		if err != nil {
+			l.t.Fatal(err)
+		}
 	}
 	return table
 }

@@ -172,7 +172,7 @@ func (m *model) insert(a *arrival) bool {
 		m.count(kernelRfCounterRF_COUNT_QUOTA)
 		return false
 	}
-	if len(m.flows) >= m.room {
+	if m.used[a.key.family()] >= m.room {
 		m.count(kernelRfCounterRF_COUNT_TABLE_FULL)
 		return false
 	}
@@ -180,6 +180,7 @@ func (m *model) insert(a *arrival) bool {
 	m.init(a, f)
 	m.add(a, f)
 	m.flows[a.key] = f
+	m.used[a.key.family()]++
 	m.held[a.at.id]++
 	m.record(a.key, f, flow.EventNew, 0)
 	return true
@@ -337,6 +338,7 @@ func (m *model) sweep(hour int, emit func(modelKey, *modelFlow, flow.Event) bool
 				continue
 			}
 			delete(m.flows, k)
+			m.used[k.family()]--
 			m.held[k.endpoint]--
 		case hour-f.seen >= m.idle[f.state] || m.gone[k.endpoint]:
 			event := flow.EventEnd

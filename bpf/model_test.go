@@ -1,6 +1,10 @@
 package bpf
 
-import "github.com/ringfence/ringfence/internal/flow"
+import (
+	"net/netip"
+
+	"github.com/ringfence/ringfence/internal/flow"
+)
 
 // The model is what docs/architecture.md says of the way of a packet, in plain
 // Go: a map of flows, policies searched from one end to the other. Its time is
@@ -22,6 +26,14 @@ type modelKey struct {
 	localPort, remotePort uint16
 	protocol              uint8
 	endpoint              uint32
+}
+
+// family is 0 for IPv4 and 1 for IPv6, which have a table each.
+func (k modelKey) family() int {
+	if netip.AddrFrom16(k.local).Is4In6() {
+		return 0
+	}
+	return 1
 }
 
 // Sides of a flow.
@@ -84,13 +96,14 @@ type model struct {
 
 	pending flow.Verdict // where an identity is not known yet
 
-	room      int // of the flow table
+	room      int // of either family's flow table
 	quota     int // of one endpoint
 	noteRoom  int
 	noteQuota int
 	ringRoom  int // records
 
 	flows    map[modelKey]*modelFlow
+	used     [2]int         // flows by family
 	held     map[uint32]int // flows by endpoint
 	gone     map[uint32]bool
 	notes    map[modelNote]modelFirst

@@ -22,7 +22,7 @@ func (l *lab) abandon() {
 	keepMap := func(to **ebpf.Map, m *ebpf.Map) (err error) { *to, err = m.Clone(); return err }
 	keepProgram := func(to **ebpf.Program, p *ebpf.Program) (err error) { *to, err = p.Clone(); return err }
 	if err := errors.Join(
-		keepMap(&ghost.maps.Flows, l.d.maps.Flows), keepMap(&ghost.maps.Counters, l.d.maps.Counters),
+		keepMap(&ghost.maps.Flows4, l.d.maps.Flows4), keepMap(&ghost.maps.Flows6, l.d.maps.Flows6), keepMap(&ghost.maps.Counters, l.d.maps.Counters),
 		keepProgram(&ghost.programs.RfFromEndpoint, l.d.programs.RfFromEndpoint),
 		keepProgram(&ghost.programs.RfToEndpoint, l.d.programs.RfToEndpoint),
 		l.r.Close(), l.d.Close(),
@@ -30,7 +30,7 @@ func (l *lab) abandon() {
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(func() {
-		_ = errors.Join(ghost.maps.Flows.Close(), ghost.maps.Counters.Close(), ghost.programs.Close())
+		_ = errors.Join(ghost.maps.Flows4.Close(), ghost.maps.Flows6.Close(), ghost.maps.Counters.Close(), ghost.programs.Close())
 		if _, err := os.Stat(ghost.cfg.PinDir); err != nil {
 			return // a later agent has cleared up
 		}
@@ -336,7 +336,7 @@ func TestOrphanOfGenerations(t *testing.T) {
 	l := newLab(t, orphanable)
 	ids := func() (list [2]ebpf.MapID) {
 		t.Helper()
-		for i, m := range []*ebpf.Map{l.d.maps.Flows, l.d.maps.Keeper} {
+		for i, m := range []*ebpf.Map{l.d.maps.Flows4, l.d.maps.Keeper} {
 			info, err := m.Info()
 			if err != nil {
 				t.Fatal(err)

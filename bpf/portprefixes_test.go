@@ -48,6 +48,7 @@ func former(t *testing.T, cfg Config, rules ...prefixRule) {
 		t.Fatal(err)
 	}
 	size(spec, cfg)
+	spec.Maps["flows"].MaxEntries = cfg.FlowEntries
 	shape, err := schemaOf(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -70,9 +71,31 @@ func former(t *testing.T, cfg Config, rules ...prefixRule) {
 	// Revision, lengths, flags, rules.
 	put(kernelMapTables, uint32(3), [4]uint32{7, 1<<16 | 1<<10 | 1<<15 | 1, tableCIDRs | tableAnyPeer, 5})
 	put(kernelMapTables, uint32(5), [4]uint32{0, 1 << 16, 0, 1})
+	put(kernelMapQuotas, uint32(webID), kernelRfQuota{Flows: uint64(len(formerFlows()))})
+	now, err := coarse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, f := range formerFlows() {
+		f.FirstSeen, f.LastSeen, f.ReportedAt = now, now, now
+		put("flows", k, f)
+	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// formerFlows are in the one table that both families had.
+func formerFlows() map[kernelRfFlowKey]kernelRfFlow {
+	flows := make(map[kernelRfFlowKey]kernelRfFlow)
+	for _, family := range []int{4, 6} {
+		k := kernelRfFlowKey{
+			Local: web.in(family).As16(), Remote: db.in(family).As16(), LocalPort: htons(40000), RemotePort: htons(80),
+			Endpoint: webID, Protocol: uint64(flow.TCP),
+		}
+		flows[k] = kernelRfFlow{State: stateEstablished, Direction: uint8(flow.Egress), Isn: uint32(family)}
+	}
+	return flows
 }
 
 var prefixRules = []prefixRule{
@@ -93,6 +116,15 @@ func TestUpgradeFromPrefixes(t *testing.T) {
 		cfg := labConfig()
 		former(t, cfg, prefixRules...)
 		l := &lab{t: t, d: openAt(t, cfg), ns: cfg.NetNS}
+		carried := l.table()
+		for k, f := range formerFlows() {
+			if got := carried[k]; got.State != f.State || got.Direction != f.Direction || got.Isn != f.Isn {
+				t.Errorf("flow %+v was carried as %+v", k, got)
+			}
+		}
+		if len(carried) != len(formerFlows()) {
+			t.Errorf("%d flows were carried, want %d", len(carried), len(formerFlows()))
+		}
 		want := []Table{live(flow.Egress, 7,
 			Entry{dbIdent, flow.TCP, 80, 80}, Entry{dbIdent, flow.TCP, 82, 83}, Entry{dbIdent, flow.TCP, 8064, 8127},
 			Entry{cidrIdent, flow.UDP, 0, 65535}, Entry{PeerAny, flow.TCP, 443, 443},

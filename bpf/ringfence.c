@@ -177,8 +177,7 @@ __noinline int rf_is_related(struct __sk_buff *skb, struct rf_visit *v)
 		return 0;
 	if (v->from && !v->host && !rf_owns(v->endpoint, v->p.src))
 		return 0;
-	rf_flow_key_of(&quoted, v->endpoint, !v->from, &v->k);
-	f = bpf_map_lookup_elem(&flows, &v->k);
+	f = rf_find_flow_of(&quoted, v->endpoint, !v->from);
 	return f && rf_outcome(RF_READ(f->judged), v->panic) != RF_OUTCOME_DROPPED;
 }
 
@@ -271,7 +270,7 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 		switch (rf_judge_beginning(v, f)) {
 		case RF_SYN_ALONE:
 			if (event)
-				rf_emit(&v->k, f, event, v->now);
+				rf_visit_emit(v, f, event);
 			return rf_finish_stateless(v);
 		case RF_SYN_RESTART:
 			event = RF_EVENT_NEW;
@@ -285,9 +284,9 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 	rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
 	if (rf_has_handshake(&v->p) && !(v->p.flags & RF_PKT_LATER_FRAGMENT) &&
 	    rf_tcp_step(f, v->side & 1, v->p.tcp_flags))
-		rf_end(&v->k, f, v->now);
+		rf_visit_end(v, f);
 	else if (event)
-		rf_emit(&v->k, f, event, v->now);
+		rf_visit_emit(v, f, event);
 	return rf_finish(v, RF_READ(f->judged));
 }
 
@@ -309,7 +308,7 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 
 		if (inserted == RF_INSERTED)
 			return rf_finish(v, v->answer.judged);
-		f = inserted == RF_INSERT_RACED ? bpf_map_lookup_elem(&flows, &v->k) : NULL;
+		f = inserted == RF_INSERT_RACED ? rf_visit_find(v) : NULL;
 		if (f) {
 			rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
 			return rf_finish(v, RF_READ(f->judged));
@@ -334,8 +333,7 @@ static __always_inline int rf_visit_flow(struct rf_visit *v)
 	struct rf_flow *f;
 	__u32 life;
 
-	rf_flow_key_of(&v->p, v->endpoint, v->from, &v->k);
-	f = bpf_map_lookup_elem(&flows, &v->k);
+	f = rf_visit_find(v);
 	if (!f)
 		return rf_miss(v, 0);
 	life = RF_READ(f->life);
@@ -425,7 +423,7 @@ static __noinline int rf_visit_packet(struct __sk_buff *skb, bool from)
 
 static __always_inline int rf_run(struct __sk_buff *skb, bool from)
 {
-	int verdict = rf_visit_known(skb, from);
+	int verdict = from ? rf_known_from(skb) : rf_known_to(skb);
 
 	return verdict == RF_UNUSUAL ? rf_visit_packet(skb, from) : verdict;
 }

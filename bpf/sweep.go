@@ -86,7 +86,7 @@ func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) 
 	if err != nil {
 		return SweepStats{}, fmt.Errorf("sweep the flow table: %w", err)
 	}
-	d.levels.Flows = args.Flows - args.Deleted
+	d.levels.FlowsIPv4, d.levels.FlowsIPv6 = args.Flows4, args.Flows6
 	if err := d.dropQuotas(); err != nil {
 		return SweepStats{}, err
 	}
@@ -94,7 +94,7 @@ func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) 
 		return SweepStats{}, err
 	}
 	return SweepStats{
-		Flows: args.Flows, Reported: args.Reported, Ended: args.Ended, Deleted: args.Deleted, RingFull: args.RingFull,
+		Flows: args.Flows4 + args.Flows6 + args.Deleted, Reported: args.Reported, Ended: args.Ended, Deleted: args.Deleted, RingFull: args.RingFull,
 	}, nil
 }
 

@@ -18,24 +18,26 @@ struct rf_sweep {
 	__u64 idle[RF_STATES];
 };
 
-static __always_inline void rf_sweep_dying(struct rf_flow_key *k, struct rf_flow *f, struct rf_quota *quota,
+/* Returns whether that deleted it. */
+static __always_inline bool rf_sweep_dying(struct rf_flow_key *k, struct rf_flow *f, struct rf_quota *quota,
 					   struct rf_sweep *s)
 {
 	if ((__s64)(s->args.now - RF_READ(f->reported_at)) < (__s64)RF_GRACE_NS)
-		return;
+		return false;
 	if (rf_unreported(f)) {
 		/* Counted by a program that had found it alive. */
 		__sync_val_compare_and_swap(&f->life, RF_DYING, RF_ALIVE);
-		return;
+		return false;
 	}
 	if (__sync_val_compare_and_swap(&f->life, RF_DYING, RF_DEAD) != RF_DYING)
-		return;
-	if (bpf_map_delete_elem(&flows, k))
-		return;
+		return false;
+	if (rf_delete_flow(k))
+		return false;
 	s->args.deleted++;
 	/* Nobody else takes away, so that it cannot fall below 0 in between. */
 	if (quota && RF_READ(quota->flows))
 		__sync_fetch_and_add(&quota->flows, -1);
+	return true;
 }
 
 /* Reports what is left of an idle flow and marks it. */
@@ -61,34 +63,48 @@ static __always_inline void rf_sweep_idle(struct rf_flow_key *k, struct rf_flow 
 	__sync_val_compare_and_swap(&f->life, RF_ALIVE, RF_DYING);
 }
 
-static long rf_sweep_flow(void *map, struct rf_flow_key *k, struct rf_flow *f, struct rf_sweep *s)
+/* Returns whether the flow is still there. */
+static __always_inline bool rf_sweep_flow(struct rf_flow_key *k, struct rf_flow *f, struct rf_sweep *s)
 {
 	__u32 id = k->endpoint, state = f->state;
 	struct rf_quota *quota = bpf_map_lookup_elem(&quotas, &id);
 	bool gone = !quota || quota->gone || RF_READ(f->last_seen) < quota->since;
 	__s64 idle = s->args.now - RF_READ(f->last_seen);
-	struct rf_flow_key key = *k;
 
-	s->args.flows++;
-	if (RF_READ(f->life) != RF_ALIVE) {
-		rf_sweep_dying(&key, f, quota, s);
-		return 0;
-	}
+	if (RF_READ(f->life) != RF_ALIVE)
+		return !rf_sweep_dying(k, f, quota, s);
 	if (state >= RF_STATES)
 		state = RF_STATE_OTHER;
 	if (gone || idle >= (__s64)s->idle[state & 7]) {
-		rf_sweep_idle(&key, f, s);
-		return 0;
+		rf_sweep_idle(k, f, s);
+		return true;
 	}
 	if (!rf_unreported(f))
-		return 0;
+		return true;
 	if (RF_READ(f->marks) & RF_FLOW_REPORTED &&
 	    (__s64)(s->args.now - RF_READ(f->reported_at)) < (__s64)s->interval)
-		return 0;
-	if (rf_emit(&key, f, RF_EVENT_SWEEP, s->args.now))
+		return true;
+	if (rf_emit(k, f, RF_EVENT_SWEEP, s->args.now))
 		s->args.reported++;
 	else
 		s->args.ring_full++;
+	return true;
+}
+
+static long rf_sweep_flow4(void *map, struct rf_flow4_key *k, struct rf_flow *f, struct rf_sweep *s)
+{
+	struct rf_flow_key key;
+
+	rf_widen(k, &key);
+	s->args.flows4 += rf_sweep_flow(&key, f, s);
+	return 0;
+}
+
+static long rf_sweep_flow6(void *map, struct rf_flow_key *k, struct rf_flow *f, struct rf_sweep *s)
+{
+	struct rf_flow_key key = *k;
+
+	s->args.flows6 += rf_sweep_flow(&key, f, s);
 	return 0;
 }
 
@@ -109,7 +125,7 @@ static long rf_sweep_fragment(void *map, struct rf_fragment_key *k, struct rf_fr
 	return 0;
 }
 
-/* One sweep of both tables. Never two at once: see rf_sweep. */
+/* One sweep of all tables. Never two at once: see rf_sweep. */
 static __always_inline void rf_sweep_tables(const struct rf_settings *settings_value, struct rf_sweep *s)
 {
 	int i;
@@ -117,7 +133,8 @@ static __always_inline void rf_sweep_tables(const struct rf_settings *settings_v
 	s->interval = settings_value->sweep_interval;
 	for (i = 0; i < RF_STATES; i++)
 		s->idle[i] = settings_value->idle[i];
-	bpf_for_each_map_elem(&flows, rf_sweep_flow, s, 0);
+	bpf_for_each_map_elem(&flows4, rf_sweep_flow4, s, 0);
+	bpf_for_each_map_elem(&flows6, rf_sweep_flow6, s, 0);
 	bpf_for_each_map_elem(&fragments, rf_sweep_fragment, s, 0);
 }
 

@@ -125,7 +125,7 @@ func TestCountedWhileDying(t *testing.T) {
 	l.records()
 	for key, f := range l.table() {
 		f.Counted[0] += 1 << 40
-		if err := l.d.maps.Flows.Put(key, f); err != nil {
+		if err := putFlow(&l.d.maps, key, f); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -309,7 +309,7 @@ func (w *twin) readRing() (list []rawRecord) {
 
 func (w *twin) table() map[kernelRfFlowKey]kernelRfFlow {
 	w.t.Helper()
-	table, err := readMap[kernelRfFlowKey, kernelRfFlow](w.d.maps.Flows)
+	table, err := readFlows(&w.d.maps)
 	if err != nil {
 		w.fail("read the flow table: %v", err)
 	}

@@ -121,7 +121,7 @@ type Limits struct {
 	Workloads       int
 	PolicyTables    int // of different content
 	PolicyEntries   int // of all tables together, as Table.Size counts them
-	Flows           int
+	Flows           int // of either of IPv4 and IPv6
 	FlowsOfEndpoint int
 }
 
@@ -136,7 +136,8 @@ type SweepStats struct {
 
 // Levels say how full the kernel's tables are.
 type Levels struct {
-	Flows     uint64 // as of the last sweep
+	FlowsIPv4 uint64 // as of the last sweep
+	FlowsIPv6 uint64
 	RingBytes uint64 // not yet committed by the reader
 	RingSize  uint64
 	Addresses int

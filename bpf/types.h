@@ -267,6 +267,17 @@ struct rf_flow_key {
 };
 _Static_assert(sizeof(struct rf_flow_key) == 48, "rf_flow_key");
 
+/* The same of an IPv4 flow, in its own table: half as much to hash and to compare. */
+struct rf_flow4_key {
+	__be32 local;
+	__be32 remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__u32 endpoint;
+	__u64 protocol;
+};
+_Static_assert(sizeof(struct rf_flow4_key) == 24, "rf_flow4_key");
+
 /* Sides of a flow. */
 #define RF_LOCAL  0
 #define RF_REMOTE 1
@@ -305,9 +316,9 @@ _Static_assert(sizeof(struct rf_carried) == 8, "rf_carried");
  * them with an exchange, so that each packet is in exactly one record however
  * many CPUs report at once.
  *
- * An entry of the hash table is 48 bytes of its own, the key and this: with
- * 96 bytes an entry is exactly three cache lines, and all that most packets
- * touch is in the first 48 of these. */
+ * An entry of the hash table is 48 bytes of its own, the key and this: in IPv6
+ * exactly three cache lines, in IPv4 168 bytes. All that most packets touch is
+ * in the first 48 bytes of this. */
 struct rf_flow {
 	RF_TEST_FIELD
 	__u64 judged;	  /* epoch<<32 | staged reason<<24 | staged<<16 | live reason<<8 | live */
@@ -402,13 +413,14 @@ _Static_assert(sizeof(struct rf_keeper) == 16, "rf_keeper");
 /* Argument and answer of rf_sweep. */
 struct rf_sweep_args {
 	__u64 now;
-	__u64 flows;
+	__u64 flows4; /* left in either table */
+	__u64 flows6;
 	__u64 reported;
 	__u64 ended;
 	__u64 deleted;
 	__u64 ring_full;
 };
-_Static_assert(sizeof(struct rf_sweep_args) == 48, "rf_sweep_args");
+_Static_assert(sizeof(struct rf_sweep_args) == 56, "rf_sweep_args");
 
 enum rf_adopted {
 	RF_ADOPTED_NEW,

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"regexp"
 	"strconv"
@@ -26,12 +27,12 @@ func TestVerifier(t *testing.T) {
 	}
 	defer c.Close()
 	for name, p := range c.Programs {
-		depth := stackOf(t, spec.Programs[name], p.VerifierLog)
+		depth, chain := stackOf(t, spec.Programs[name], p.VerifierLog)
 		if depth > 512 {
 			t.Errorf("%s: %d bytes of stack in steps of 32, as kernels before 6.9 count: want at most 512", name, depth)
 		}
 		verified(t, name, p)
-		t.Logf("%s: stack %d\n%s", name, depth, p.VerifierLog)
+		t.Logf("%s: stack %d:%s\n%s", name, depth, chain, p.VerifierLog)
 	}
 	f := openFilter(t)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -56,8 +57,8 @@ func verified(t *testing.T, name string, p *ebpf.Program) {
 }
 
 // stackOf adds up the stacks of the functions that call each other deepest. The
-// verifier's log has them in the order of the code.
-func stackOf(t *testing.T, p *ebpf.ProgramSpec, log string) int {
+// verifier's log has them in the order of the code. It names those functions too.
+func stackOf(t *testing.T, p *ebpf.ProgramSpec, log string) (depth int, chain string) {
 	t.Helper()
 	line := regexp.MustCompile(`stack depth ([0-9+]+)`).FindStringSubmatch(log)
 	if line == nil {
@@ -83,13 +84,14 @@ func stackOf(t *testing.T, p *ebpf.ProgramSpec, log string) int {
 	if len(own) != len(depths) {
 		t.Fatalf("%d functions and %d depths", len(own), len(depths))
 	}
-	var deepest func(string) int
-	deepest = func(name string) int {
-		below := 0
+	var deepest func(string) (int, string)
+	deepest = func(name string) (below int, chain string) {
 		for _, callee := range calls[name] {
-			below = max(below, deepest(callee))
+			if n, c := deepest(callee); n > below {
+				below, chain = n, c
+			}
 		}
-		return own[name] + below
+		return own[name] + below, fmt.Sprintf(" %s %d%s", name, own[name], chain)
 	}
 	return deepest(p.Name)
 }

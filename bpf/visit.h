@@ -9,7 +9,6 @@
  * that the steps below can be functions the verifier looks at one by one. */
 struct rf_visit {
 	struct rf_packet p;
-	struct rf_flow_key k;
 	struct rf_ask ask;
 	struct rf_answer answer;
 	__u64 now;
@@ -28,7 +27,40 @@ struct rf_visit {
 	__u8 benefit;	   /* allowed as a possible answer */
 	__u8 tunnels;	   /* RF_ENDPOINT_TUNNELS that are looked into */
 };
-_Static_assert(sizeof(struct rf_visit) == 224, "rf_visit");
+_Static_assert(sizeof(struct rf_visit) == 176, "rf_visit");
+
+/* The flow's key is made where it is needed: kept here it would be below
+ * everything else on the stack. */
+static __always_inline void rf_visit_key(const struct rf_visit *v, struct rf_flow_key *k)
+{
+	rf_flow_key_of(&v->p, v->endpoint, v->from, k);
+}
+
+static __always_inline struct rf_flow *rf_visit_find(const struct rf_visit *v)
+{
+	return rf_find_flow_of(&v->p, v->endpoint, v->from);
+}
+
+__noinline int rf_visit_emit(struct rf_visit *v, struct rf_flow *f, __u32 event)
+{
+	struct rf_flow_key k;
+
+	if (!v || !f)
+		return 0;
+	rf_visit_key(v, &k);
+	return rf_emit(&k, f, event, v->now);
+}
+
+__noinline int rf_visit_end(struct rf_visit *v, struct rf_flow *f)
+{
+	struct rf_flow_key k;
+
+	if (!v || !f)
+		return 0;
+	rf_visit_key(v, &k);
+	rf_end(&k, f, v->now);
+	return 0;
+}
 
 static __always_inline const __u8 *rf_local(const struct rf_visit *v)
 {
@@ -161,7 +193,8 @@ static __always_inline __u64 rf_first_count(const struct rf_visit *v)
 
 /* Writes the first record of a flow of one packet. Returns 0 when the ring has
  * no room. */
-static __always_inline int rf_report_first(const struct rf_visit *v, const struct rf_flow *f)
+static __always_inline int rf_report_first(const struct rf_visit *v, const struct rf_flow_key *k,
+					   const struct rf_flow *f)
 {
 	bool forward = v->initiator == v->side;
 	struct rf_record *r;
@@ -170,7 +203,7 @@ static __always_inline int rf_report_first(const struct rf_visit *v, const struc
 	r = rf_reserve(&before);
 	if (!r)
 		return 0;
-	rf_fill_record(r, &v->k, f);
+	rf_fill_record(r, k, f);
 	r->event = RF_EVENT_NEW;
 	r->forward_packets = forward ? v->packets : 0;
 	r->forward_bytes = forward ? v->bytes : 0;
@@ -187,13 +220,13 @@ static __always_inline int rf_report_first(const struct rf_visit *v, const struc
 
 /* Leaves the first record of a flow, for which the ring had no room, to the
  * sweep. */
-__noinline int rf_report_later(struct rf_visit *v)
+__noinline int rf_report_later(struct rf_visit *v, struct rf_flow_key *k)
 {
 	struct rf_flow *f;
 
-	if (!v)
+	if (!v || !k)
 		return 0;
-	f = bpf_map_lookup_elem(&flows, &v->k);
+	f = rf_find_flow(k);
 	if (!f)
 		return 0;
 	__sync_fetch_and_add(&f->connections, 1);
@@ -230,6 +263,7 @@ static __always_inline struct rf_quota *rf_find_quota(const struct rf_visit *v)
 __noinline int rf_insert(struct rf_visit *v)
 {
 	struct rf_flow fresh = {};
+	struct rf_flow_key k;
 	struct rf_quota *quota;
 	long err;
 
@@ -248,7 +282,8 @@ __noinline int rf_insert(struct rf_visit *v)
 		fresh.marks &= ~RF_FLOW_UNANSWERED;
 	fresh.last_seen = v->now;
 	fresh.reported_at = v->now;
-	err = bpf_map_update_elem(&flows, &v->k, &fresh, BPF_NOEXIST);
+	rf_visit_key(v, &k);
+	err = rf_add_flow(&k, &fresh);
 	if (err == -17) /* EEXIST */
 		return RF_INSERT_RACED;
 	if (err) {
@@ -258,8 +293,8 @@ __noinline int rf_insert(struct rf_visit *v)
 	if (quota)
 		__sync_fetch_and_add(&quota->flows, 1);
 	rf_count(RF_COUNT_FLOWS);
-	if (!rf_report_first(v, &fresh))
-		rf_report_later(v);
+	if (!rf_report_first(v, &k, &fresh))
+		rf_report_later(v, &k);
 	return RF_INSERTED;
 }
 
@@ -268,6 +303,7 @@ __noinline int rf_insert(struct rf_visit *v)
 __noinline int rf_report_alone(struct rf_visit *v)
 {
 	struct rf_flow alone = {};
+	struct rf_flow_key k;
 
 	if (!v)
 		return 0;
@@ -279,7 +315,8 @@ __noinline int rf_report_alone(struct rf_visit *v)
 	rf_store_answer(v, &alone);
 	alone.last_seen = v->now;
 	rf_count(RF_COUNT_FLOWS);
-	return rf_report_first(v, &alone);
+	rf_visit_key(v, &k);
+	return rf_report_first(v, &k, &alone);
 }
 
 /* While an upgrade carries flows from one table to another, an answer may come
@@ -337,7 +374,7 @@ __noinline int rf_rejudge(struct rf_visit *v, struct rf_flow *f)
 		return 0;
 	}
 	if (rf_unreported(f))
-		rf_emit(&v->k, f, RF_EVENT_SWEEP, v->now);
+		rf_visit_emit(v, f, RF_EVENT_SWEEP);
 	rf_store_answer(v, f);
 	if ((__u16)old != (__u16)v->answer.judged || live != v->answer.revision[RF_SLOT_LIVE])
 		untold |= RF_FLOW_UNTOLD(RF_SLOT_LIVE);
@@ -353,9 +390,9 @@ __noinline int rf_restart(struct rf_visit *v, struct rf_flow *f)
 	if (!v || !f)
 		return 0;
 	if (!(RF_READ(f->marks) & RF_FLOW_ENDED))
-		rf_end(&v->k, f, v->now);
+		rf_visit_end(v, f);
 	else if (rf_unreported(f))
-		rf_emit(&v->k, f, RF_EVENT_SWEEP, v->now);
+		rf_visit_emit(v, f, RF_EVENT_SWEEP);
 	rf_init_flow(v, f);
 	rf_store_answer(v, f);
 	/* TCP flags that no record has stay. */

@@ -46,5 +46,5 @@ func (s *site) tableMemory(entries int) (bytes uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return b.from.MapMemory("flows")
+	return b.from.MapMemory("flows4")
 }

@@ -31,7 +31,7 @@ var clientAddr = netip.MustParseAddr("10.9.0.1")
 // serverAddrs is how many addresses a server has: so many that the connections
 // of a run all have tuples of their own. Where one is used again a firewall
 // meets the old connection's remains, which at ordinary rates are long gone.
-const serverAddrs = 4
+const serverAddrs = 16
 
 func serverAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, byte(2 + i)}) } //nolint:gosec // far below
 
