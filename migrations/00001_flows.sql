@@ -1,7 +1,7 @@
 -- +goose NO TRANSACTION
 -- +goose Up
 -- One row is one record of the datapath. Counters are deltas: totals are sums.
-CREATE TABLE IF NOT EXISTS flows
+{{ if .Replicated }}SELECT 1{{ else }}CREATE TABLE IF NOT EXISTS flows
 (
     time                  DateTime64(6, 'UTC') COMMENT 'of the newest packet counted' CODEC(Delta, ZSTD(1)),
     first_seen            DateTime64(6, 'UTC') COMMENT 'of the flow' CODEC(Delta, ZSTD(1)),
@@ -47,4 +47,4 @@ ENGINE = {{ .Engine "MergeTree" }}
 PARTITION BY toDate(time)
 ORDER BY (toStartOfMinute(time), observer_namespace, observer_kind, observer_name, time)
 TTL toDateTime(time) + INTERVAL 30 DAY DELETE
-SETTINGS {{ .Window }}, ttl_only_drop_parts = 1;
+SETTINGS {{ .Window }}, ttl_only_drop_parts = 1{{ end }};

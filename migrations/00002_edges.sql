@@ -2,7 +2,7 @@
 -- +goose Up
 -- Flows added up by hour. The initiator's port is not part of the key; an
 -- address is, but only of a side that is no workload.
-CREATE TABLE IF NOT EXISTS edges
+{{ if .Replicated }}SELECT 1{{ else }}CREATE TABLE IF NOT EXISTS edges
 (
     hour                  DateTime('UTC') CODEC(Delta, ZSTD(1)),
     direction             Enum8('unknown' = 0, 'ingress' = 1, 'egress' = 2),
@@ -49,4 +49,4 @@ ORDER BY (hour, observer_namespace, observer_kind, observer_name, direction,
           protocol, port, outcome,
           live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision)
 TTL hour + INTERVAL 400 DAY DELETE
-SETTINGS {{ .Window }}, ttl_only_drop_parts = 1;
+SETTINGS {{ .Window }}, ttl_only_drop_parts = 1{{ end }};

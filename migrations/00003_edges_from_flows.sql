@@ -5,7 +5,7 @@
 -- restarts, which moves it a little.
 -- The inner query names what it derives anew: an alias equal to a column's name
 -- would take that column's place everywhere.
-CREATE MATERIALIZED VIEW IF NOT EXISTS edges_from_flows TO edges AS
+{{ if .Replicated }}SELECT 1{{ else }}CREATE MATERIALIZED VIEW IF NOT EXISTS edges_from_flows TO edges AS
 SELECT
     hour,
     direction,
@@ -62,4 +62,4 @@ GROUP BY
     source_namespace, source_kind, source_name, source_reserved, source_peer,
     destination_namespace, destination_kind, destination_name, destination_reserved, destination_peer,
     protocol, port, outcome,
-    live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision;
+    live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision{{ end }};

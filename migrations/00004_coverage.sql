@@ -2,7 +2,7 @@
 -- +goose Up
 -- Heartbeats of the agents. Without a token, the same rows sent again are
 -- known by their checksum.
-CREATE TABLE IF NOT EXISTS coverage
+{{ if .Replicated }}SELECT 1{{ else }}CREATE TABLE IF NOT EXISTS coverage
 (
     node      LowCardinality(String),
     start     DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
@@ -17,4 +17,4 @@ ENGINE = {{ .Engine "MergeTree" }}
 PARTITION BY toYYYYMM(end)
 ORDER BY (node, start, end)
 TTL toDateTime(end) + INTERVAL 400 DAY DELETE
-SETTINGS {{ .Window }}, ttl_only_drop_parts = 1;
+SETTINGS {{ .Window }}, ttl_only_drop_parts = 1{{ end }};

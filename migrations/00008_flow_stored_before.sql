@@ -1,3 +1,3 @@
 -- +goose NO TRANSACTION
 -- +goose Up
-ALTER TABLE flows MATERIALIZE COLUMN stored SETTINGS mutations_sync = 2;
+{{ if .Replicated }}SELECT 1{{ else }}ALTER TABLE flows MATERIALIZE COLUMN stored SETTINGS mutations_sync = 2{{ end }};

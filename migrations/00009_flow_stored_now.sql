@@ -1,3 +1,3 @@
 -- +goose NO TRANSACTION
 -- +goose Up
-ALTER TABLE flows MODIFY COLUMN stored DateTime('UTC') DEFAULT now();
+{{ if .Replicated }}SELECT 1{{ else }}ALTER TABLE flows MODIFY COLUMN stored DateTime('UTC') DEFAULT now(){{ end }};

@@ -35,7 +35,7 @@ func BenchmarkClusterInsert(b *testing.B) {
 			settings := writeSettings()
 			settings["insert_deduplication_token"] = token(i)
 			settings["distributed_foreground_insert"] = 1
-			if err := insert(b.Context(), s, &shard{conn: s.conn}, "spread", flowColumns, settings, rows); err != nil {
+			if err := s.insertBlock(b.Context(), &shard{conn: s.conn}, "spread", settings, rows); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -301,7 +301,6 @@ func testClusterRefuses(t *testing.T, c *clickhousetest.Cluster) {
 // Replicated tables can be made here, and neither filled nor altered: the
 // embedded engine serves no other replica the parts that it would fetch.
 func TestClusterReplicated(t *testing.T) {
-	const created = 4 // steps that only create
 	c := clickhousetest.StartCluster(t, 2)
 	s, err := Open(t.Context(), clusterConfig(t, c))
 	if err != nil {
@@ -311,7 +310,7 @@ func TestClusterReplicated(t *testing.T) {
 	for _, r := range s.Replicas() {
 		one := s.at(r.Addr)
 		for range 2 {
-			if err := one.migrateTo(t.Context(), created); err != nil {
+			if err := one.migrateTo(t.Context(), int64(stepsKnown(t))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -319,7 +318,7 @@ func TestClusterReplicated(t *testing.T) {
 			t.Error(err)
 		}
 		err := one.withDB(s.cfg.Database, func(db *sql.DB) error {
-			for _, table := range []string{"flows", "edges", "coverage"} {
+			for _, table := range []string{"flows", "flows_misdated", "edges", "edge_days", "edge_months", "coverage"} {
 				var path, name string
 				err := db.QueryRowContext(t.Context(), "SELECT zookeeper_path, replica_name FROM system.replicas WHERE database = currentDatabase() AND table = '"+table+"'").Scan(&path, &name)
 				if err != nil {

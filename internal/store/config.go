@@ -38,6 +38,8 @@ type Config struct {
 	// Default 1 GiB.
 	MaxMemory uint64
 
+	Retention Retention
+
 	// PasswordHelp says in an error where user and password are set.
 	PasswordHelp string
 
@@ -84,6 +86,7 @@ func (c *Config) setDefaults() {
 	if c.MaxMemory == 0 {
 		c.MaxMemory = defaultMaxMemory
 	}
+	c.Retention.setDefaults()
 	if c.PasswordHelp == "" {
 		c.PasswordHelp = defaultPasswordHelp
 	}
@@ -109,5 +112,6 @@ func (c *Config) Validate() error {
 	if c.DialTimeout < 0 || c.QueryTimeout < 0 || c.InsertTimeout < 0 {
 		errs = append(errs, errors.New("clickhouse timeouts: must not be negative"))
 	}
+	errs = append(errs, c.Retention.problems()...)
 	return errors.Join(errs...)
 }

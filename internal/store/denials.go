@@ -15,61 +15,17 @@ import (
 type DenialFilter = flow.DenialFilter
 
 // denialQuery has the slot's name in the place of SLOT.
-const denialQuery = `
+var denialQuery = `
 SELECT
-    direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_address,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-    protocol, port,
+    ` + edgeKey + `,
     SLOT_reason, SLOT_revision,
-    uniqCombined64Merge(14)(hour_denied) AS connections,
-    sum(hour_packets) AS packets,
-    min(hour_first_seen),
-    max(hour_last_seen)
-FROM
-(
-    SELECT
-        hour, direction,
-        observer_namespace, observer_kind, observer_name,
-        source_namespace, source_kind, source_name, source_reserved, source_address,
-        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-        protocol, port,
-        SLOT_reason, SLOT_revision,
-        uniqCombined64MergeState(14)(flows) AS hour_denied,
-        sum(forward_packets + reverse_packets) AS hour_packets,
-        min(first_seen) AS hour_first_seen,
-        max(last_seen) AS hour_last_seen
-    FROM edges
-    WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
-      AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-      AND SLOT_verdict = 'deny'
-      AND ({revision:UInt32} = 0 OR SLOT_revision = {revision:UInt32})
-      AND ({any_workload:Bool}
-           OR (observer_namespace = {namespace:String} AND observer_kind = {kind:String} AND observer_name = {name:String}))
-    GROUP BY
-        hour, direction,
-        observer_namespace, observer_kind, observer_name,
-        source_namespace, source_kind, source_name, source_reserved, source_address,
-        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-        protocol, port,
-        SLOT_reason, SLOT_revision
-    HAVING hour_last_seen >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
-       AND hour_first_seen < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-)
-GROUP BY
-    direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_address,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-    protocol, port,
-    SLOT_reason, SLOT_revision
-ORDER BY
-    connections DESC, packets DESC, direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_address,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-    protocol, port, SLOT_reason, SLOT_revision
+    greatest(sum(SLOT_new), 1) AS denied,
+    sum(forward_packets + reverse_packets) AS packets,
+    min(first_seen),
+    max(last_seen)
+FROM ` + edgeRows(`SLOT_verdict = 'deny' AND ({revision:UInt32} = 0 OR SLOT_revision = {revision:UInt32}) AND (`+atObserver+`)`) + `
+GROUP BY ` + edgeKey + `, SLOT_reason, SLOT_revision
+ORDER BY denied DESC, packets DESC, ` + edgeKey + `, SLOT_reason, SLOT_revision
 LIMIT {limit:UInt64}`
 
 var denialQueries = map[flow.Slot]string{
@@ -83,7 +39,7 @@ func (s *Store) Denials(ctx context.Context, f DenialFilter) ([]flow.Denial, err
 	if !ok {
 		return nil, fmt.Errorf("denials: %s is neither live nor staged", f.Slot)
 	}
-	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	args := append(s.spanArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
 	args = append(args, clickhouse.Named("revision", f.Revision), clickhouse.Named("limit", limitOr(f.Limit, defaultDenialLimit)))
 	var out []flow.Denial
 	err := s.each(ctx, "denials", query, args, func(rows driver.Rows) error {

@@ -23,81 +23,31 @@ const (
 	maxFlowLimit       = 100_000
 )
 
-// Edges are stored by the hour. The inner query adds up each hour's row of an
-// edge before it looks at its bounds: parts of it lie in several unmerged rows,
-// whose bounds would depend on when ClickHouse last merged.
-const edgeQuery = `
+// Answered and denied count a connection when it first was so. One for which
+// that was before the window still counts for one together with the others.
+var edgeQuery = `
 SELECT
-    direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_address,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-    protocol, port,
-    sum(hour_connections),
-    uniqCombined64IfMerge(14)(hour_answered),
-    sum(hour_forward_packets), sum(hour_forward_bytes), sum(hour_reverse_packets), sum(hour_reverse_bytes),
-    min(hour_first_seen), max(hour_last_seen),
-    uniqMerge(hour_source_endpoints), uniqMerge(hour_destination_endpoints),
-    uniqExact(hour),
-    uniqCombined64Merge(14)(hour_denied_live),
-    uniqCombined64Merge(14)(hour_denied_staged)
-FROM
-(
-    SELECT
-        hour, direction,
-        observer_namespace, observer_kind, observer_name,
-        source_namespace, source_kind, source_name, source_reserved, source_address,
-        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-        protocol, port,
-        sum(connections) AS hour_connections,
-        sum(forward_packets) AS hour_forward_packets,
-        sum(forward_bytes) AS hour_forward_bytes,
-        sum(reverse_packets) AS hour_reverse_packets,
-        sum(reverse_bytes) AS hour_reverse_bytes,
-        min(first_seen) AS hour_first_seen,
-        max(last_seen) AS hour_last_seen,
-        uniqCombined64IfMergeState(14)(answered) AS hour_answered,
-        uniqMergeState(source_endpoints) AS hour_source_endpoints,
-        uniqMergeState(destination_endpoints) AS hour_destination_endpoints,
-        uniqCombined64MergeStateIf(14)(flows,
-            live_verdict = 'deny' AND ({live_revision:UInt32} = 0 OR live_revision = {live_revision:UInt32})) AS hour_denied_live,
-        uniqCombined64MergeStateIf(14)(flows,
-            staged_verdict = 'deny' AND ({staged_revision:UInt32} = 0 OR staged_revision = {staged_revision:UInt32})) AS hour_denied_staged
-    FROM edges
-    WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
-      AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-      AND ({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8})
-      AND ({any_workload:Bool}
-           OR (source_namespace = {namespace:String} AND source_kind = {kind:String} AND source_name = {name:String})
-           OR (destination_namespace = {namespace:String} AND destination_kind = {kind:String} AND destination_name = {name:String}))
-    GROUP BY
-        hour, direction,
-        observer_namespace, observer_kind, observer_name,
-        source_namespace, source_kind, source_name, source_reserved, source_address,
-        destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-        protocol, port
-    HAVING hour_last_seen >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
-       AND hour_first_seen < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-)
-GROUP BY
-    direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_address,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-    protocol, port
-ORDER BY
-    direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_address,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-    protocol, port
+    ` + edgeKey + `,
+    sum(connections),
+    greatest(sum(answered), least(toUInt64(1), sum(reverse_packets))),
+    sum(forward_packets), sum(forward_bytes), sum(reverse_packets), sum(reverse_bytes),
+    min(first_seen), max(last_seen),
+    uniqMerge(source_endpoints), uniqMerge(destination_endpoints),
+    toUInt64(groupBitmapMerge(hours)),
+    countIf(live_verdict = 'deny' AND {live_revision:UInt32} IN (0, live_revision)) AS rows_denied_live,
+    greatest(sumIf(live_new, live_verdict = 'deny' AND {live_revision:UInt32} IN (0, live_revision)), least(1, rows_denied_live)),
+    countIf(staged_verdict = 'deny' AND {staged_revision:UInt32} IN (0, staged_revision)) AS rows_denied_staged,
+    greatest(sumIf(staged_new, staged_verdict = 'deny' AND {staged_revision:UInt32} IN (0, staged_revision)), least(1, rows_denied_staged))
+FROM ` + edgeRows(`({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8}) AND (`+atEitherEnd+`)`) + `
+GROUP BY ` + edgeKey + `
+ORDER BY ` + edgeKey + `
 LIMIT {limit:UInt64}`
 
 // Edges returns the edges that f wants, in a fixed order. It is an error when
 // there are more of them than the limit.
 func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	limit := limitOr(f.Limit, defaultEdgeLimit)
-	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	args := append(s.spanArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
 	args = append(args,
 		clickhouse.Named("direction", uint8(f.Direction)),
 		clickhouse.Named("live_revision", f.LiveRevision),
@@ -112,12 +62,13 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 			direction     string
 			protocol      uint8
 			forward, back flow.Counters
+			live, staged  uint64 // rows
 		)
 		dest := append([]any{&direction}, workloadInto(&e.Observer)...)
 		dest = append(append(dest, from.into()...), to.into()...)
 		dest = append(dest, &protocol, &e.Port, &e.Connections, &e.Answered,
 			&forward.Packets, &forward.Bytes, &back.Packets, &back.Bytes, &e.FirstSeen, &e.LastSeen,
-			&e.SourceEndpoints, &e.DestinationEndpoints, &e.Hours, &e.DeniedLive, &e.DeniedStaged)
+			&e.SourceEndpoints, &e.DestinationEndpoints, &e.Hours, &live, &e.DeniedLive, &staged, &e.DeniedStaged)
 		if err := rows.Scan(dest...); err != nil {
 			return err
 		}

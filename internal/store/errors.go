@@ -18,6 +18,7 @@ import (
 
 // Codes of the server's exceptions that people can do something about.
 const (
+	codeUnknownIdentifier   = 47
 	codeUnknownTable        = 60
 	codeUnknownDatabase     = 81
 	codeTooManyRows         = 158
@@ -33,6 +34,8 @@ const (
 	codeAuthenticationError = 516
 
 	codeUnexpectedEnd        = 32
+	codeNoFile               = 107
+	codeNoCreateQuery        = 390
 	codeTableExists          = 57
 	codeDatabaseExists       = 82
 	codeDNS                  = 198

@@ -20,21 +20,21 @@ const recordColumns = `
     source_address, destination_address, source_port, destination_port, protocol,
     source_namespace, source_kind, source_name, source_reserved, source_endpoint, source_identity, source_labels,
     destination_namespace, destination_kind, destination_name, destination_reserved, destination_endpoint, destination_identity, destination_labels,
-    connections, forward_packets, forward_bytes, reverse_packets, reverse_bytes, forward_flags, reverse_flags,
-    live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision, outcome`
+    connections, answered, forward_packets, forward_bytes, reverse_packets, reverse_bytes, forward_flags, reverse_flags,
+    live_verdict, live_reason, live_revision, live_new, staged_verdict, staged_reason, staged_revision, staged_new, outcome`
 
 const rowID = "sipHash64(" + recordColumns + ")"
 
 // pageQuery finds out first how far back the page goes, from the times alone:
-// only the page's own rows are read whole and sorted. The minute comes first in
-// that order because it does in the table's.
+// only the page's own rows are read whole and sorted. Ten minutes come first
+// in that order because they do in the table's.
 const pageQuery = `
 SELECT stored, ` + rowID + ` AS id, ` + recordColumns + `
 FROM flows
 WHERE %[1]s
   AND time >= (
     SELECT min(time)
-    FROM (SELECT time FROM flows WHERE %[1]s ORDER BY toStartOfMinute(time) DESC, time DESC LIMIT {rows:UInt64})
+    FROM (SELECT time FROM flows WHERE %[1]s ORDER BY toStartOfTenMinutes(time) DESC, time DESC LIMIT {rows:UInt64})
     HAVING count() > 0)
 ORDER BY time DESC, id DESC
 LIMIT {rows:UInt64}`
@@ -113,6 +113,7 @@ func scanRow(rows driver.Rows) (query.Row, error) {
 		direction, event               string
 		source, destination            netip.Addr
 		protocol                       uint8
+		answered, liveNew, stagedNew   uint8
 		live, liveReason               string
 		staged, stagedReason, happened string
 	)
@@ -125,14 +126,15 @@ func scanRow(rows driver.Rows) (query.Row, error) {
 		dest = append(append(dest, workloadInto(&p.Workload)...), &p.Reserved, &p.Endpoint, (*uint32)(&p.Identity), &p.Labels)
 	}
 	dest = append(dest,
-		&l.Connections, &l.Forward.Packets, &l.Forward.Bytes, &l.Reverse.Packets, &l.Reverse.Bytes, &l.ForwardFlags, &l.ReverseFlags,
-		&live, &liveReason, &l.Live.Revision, &staged, &stagedReason, &l.Staged.Revision, &happened)
+		&l.Connections, &answered, &l.Forward.Packets, &l.Forward.Bytes, &l.Reverse.Packets, &l.Reverse.Bytes, &l.ForwardFlags, &l.ReverseFlags,
+		&live, &liveReason, &l.Live.Revision, &liveNew, &staged, &stagedReason, &l.Staged.Revision, &stagedNew, &happened)
 	err := rows.Scan(dest...)
 	if err != nil {
 		return r, err
 	}
 	l.Key.Source, l.Destination, l.Protocol = source.Unmap(), destination.Unmap(), flow.Protocol(protocol)
 	l.Event = parseEvent(event)
+	l.Answered, l.LiveNew, l.StagedNew = answered != 0, liveNew != 0, stagedNew != 0
 	l.Live.Reason, l.Staged.Reason = parseReason(liveReason), parseReason(stagedReason)
 	if l.Direction, err = flow.ParseDirection(direction); err != nil {
 		return r, err

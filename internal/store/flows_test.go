@@ -125,22 +125,3 @@ func TestFlowsParameters(t *testing.T) {
 		})
 	}
 }
-
-func TestFlowsExpire(t *testing.T) {
-	s := migrated(t)
-	day := 24 * time.Hour
-	now := time.Now()
-	mustInsert(t, s, "a", append(connections(3, now.Add(-32*day)), connections(2, now.Add(-28*day))...)...)
-	mustExec(t, s, "OPTIMIZE TABLE flows FINAL")
-	if n := ask(t, s, "SELECT count() FROM flows"); n != 2 {
-		t.Errorf("%d flows, want the 2 younger than 30 days", n)
-	}
-	if n := ask(t, s, "SELECT sum(connections) FROM edges"); n != 5 {
-		t.Errorf("edges of %d connections, want all 5: they are kept longer", n)
-	}
-	mustInsert(t, s, "b", append(connections(3, now.Add(-500*day)), connections(2, now.Add(-300*day))...)...)
-	mustExec(t, s, "OPTIMIZE TABLE edges FINAL")
-	if n := ask(t, s, "SELECT sum(connections) FROM edges"); n != 7 {
-		t.Errorf("edges of %d connections, want the 7 younger than 400 days", n)
-	}
-}

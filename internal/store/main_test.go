@@ -99,7 +99,7 @@ func connection(from, to flow.Workload, sport uint16, at time.Time) flow.Labelle
 			},
 			Event: flow.EventEnd, Direction: flow.Egress,
 			Time: at, FirstSeen: at.Add(-time.Second),
-			Endpoint: 7, Connections: 1,
+			Endpoint: 7, Connections: 1, Answered: true, LiveNew: true, StagedNew: true,
 			Forward: flow.Counters{Packets: 5, Bytes: 500}, Reverse: flow.Counters{Packets: 4, Bytes: 4000},
 			ForwardFlags: 0x1b, ReverseFlags: 0x1b,
 			Outcome: flow.OutcomeForwarded,

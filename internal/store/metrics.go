@@ -11,6 +11,7 @@ type metrics struct {
 	queries  *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	inserted *prometheus.CounterVec
+	misdated *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -25,6 +26,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		inserted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ringfence_store_inserted_rows_total", Help: "Rows sent to ClickHouse and acknowledged, repeated ones included.",
 		}, []string{"table"}),
+		misdated: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ringfence_store_misdated_flows_total",
+			Help: "Records sent to the table flows_misdated, since their time is zero, from the future or older than flows are kept; repeated ones included.",
+		}, []string{"reason"}),
 	}
 	if r == nil {
 		return m, nil
@@ -34,6 +39,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m.queries, err = register(r, m.queries, err)
 	m.seconds, err = register(r, m.seconds, err)
 	m.inserted, err = register(r, m.inserted, err)
+	m.misdated, err = register(r, m.misdated, err)
 	return m, err
 }
 

@@ -31,7 +31,7 @@ const minWindow = 1000
 // Replicas says which did not.
 func (s *Store) Migrate(ctx context.Context) error {
 	if s.cfg.Cluster == "" {
-		return s.migrateServer(ctx)
+		return uncontested(ctx, func() error { return s.migrateServer(ctx) })
 	}
 	for _, r := range s.replicas {
 		if r.Err != nil {
@@ -48,7 +48,10 @@ func (s *Store) migrateServer(ctx context.Context) error {
 	if err := s.migrateTo(ctx, math.MaxInt64); err != nil {
 		return err
 	}
-	return s.checkWindows(ctx)
+	if err := s.checkWindows(ctx); err != nil {
+		return err
+	}
+	return s.withDB(s.cfg.Database, func(db *sql.DB) error { return s.retain(ctx, db) })
 }
 
 // migrateTo runs the steps up to the one of that number.
@@ -121,7 +124,7 @@ func (s *Store) checkWindows(ctx context.Context) error {
 }
 
 func (s *Store) checkWindowsOn(ctx context.Context, db *sql.DB) (err error) {
-	tables := []string{"coverage", "edges", "flows"}
+	tables := []string{"coverage", "edge_days", "edge_months", "edges", "flows", "flows_misdated"}
 	var seen []string
 	rows, err := db.QueryContext(ctx, "SELECT name, engine, engine_full FROM system.tables WHERE database = {database:String} AND has({tables:Array(String)}, name)",
 		clickhouse.Named("database", s.cfg.Database), clickhouse.Named("tables", tables))

@@ -14,7 +14,10 @@ import (
 
 // Codes of DDL that another one came in the way of: a server that migrates at
 // the same time, or the other replica of the same tables.
-var contested = []int32{codeTableExists, codeDatabaseExists, codeReplicaExists, codeCannotAssignAlter, codeAborted}
+var contested = []int32{
+	codeTableExists, codeUnknownTable, codeUnknownIdentifier, codeNoFile, codeNoCreateQuery,
+	codeDatabaseExists, codeReplicaExists, codeCannotAssignAlter, codeAborted,
+}
 
 const (
 	migrateTries = 6
@@ -24,12 +27,19 @@ const (
 // migrateReplica brings one replica up to date. There is no DDL for the whole
 // cluster: the steps may run again, so each replica runs them for itself.
 func (s *Store) migrateReplica(ctx context.Context) error {
+	return uncontested(ctx, func() error {
+		if err := s.migrateServer(ctx); err != nil {
+			return err
+		}
+		return s.spanShards(ctx)
+	})
+}
+
+// uncontested runs DDL again that another one came in the way of.
+func uncontested(ctx context.Context, run func() error) error {
 	pause := migratePause
 	for try := 1; ; try++ {
-		err := s.migrateServer(ctx)
-		if err == nil {
-			err = s.spanShards(ctx)
-		}
+		err := run()
 		var exception *clickhouse.Exception
 		if !errors.As(err, &exception) || !slices.Contains(contested, exception.Code) || try == migrateTries {
 			return err

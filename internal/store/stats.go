@@ -11,29 +11,19 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-const statsQuery = `
+var statsQuery = `
 SELECT
     observer_namespace, observer_kind, observer_name,
-    uniqExact(direction,
-              source_namespace, source_kind, source_name, source_reserved, source_address,
-              destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-              protocol, port),
+    uniqExact(` + edgeKey + `),
     sum(connections),
     max(last_seen)
-FROM edges
-WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
-  AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-  AND observer_name != ''
+FROM ` + edgeRows(`observer_name != ''`) + `
 GROUP BY observer_namespace, observer_kind, observer_name
 ORDER BY observer_namespace, observer_kind, observer_name`
 
-const deniedQuery = `
-SELECT observer_namespace, observer_kind, observer_name, SLOT_revision, uniqCombined64Merge(14)(flows)
-FROM edges
-WHERE hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
-  AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-  AND observer_name != ''
-  AND SLOT_verdict = 'deny'
+var deniedQuery = `
+SELECT observer_namespace, observer_kind, observer_name, SLOT_revision, greatest(sum(SLOT_new), 1)
+FROM ` + edgeRows(`observer_name != '' AND SLOT_verdict = 'deny'`) + `
 GROUP BY observer_namespace, observer_kind, observer_name, SLOT_revision`
 
 var (
@@ -44,7 +34,7 @@ var (
 // Stats returns the totals of every workload that observed anything since the
 // start of the hour that since lies in, ordered by workload.
 func (s *Store) Stats(ctx context.Context, since time.Time) ([]flow.WorkloadStats, error) {
-	args := windowArgs(since, time.Time{})
+	args := s.spanArgs(since.Truncate(time.Hour), time.Time{})
 	stats := map[flow.Workload]*flow.WorkloadStats{}
 	err := s.each(ctx, "stats", statsQuery, args, func(rows driver.Rows) error {
 		w := flow.WorkloadStats{WouldDeny: map[uint32]uint64{}, Denied: map[uint32]uint64{}}

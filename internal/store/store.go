@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -34,6 +35,8 @@ type Store struct {
 
 	replicas   []Replica // in a cluster
 	replicated bool      // some shard has several
+
+	encoders sync.Pool // of *encoder
 }
 
 // Open connects and checks that the server is one ringfence can work with. The
@@ -48,6 +51,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("register the store's metrics: %w", err)
 	}
 	s := &Store{cfg: cfg, metrics: m}
+	s.encoders.New = func() any { return newEncoder() }
 	check := s.checkServer
 	if cfg.Cluster != "" {
 		check = s.survey

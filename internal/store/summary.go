@@ -21,7 +21,7 @@ FROM
     SELECT
         sumIf(connections, direction = 'egress' OR source_name = '') AS connections,
         min(first_seen) AS first
-    FROM edges
+    FROM edge_months
     WHERE direction != 'unknown'
     GROUP BY
         source_namespace, source_kind, source_name, source_reserved, source_address,
@@ -46,13 +46,9 @@ func (s *Store) Summary(ctx context.Context) (flow.Summary, error) {
 }
 
 // judgedQuery has the slot's name in the place of SLOT.
-const judgedQuery = `
-SELECT uniqCombined64Merge(14)(flows)
-FROM edges
-WHERE SLOT_revision = {revision:UInt32} AND SLOT_verdict != 'unknown'
-  AND hour >= toStartOfHour(fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
-  AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-  AND observer_namespace = {namespace:String} AND observer_kind = {kind:String} AND observer_name = {name:String}`
+var judgedQuery = `
+SELECT greatest(sum(SLOT_new), least(toUInt64(1), count()))
+FROM ` + edgeRows(`SLOT_revision = {revision:UInt32} AND SLOT_verdict != 'unknown' AND (`+atObserver+`)`)
 
 var judgedQueries = map[flow.Slot]string{
 	flow.SlotLive:   strings.ReplaceAll(judgedQuery, "SLOT", "live"),
@@ -66,7 +62,7 @@ func (s *Store) Judged(ctx context.Context, f DenialFilter) (uint64, error) {
 	if !ok || f.Workload == nil {
 		return 0, fmt.Errorf("judged: want a workload, and the slot live or staged, not %s", f.Slot)
 	}
-	args := append(windowArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	args := append(s.spanArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
 	args = append(args, clickhouse.Named("revision", f.Revision))
 	var n uint64
 	err := s.each(ctx, "judged", query, args, func(rows driver.Rows) error { return rows.Scan(&n) })

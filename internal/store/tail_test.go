@@ -163,7 +163,7 @@ func TestTailAfterMigration(t *testing.T) {
 	if err := s.migrateTo(t.Context(), 6); err != nil {
 		t.Fatal(err)
 	}
-	mustInsert(t, s, "a", connections(20, noon)...)
+	insertAsFirst(t, s)
 	if err := s.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
