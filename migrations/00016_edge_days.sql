@@ -40,7 +40,9 @@
     last_seen             SimpleAggregateFunction(max, DateTime64(6, 'UTC')) CODEC(ZSTD(1)),
     source_endpoints      AggregateFunction(uniq, String) CODEC(ZSTD(1)),
     destination_endpoints AggregateFunction(uniq, String) CODEC(ZSTD(1)),
-    hours                 AggregateFunction(groupBitmap, UInt32) COMMENT 'with traffic, counted from 1970' CODEC(ZSTD(1))
+    hours                 AggregateFunction(groupBitmap, UInt32) COMMENT 'with traffic, counted from 1970' CODEC(ZSTD(1)),
+    INDEX source_names source_name TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX destination_names destination_name TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = {{ .Engine "AggregatingMergeTree" }}
 PARTITION BY toYYYYMM(day)

@@ -89,7 +89,7 @@ func (d *storeDoor) Denials(ctx context.Context, f flow.DenialFilter) (api.Denia
 	for i := range r.Denials {
 		r.Denied += r.Denials[i].Connections
 	}
-	r.Judged = max(r.Judged, r.Denied) // both are estimates above some hundreds
+	r.Judged = max(r.Judged, r.Denied) // an edge denies at least 1 where it denied before
 	return r, nil
 }
 

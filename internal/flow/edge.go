@@ -16,9 +16,8 @@ type Edge struct {
 	Port uint16 `json:"port"`
 
 	Connections uint64 `json:"connections"` // began; exact
-	// Answered counts the distinct connections on which the responder sent
-	// anything. It is exact up to some hundreds and an estimate above, off by
-	// one per cent or so either way.
+	// Answered counts the connections whose first answer came in the window, and
+	// is at least 1 when anything was answered in it.
 	Answered uint64   `json:"answered"`
 	Forward  Counters `json:"forward"`
 	Reverse  Counters `json:"reverse"`
@@ -30,8 +29,9 @@ type Edge struct {
 	DestinationEndpoints uint64 `json:"destinationEndpoints"`
 	Hours                uint64 `json:"hours"` // distinct hours with traffic
 
-	// DeniedLive and DeniedStaged count the distinct connections that the slot
-	// denied, established ones that a new revision judged again included.
+	// DeniedLive and DeniedStaged count the connections that the slot began to
+	// deny in the window, established ones that a new revision judged again
+	// included. They are at least 1 when anything was denied in it.
 	DeniedLive   uint64 `json:"deniedLive"`
 	DeniedStaged uint64 `json:"deniedStaged"`
 }
@@ -64,8 +64,7 @@ type Denial struct {
 	Reason      Reason    `json:"reason"`
 	Revision    uint32    `json:"revision"`
 
-	// Connections counts distinct ones, established ones that a new revision
-	// judged again included; see Edge.Answered for how exact it is.
+	// Connections counts as Edge.DeniedLive does.
 	Connections uint64    `json:"connections"`
 	Packets     uint64    `json:"packets"` // both ways
 	FirstSeen   time.Time `json:"firstSeen"`
@@ -78,7 +77,7 @@ type WorkloadStats struct {
 	Edges       uint64    `json:"edges"` // distinct ones
 	Connections uint64    `json:"connections"`
 	LastSeen    time.Time `json:"lastSeen"`
-	// WouldDeny counts the distinct connections the staged slot denied, by its
+	// WouldDeny counts the connections the staged slot denied, by its
 	// revision; Denied those the live slot denied, by its own.
 	WouldDeny map[uint32]uint64 `json:"wouldDeny"`
 	Denied    map[uint32]uint64 `json:"denied"`

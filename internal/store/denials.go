@@ -23,7 +23,7 @@ SELECT
     sum(forward_packets + reverse_packets) AS packets,
     min(first_seen),
     max(last_seen)
-FROM ` + edgeRows(`SLOT_verdict = 'deny' AND ({revision:UInt32} = 0 OR SLOT_revision = {revision:UInt32}) AND (`+atObserver+`)`) + `
+FROM ` + edgeRows + `
 GROUP BY ` + edgeKey + `, SLOT_reason, SLOT_revision
 ORDER BY denied DESC, packets DESC, ` + edgeKey + `, SLOT_reason, SLOT_revision
 LIMIT {limit:UInt64}`
@@ -39,10 +39,11 @@ func (s *Store) Denials(ctx context.Context, f DenialFilter) ([]flow.Denial, err
 	if !ok {
 		return nil, fmt.Errorf("denials: %s is neither live nor staged", f.Slot)
 	}
-	args := append(s.spanArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	text, args := s.over(query, fmt.Sprintf("%[1]s_verdict = 'deny' AND {revision:UInt32} IN (0, %[1]s_revision) AND ("+atObserver+")", f.Slot), f.Since, f.Until)
+	args = append(args, workloadArgs(f.Workload)...)
 	args = append(args, clickhouse.Named("revision", f.Revision), clickhouse.Named("limit", limitOr(f.Limit, defaultDenialLimit)))
 	var out []flow.Denial
-	err := s.each(ctx, "denials", query, args, func(rows driver.Rows) error {
+	err := s.each(ctx, "denials", text, args, func(rows driver.Rows) error {
 		var (
 			d                 flow.Denial
 			from, to          party

@@ -128,7 +128,7 @@ func TestStats(t *testing.T) {
 }
 
 func TestSlotQueriesAreComplete(t *testing.T) {
-	for _, q := range []string{denialQueries[flow.SlotLive], denialQueries[flow.SlotStaged], deniedLiveQuery, deniedStagedQuery} {
+	for _, q := range []string{denialQueries[flow.SlotLive], denialQueries[flow.SlotStaged], deniedQueries[flow.SlotLive], deniedQueries[flow.SlotStaged]} {
 		if strings.Contains(q, "SLOT") {
 			t.Errorf("a slot's name is missing in\n%s", q)
 		}

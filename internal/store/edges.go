@@ -38,7 +38,7 @@ SELECT
     greatest(sumIf(live_new, live_verdict = 'deny' AND {live_revision:UInt32} IN (0, live_revision)), least(1, rows_denied_live)),
     countIf(staged_verdict = 'deny' AND {staged_revision:UInt32} IN (0, staged_revision)) AS rows_denied_staged,
     greatest(sumIf(staged_new, staged_verdict = 'deny' AND {staged_revision:UInt32} IN (0, staged_revision)), least(1, rows_denied_staged))
-FROM ` + edgeRows(`({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8}) AND (`+atEitherEnd+`)`) + `
+FROM ` + edgeRows + `
 GROUP BY ` + edgeKey + `
 ORDER BY ` + edgeKey + `
 LIMIT {limit:UInt64}`
@@ -47,7 +47,8 @@ LIMIT {limit:UInt64}`
 // there are more of them than the limit.
 func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	limit := limitOr(f.Limit, defaultEdgeLimit)
-	args := append(s.spanArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	text, args := s.over(edgeQuery, "({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8}) AND ("+atEitherEnd+")", f.Since, f.Until)
+	args = append(args, workloadArgs(f.Workload)...)
 	args = append(args,
 		clickhouse.Named("direction", uint8(f.Direction)),
 		clickhouse.Named("live_revision", f.LiveRevision),
@@ -55,7 +56,7 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 		clickhouse.Named("limit", limit+1),
 	)
 	var out []flow.Edge
-	err := s.each(ctx, "edges", edgeQuery, args, func(rows driver.Rows) error {
+	err := s.each(ctx, "edges", text, args, func(rows driver.Rows) error {
 		var (
 			e             flow.Edge
 			from, to      party

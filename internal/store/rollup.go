@@ -21,16 +21,18 @@ const (
     source_endpoints, destination_endpoints`
 )
 
-// edgeRows returns the rows of a window that match a condition, as a subquery
-// with the columns edgeKey, judgements, edgeValues and hours. What lies wholly
-// in the window is read from the coarsest table; spanArgs has the bounds.
+// edgeRows stands in a query for the rows of a window that match a condition,
+// with the columns edgeKey, judgements, edgeValues and hours.
+const edgeRows = "EDGE_ROWS"
+
+// The parts of a window. What lies wholly in the window is read from the
+// coarsest table.
 //
 // An hour in which the window begins or ends counts when its first and last flow
 // overlap the window. Its rows are added up first: parts of one may lie in
 // several unmerged rows, whose bounds would depend on when ClickHouse last merged.
-func edgeRows(condition string) string {
-	return strings.NewReplacer("KEY", edgeKey, "JUDGEMENTS", judgements, "VALUES", edgeValues, "CONDITION", condition,
-		"HOUR_NUMBER", "initializeAggregation('groupBitmapState', toUInt32(intDiv(toUnixTimestamp(hour), 3600)))").Replace(`(
+const (
+	outerHours = `
 SELECT KEY, JUDGEMENTS, c AS connections, a AS answered, l AS live_new, s AS staged_new,
     fp AS forward_packets, fb AS forward_bytes, rp AS reverse_packets, rb AS reverse_bytes,
     first AS first_seen, last AS last_seen, se AS source_endpoints, de AS destination_endpoints, HOUR_NUMBER AS hours
@@ -48,28 +50,48 @@ FROM
       AND (CONDITION)
     GROUP BY hour, KEY, JUDGEMENTS
     HAVING last >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND first < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
-)
-UNION ALL
+)`
+	innerHours = `
 SELECT KEY, JUDGEMENTS, VALUES, HOUR_NUMBER AS hours
 FROM edges
 WHERE hour > toDateTime({first_hour:UInt32}, 'UTC') AND hour < toDateTime({last_hour:UInt32}, 'UTC')
   AND (hour < toDateTime({hours_end:UInt32}, 'UTC') OR hour >= toDateTime({hours_again:UInt32}, 'UTC'))
-  AND (CONDITION)
-UNION ALL
+  AND (CONDITION)`
+	wholeDays = `
 SELECT KEY, JUDGEMENTS, VALUES, hours
 FROM edge_days
 WHERE (day >= toDate({first_day:UInt16}) AND day < toDate({days_end:UInt16})
        OR day >= toDate({days_again:UInt16}) AND day < toDate({last_day:UInt16}))
-  AND (CONDITION)
-UNION ALL
+  AND (CONDITION)`
+	wholeMonths = `
 SELECT KEY, JUDGEMENTS, VALUES, hours
 FROM edge_months
 WHERE month >= toDate({first_month:UInt16}) AND month < toDate({last_month:UInt16})
-  AND (CONDITION)
-)`)
+  AND (CONDITION)`
+	hourNumber = "initializeAggregation('groupBitmapState', toUInt32(intDiv(toUnixTimestamp(hour), 3600)))"
+)
+
+// over returns a query with the rows of its window in the place of edgeRows, and
+// their arguments. Parts that are empty are left out: each takes milliseconds to
+// plan.
+func (s *Store) over(text, condition string, since, until time.Time) (string, []any) {
+	w := spansOf(since, until, time.Now(), s.cfg.Retention)
+	var parts []string
+	if w.firstHour.Before(w.hoursEnd) || w.hoursAgain.Before(w.until) {
+		parts = append(parts, outerHours, innerHours)
+	}
+	if w.firstDay.Before(w.daysEnd) || w.daysAgain.Before(w.lastDay) {
+		parts = append(parts, wholeDays)
+	}
+	if w.firstMonth.Before(w.lastMonth) {
+		parts = append(parts, wholeMonths)
+	}
+	rows := strings.NewReplacer("KEY", edgeKey, "JUDGEMENTS", judgements, "VALUES", edgeValues, "HOUR_NUMBER", hourNumber,
+		"CONDITION", condition).Replace("(" + strings.Join(parts, "\nUNION ALL") + ")")
+	return strings.Replace(text, edgeRows, rows, 1), w.args()
 }
 
-// Conditions of edgeRows.
+// Conditions on a window's rows.
 const (
 	atEitherEnd = `{any_workload:Bool}
        OR (source_namespace = {namespace:String} AND source_kind = {kind:String} AND source_name = {name:String})
@@ -141,8 +163,7 @@ func startOfMonth(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)
 }
 
-func (s *Store) spanArgs(since, until time.Time) []any {
-	w := spansOf(since, until, time.Now(), s.cfg.Retention)
+func (w *spans) args() []any {
 	args := []any{clickhouse.Named("since", w.since.UnixMicro()), clickhouse.Named("until", w.until.UnixMicro())}
 	for name, t := range map[string]time.Time{
 		"first_hour": w.firstHour, "hours_end": w.hoursEnd, "hours_again": w.hoursAgain, "last_hour": w.lastHour,

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -17,26 +18,27 @@ SELECT
     uniqExact(` + edgeKey + `),
     sum(connections),
     max(last_seen)
-FROM ` + edgeRows(`observer_name != ''`) + `
+FROM ` + edgeRows + `
 GROUP BY observer_namespace, observer_kind, observer_name
 ORDER BY observer_namespace, observer_kind, observer_name`
 
 var deniedQuery = `
 SELECT observer_namespace, observer_kind, observer_name, SLOT_revision, greatest(sum(SLOT_new), 1)
-FROM ` + edgeRows(`observer_name != '' AND SLOT_verdict = 'deny'`) + `
+FROM ` + edgeRows + `
 GROUP BY observer_namespace, observer_kind, observer_name, SLOT_revision`
 
-var (
-	deniedLiveQuery   = strings.ReplaceAll(deniedQuery, "SLOT", "live")
-	deniedStagedQuery = strings.ReplaceAll(deniedQuery, "SLOT", "staged")
-)
+var deniedQueries = map[flow.Slot]string{
+	flow.SlotLive:   strings.ReplaceAll(deniedQuery, "SLOT", "live"),
+	flow.SlotStaged: strings.ReplaceAll(deniedQuery, "SLOT", "staged"),
+}
 
 // Stats returns the totals of every workload that observed anything since the
 // start of the hour that since lies in, ordered by workload.
 func (s *Store) Stats(ctx context.Context, since time.Time) ([]flow.WorkloadStats, error) {
-	args := s.spanArgs(since.Truncate(time.Hour), time.Time{})
+	since = since.Truncate(time.Hour)
+	text, args := s.over(statsQuery, "observer_name != ''", since, time.Time{})
 	stats := map[flow.Workload]*flow.WorkloadStats{}
-	err := s.each(ctx, "stats", statsQuery, args, func(rows driver.Rows) error {
+	err := s.each(ctx, "stats", text, args, func(rows driver.Rows) error {
 		w := flow.WorkloadStats{WouldDeny: map[uint32]uint64{}, Denied: map[uint32]uint64{}}
 		if err := rows.Scan(append(workloadInto(&w.Workload), &w.Edges, &w.Connections, &w.LastSeen)...); err != nil {
 			return err
@@ -47,11 +49,12 @@ func (s *Store) Stats(ctx context.Context, since time.Time) ([]flow.WorkloadStat
 	if err != nil {
 		return nil, err
 	}
-	for query, counts := range map[string]func(*flow.WorkloadStats) map[uint32]uint64{
-		deniedLiveQuery:   func(w *flow.WorkloadStats) map[uint32]uint64 { return w.Denied },
-		deniedStagedQuery: func(w *flow.WorkloadStats) map[uint32]uint64 { return w.WouldDeny },
+	for slot, counts := range map[flow.Slot]func(*flow.WorkloadStats) map[uint32]uint64{
+		flow.SlotLive:   func(w *flow.WorkloadStats) map[uint32]uint64 { return w.Denied },
+		flow.SlotStaged: func(w *flow.WorkloadStats) map[uint32]uint64 { return w.WouldDeny },
 	} {
-		err := s.each(ctx, "stats", query, args, func(rows driver.Rows) error {
+		text, args := s.over(deniedQueries[slot], fmt.Sprintf("observer_name != '' AND %s_verdict = 'deny'", slot), since, time.Time{})
+		err := s.each(ctx, "stats", text, args, func(rows driver.Rows) error {
 			var w flow.Workload
 			var revision uint32
 			var count uint64

@@ -48,7 +48,7 @@ func (s *Store) Summary(ctx context.Context) (flow.Summary, error) {
 // judgedQuery has the slot's name in the place of SLOT.
 var judgedQuery = `
 SELECT greatest(sum(SLOT_new), least(toUInt64(1), count()))
-FROM ` + edgeRows(`SLOT_revision = {revision:UInt32} AND SLOT_verdict != 'unknown' AND (`+atObserver+`)`)
+FROM ` + edgeRows
 
 var judgedQueries = map[flow.Slot]string{
 	flow.SlotLive:   strings.ReplaceAll(judgedQuery, "SLOT", "live"),
@@ -62,9 +62,10 @@ func (s *Store) Judged(ctx context.Context, f DenialFilter) (uint64, error) {
 	if !ok || f.Workload == nil {
 		return 0, fmt.Errorf("judged: want a workload, and the slot live or staged, not %s", f.Slot)
 	}
-	args := append(s.spanArgs(f.Since, f.Until), workloadArgs(f.Workload)...)
+	text, args := s.over(query, fmt.Sprintf("%[1]s_revision = {revision:UInt32} AND %[1]s_verdict != 'unknown' AND ("+atObserver+")", f.Slot), f.Since, f.Until)
+	args = append(args, workloadArgs(f.Workload)...)
 	args = append(args, clickhouse.Named("revision", f.Revision))
 	var n uint64
-	err := s.each(ctx, "judged", query, args, func(rows driver.Rows) error { return rows.Scan(&n) })
+	err := s.each(ctx, "judged", text, args, func(rows driver.Rows) error { return rows.Scan(&n) })
 	return n, err
 }
