@@ -46,6 +46,9 @@ func (l layout) serverConfig() string    { return filepath.Join(l.RuntimeDir, "s
 func (l layout) bpffs() string           { return filepath.Join(l.RuntimeDir, "bpf") }
 func (l layout) controlDB() string       { return filepath.Join(l.StateDir, "control.db") }
 func (l layout) engineDir() string       { return filepath.Join(l.StateDir, "clickhouse") }
+func (l layout) backupDir() string       { return filepath.Join(l.StateDir, "backup") }   // while one is made
+func (l layout) restoreDir() string      { return filepath.Join(l.StateDir, "restore") }  // while one is made ready
+func (l layout) restoredDir() string     { return filepath.Join(l.StateDir, "restored") } // ready to take its place
 func (l layout) nodeDir(n string) string { return filepath.Join(l.StateDir, "nodes", n) }
 func (l layout) spoolDir(n string) string {
 	return filepath.Join(l.nodeDir(n), "spool")
@@ -256,7 +259,7 @@ func lockDir(dir, advice string) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is in use by another ringfence (process %s): %s", dir, strings.TrimSpace(string(holder)), advice)
+		return nil, &inUseError{dir: dir, holder: strings.TrimSpace(string(holder)), advice: advice}
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -265,4 +268,11 @@ func lockDir(dir, advice string) (unlock func(), err error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return func() { _ = f.Close() }, nil
+}
+
+// inUseError says that another process has the lock of a directory.
+type inUseError struct{ dir, holder, advice string }
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("%s is in use by another ringfence (process %s): %s", e.dir, e.holder, e.advice)
 }

@@ -55,6 +55,9 @@ func (s *stack) start(ctx context.Context) (err error) {
 	if s.unlock, err = s.server.takeLock(); err != nil {
 		return err
 	}
+	if err := s.server.finishRestore(); err != nil {
+		return err
+	}
 	if err := bpf.MountBPFFS(s.server.bpffs()); err != nil {
 		return err
 	}

@@ -22,9 +22,9 @@ type Snapshot struct {
 
 // SnapshotTable is one table with rows of its own.
 type SnapshotTable struct {
-	Name string
-	Dir  string // below Root; missing when the table has no rows
-	Rows uint64 // as many parts as are merged already: rows that will be added up count each
+	Name string `json:"name"`
+	Dir  string `json:"-"`    // below Root; missing when the table has no rows
+	Rows uint64 `json:"rows"` // rows that a merge will add up count each
 }
 
 const (

@@ -86,7 +86,7 @@ const (
 // Status, not an error; the error is that there is no Status at all.
 func (s *Store) Status(ctx context.Context, window time.Duration) (Status, error) {
 	st := Status{Database: s.cfg.Database, Cluster: s.cfg.Cluster, Problems: []string{}, Tables: []TableStatus{}, Nodes: []NodeStatus{}}
-	target, err := newestStep()
+	target, err := NewestStep()
 	if err != nil {
 		return st, err
 	}
@@ -130,8 +130,8 @@ func (s *Store) servers() []Replica {
 	return []Replica{{Addr: s.cfg.Addrs[0]}}
 }
 
-// newestStep is the last that this ringfence knows.
-func newestStep() (int64, error) {
+// NewestStep is the last step of the schema that this ringfence knows.
+func NewestStep() (int64, error) {
 	names, err := fs.Glob(migrations.FS, "*.sql") // in order
 	if err != nil {
 		return 0, fmt.Errorf("load migrations: %w", err)

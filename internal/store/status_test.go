@@ -69,7 +69,7 @@ func wantProblems(t *testing.T, st Status, want ...string) {
 
 func TestStatusOfASchemaThatIsBehind(t *testing.T) {
 	s := empty(t)
-	target, err := newestStep()
+	target, err := NewestStep()
 	if err != nil {
 		t.Fatal(err)
 	}
