@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/spool"
 	"github.com/ringfence/ringfence/internal/statefile"
+	"github.com/ringfence/ringfence/internal/store"
 )
 
 // Where a server keeps its state, and where it puts what lives until reboot.
@@ -123,16 +124,17 @@ func isOwn(dir string) bool {
 // serverConfig is what up and demo hand to the server process.
 type serverConfig struct {
 	layout
-	Listen        string        `json:"listen"`        // host:port of the API and the UI
-	TLSCert       string        `json:"tlsCert"`       // with TLSKey: needed off loopback
-	TLSKey        string        `json:"tlsKey"`        //
-	Inventory     string        `json:"inventory"`     // path of the YAML file
-	ClickHouse    storeFlags    `json:"clickhouse"`    // no address embeds the engine
-	EngineLibrary string        `json:"engineLibrary"` // path of libchdb.so; empty looks beside the binary
-	WarmUp        time.Duration `json:"warmUp"`        // observed for so long before an endpoint may be enforced
-	Confirm       time.Duration `json:"confirm"`       // a node goes back unless confirmed in this time
-	Guard         time.Duration `json:"guard"`         // after enforcing, denials of what was allowed roll back for so long
-	MinWindow     time.Duration `json:"minWindow"`     // the least observation for "ready to enforce"
+	Listen        string          `json:"listen"`        // host:port of the API and the UI
+	TLSCert       string          `json:"tlsCert"`       // with TLSKey: needed off loopback
+	TLSKey        string          `json:"tlsKey"`        //
+	Inventory     string          `json:"inventory"`     // path of the YAML file
+	ClickHouse    storeFlags      `json:"clickhouse"`    // no address embeds the engine
+	Retention     store.Retention `json:"retention"`     // how long the tables keep rows
+	EngineLibrary string          `json:"engineLibrary"` // path of libchdb.so; empty looks beside the binary
+	WarmUp        time.Duration   `json:"warmUp"`        // observed for so long before an endpoint may be enforced
+	Confirm       time.Duration   `json:"confirm"`       // a node goes back unless confirmed in this time
+	Guard         time.Duration   `json:"guard"`         // after enforcing, denials of what was allowed roll back for so long
+	MinWindow     time.Duration   `json:"minWindow"`     // the least observation for "ready to enforce"
 }
 
 // serverReady is the server's ready line.

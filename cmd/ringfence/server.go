@@ -169,6 +169,7 @@ func (s *server) openStore(ctx context.Context) error {
 }
 
 func (s *server) connectStore(ctx context.Context, access storeAccess) error {
+	access.Retention = s.cfg.Retention
 	opened, err := access.open(ctx, s.registry)
 	if err != nil {
 		return err
@@ -254,6 +255,7 @@ func (s *server) restartEngine(ctx context.Context) error {
 		return err
 	}
 	access := accessTo(s.engine)
+	access.Retention = s.cfg.Retention
 	opened, err := access.open(ctx, nil)
 	if err != nil {
 		s.logger.Error("connect to the embedded ClickHouse", "error", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,9 @@ type SnapshotTable struct {
 	Name string `json:"name"`
 	Dir  string `json:"-"`    // below Root; missing when the table has no rows
 	Rows uint64 `json:"rows"` // rows that a merge will add up count each
+	Days int    `json:"days"` // how long rows are kept; 0 is for good
+
+	lifetime string // the expression of the time that Days count from
 }
 
 const (
@@ -74,9 +78,9 @@ func (s *Store) Snapshot(ctx context.Context) (snap Snapshot, err error) {
 	return snap, nil
 }
 
-// Restore gives an empty database the schema of snap, lets place put each
-// table's parts into a directory, takes them in, and then migrates the schema
-// to the newest step.
+// Restore gives an empty database the schema and the retention of snap, lets
+// place put each table's parts into a directory, takes them in, and then
+// migrates the schema to the newest step.
 func (s *Store) Restore(ctx context.Context, snap Snapshot, place func(table, dir string) error) error {
 	if err := s.migrateTo(ctx, snap.Step); err != nil {
 		return err
@@ -89,6 +93,13 @@ func (s *Store) Restore(ctx context.Context, snap Snapshot, place func(table, di
 		i := slices.IndexFunc(tables, func(t SnapshotTable) bool { return t.Name == want.Name })
 		if i < 0 {
 			return fmt.Errorf("step %d of the schema has no table %q, which the snapshot holds: restore it with the ringfence that made it", snap.Step, want.Name)
+		}
+		// Before there are rows that a shorter time would have deleted.
+		if t := &tables[i]; want.Days > 0 && t.Days > 0 && want.Days != t.Days {
+			// The expression is the server's own, out of its definition of the table.
+			if err := s.conn.Exec(ctx, fmt.Sprintf("ALTER TABLE `%s` MODIFY TTL %s + INTERVAL %d DAY DELETE", t.Name, t.lifetime, want.Days)); err != nil {
+				return s.explain("set retention of "+t.Name, err)
+			}
 		}
 		if err := place(want.Name, strings.TrimSuffix(tables[i].Dir, "/")+"/detached"); err != nil {
 			return err
@@ -105,7 +116,7 @@ func (s *Store) Restore(ctx context.Context, snap Snapshot, place func(table, di
 	if left > 0 {
 		return fmt.Errorf("clickhouse did not take in %d parts: see its log", left)
 	}
-	return s.Migrate(ctx)
+	return s.migrateTo(ctx, math.MaxInt64)
 }
 
 // step is the newest step of the schema that has run.
@@ -117,12 +128,14 @@ func (s *Store) step(ctx context.Context) (int64, error) {
 
 // ownTables are the tables with rows of their own, the record of steps excepted.
 func (s *Store) ownTables(ctx context.Context) (out []SnapshotTable, err error) {
-	const query = `SELECT name, data_paths[1], ifNull(total_rows, 0) FROM system.tables
+	const query = `SELECT name, data_paths[1], ifNull(total_rows, 0), create_table_query FROM system.tables
 		WHERE database = currentDatabase() AND endsWith(engine, 'MergeTree') AND name != {versions:String} AND NOT startsWith(name, '.')
 		ORDER BY name`
 	err = s.each(ctx, "list tables", query, []any{clickhouse.Named("versions", versionTable)}, func(rows driver.Rows) error {
 		var t SnapshotTable
-		err := rows.Scan(&t.Name, &t.Dir, &t.Rows)
+		var definition string
+		err := rows.Scan(&t.Name, &t.Dir, &t.Rows, &definition)
+		t.lifetime, t.Days = lifetimeIn(definition)
 		out = append(out, t)
 		return err
 	})

@@ -112,6 +112,26 @@ func TestSnapshotIsOneMomentOfAllTables(t *testing.T) {
 	}
 }
 
+func TestRestoreKeepsTheRetention(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Retention.Flows = 90 * day
+	s, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // the test is over
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustInsert(t, s, token(1), connections(3, time.Now().Add(-60*day))...)
+	to := empty(t)
+	restore(t, to, snapshot(t, s))
+	mustExec(t, to, "OPTIMIZE TABLE flows FINAL") // deletes what is too old
+	if n := ask(t, to, "SELECT count() FROM flows"); n != 3 {
+		t.Errorf("%d rows are left, want 3", n)
+	}
+}
+
 func TestSnapshotThatWasKilledOpensByItself(t *testing.T) {
 	s := migrated(t)
 	mustExec(t, s, fmt.Sprintf("ALTER TABLE flows ADD CONSTRAINT snapshot_is_made CHECK toUnixTimestamp(now()) >= %d", time.Now().Add(2*time.Second).Unix()))

@@ -191,21 +191,28 @@ ORDER BY name`
 	return err
 }
 
-// lifetimePattern finds the time that a table's rows are kept by, and for how long.
 var lifetimePattern = regexp.MustCompile(`\bTTL (.+?) \+ toIntervalDay\((\d+)\)`)
+
+// lifetimeIn finds in a table's definition the expression of the time that its
+// rows are kept from, and for how many days.
+func lifetimeIn(definition string) (from string, days int) {
+	m := lifetimePattern.FindStringSubmatch(definition)
+	if m == nil {
+		return "", 0
+	}
+	days, _ = strconv.Atoi(m[2]) // the server wrote digits
+	return m[1], days
+}
 
 // span fills in how far back the rows of t go, and may.
 func (s *Store) span(ctx context.Context, t *TableStatus, definition string) error {
-	m := lifetimePattern.FindStringSubmatch(definition)
-	if m == nil {
-		return nil
-	}
-	t.RetentionDays, _ = strconv.Atoi(m[2]) // the server wrote digits
-	if t.Rows == 0 {
+	var from string
+	from, t.RetentionDays = lifetimeIn(definition)
+	if t.Rows == 0 || from == "" {
 		return nil
 	}
 	// The server's own words, out of its definition of the table.
-	query := fmt.Sprintf("SELECT toDateTime(min(%s), 'UTC'), toDateTime(max(%[1]s), 'UTC') FROM `%s`", m[1], t.Name)
+	query := fmt.Sprintf("SELECT toDateTime(min(%s), 'UTC'), toDateTime(max(%[1]s), 'UTC') FROM `%s`", from, t.Name)
 	return s.each(ctx, "status", query, nil, func(rows driver.Rows) error { return rows.Scan(&t.Oldest, &t.Newest) })
 }
 
