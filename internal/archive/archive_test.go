@@ -75,7 +75,9 @@ func TestDamageIsRefusedWhole(t *testing.T) {
 		flipped := bytes.Clone(whole)
 		flipped[i] ^= 1
 		try("flipped", flipped)
-		try("cut", whole[:i])
+		if i%16 == 0 || i+40 > len(whole) {
+			try("cut", whole[:i])
+		}
 	}
 	try("longer", append(bytes.Clone(whole), 0))
 }
