@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/spool"
 	"github.com/ringfence/ringfence/internal/statefile"
+	"github.com/ringfence/ringfence/internal/store"
 )
 
 // Where a server keeps its state, and where it puts what lives until reboot.
@@ -46,6 +47,9 @@ func (l layout) serverConfig() string    { return filepath.Join(l.RuntimeDir, "s
 func (l layout) bpffs() string           { return filepath.Join(l.RuntimeDir, "bpf") }
 func (l layout) controlDB() string       { return filepath.Join(l.StateDir, "control.db") }
 func (l layout) engineDir() string       { return filepath.Join(l.StateDir, "clickhouse") }
+func (l layout) backupDir() string       { return filepath.Join(l.StateDir, "backup") }   // while one is made
+func (l layout) restoreDir() string      { return filepath.Join(l.StateDir, "restore") }  // while one is made ready
+func (l layout) restoredDir() string     { return filepath.Join(l.StateDir, "restored") } // ready to take its place
 func (l layout) nodeDir(n string) string { return filepath.Join(l.StateDir, "nodes", n) }
 func (l layout) spoolDir(n string) string {
 	return filepath.Join(l.nodeDir(n), "spool")
@@ -120,16 +124,17 @@ func isOwn(dir string) bool {
 // serverConfig is what up and demo hand to the server process.
 type serverConfig struct {
 	layout
-	Listen        string        `json:"listen"`        // host:port of the API and the UI
-	TLSCert       string        `json:"tlsCert"`       // with TLSKey: needed off loopback
-	TLSKey        string        `json:"tlsKey"`        //
-	Inventory     string        `json:"inventory"`     // path of the YAML file
-	ClickHouse    storeFlags    `json:"clickhouse"`    // no address embeds the engine
-	EngineLibrary string        `json:"engineLibrary"` // path of libchdb.so; empty looks beside the binary
-	WarmUp        time.Duration `json:"warmUp"`        // observed for so long before an endpoint may be enforced
-	Confirm       time.Duration `json:"confirm"`       // a node goes back unless confirmed in this time
-	Guard         time.Duration `json:"guard"`         // after enforcing, denials of what was allowed roll back for so long
-	MinWindow     time.Duration `json:"minWindow"`     // the least observation for "ready to enforce"
+	Listen        string          `json:"listen"`        // host:port of the API and the UI
+	TLSCert       string          `json:"tlsCert"`       // with TLSKey: needed off loopback
+	TLSKey        string          `json:"tlsKey"`        //
+	Inventory     string          `json:"inventory"`     // path of the YAML file
+	ClickHouse    storeFlags      `json:"clickhouse"`    // no address embeds the engine
+	Retention     store.Retention `json:"retention"`     // how long the tables keep rows
+	EngineLibrary string          `json:"engineLibrary"` // path of libchdb.so; empty looks beside the binary
+	WarmUp        time.Duration   `json:"warmUp"`        // observed for so long before an endpoint may be enforced
+	Confirm       time.Duration   `json:"confirm"`       // a node goes back unless confirmed in this time
+	Guard         time.Duration   `json:"guard"`         // after enforcing, denials of what was allowed roll back for so long
+	MinWindow     time.Duration   `json:"minWindow"`     // the least observation for "ready to enforce"
 }
 
 // serverReady is the server's ready line.
@@ -256,7 +261,7 @@ func lockDir(dir, advice string) (unlock func(), err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is in use by another ringfence (process %s): %s", dir, strings.TrimSpace(string(holder)), advice)
+		return nil, &inUseError{dir: dir, holder: strings.TrimSpace(string(holder)), advice: advice}
 	}
 	if err := f.Truncate(0); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -265,4 +270,11 @@ func lockDir(dir, advice string) (unlock func(), err error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return func() { _ = f.Close() }, nil
+}
+
+// inUseError says that another process has the lock of a directory.
+type inUseError struct{ dir, holder, advice string }
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("%s is in use by another ringfence (process %s): %s", e.dir, e.holder, e.advice)
 }

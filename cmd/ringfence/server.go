@@ -149,9 +149,7 @@ func (s *server) openStore(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return s.connectStore(ctx, storeAccess{
-			Addrs: f.Addrs, Cluster: f.Cluster, User: f.User, Password: password, Database: database, TLS: f.TLS,
-		})
+		return s.connectStore(ctx, f.access(password))
 	}
 	var err error
 	s.engine, err = clickhouse.New(clickhouse.Config{
@@ -164,18 +162,14 @@ func (s *server) openStore(ctx context.Context) error {
 	if err := s.engine.Start(ctx); err != nil {
 		return err
 	}
-	if err := s.connectStore(ctx, s.engineAccess()); err != nil {
+	if err := s.connectStore(ctx, accessTo(s.engine)); err != nil {
 		return errors.Join(err, s.engine.Stop(context.WithoutCancel(ctx)))
 	}
 	return nil
 }
 
-func (s *server) engineAccess() storeAccess {
-	c := s.engine.Credentials()
-	return storeAccess{Addrs: []string{c.Addr}, User: c.User, Password: c.Password, Database: database}
-}
-
 func (s *server) connectStore(ctx context.Context, access storeAccess) error {
+	access.Retention = s.cfg.Retention
 	opened, err := access.open(ctx, s.registry)
 	if err != nil {
 		return err
@@ -260,7 +254,8 @@ func (s *server) restartEngine(ctx context.Context) error {
 		s.logger.Error("start the embedded ClickHouse", "error", err)
 		return err
 	}
-	access := s.engineAccess()
+	access := accessTo(s.engine)
+	access.Retention = s.cfg.Retention
 	opened, err := access.open(ctx, nil)
 	if err != nil {
 		s.logger.Error("connect to the embedded ClickHouse", "error", err)

@@ -48,6 +48,9 @@ type storeAccess struct {
 	Password string   `json:"password"`
 	Database string   `json:"database"`
 	TLS      storeTLS `json:"tls"`
+	// Retention decides what is too old to be stored among the flows, and where
+	// reads find older times.
+	Retention store.Retention `json:"retention"`
 }
 
 func (f *storeFlags) register(cmd *cobra.Command) {
@@ -164,7 +167,7 @@ func (a storeAccess) open(ctx context.Context, reg prometheus.Registerer) (*stor
 		return nil, err
 	}
 	return store.Open(ctx, store.Config{
-		Addrs: a.Addrs, Cluster: a.Cluster, User: a.User, Password: a.Password, Database: a.Database, TLS: cfg,
+		Addrs: a.Addrs, Cluster: a.Cluster, User: a.User, Password: a.Password, Database: a.Database, TLS: cfg, Retention: a.Retention,
 		PasswordHelp: "set them with --clickhouse-user and --clickhouse-password-file or $" + passwordEnv, Registerer: reg,
 	})
 }

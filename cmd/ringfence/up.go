@@ -55,6 +55,9 @@ func (s *stack) start(ctx context.Context) (err error) {
 	if s.unlock, err = s.server.takeLock(); err != nil {
 		return err
 	}
+	if err := s.server.finishRestore(); err != nil {
+		return err
+	}
 	if err := bpf.MountBPFFS(s.server.bpffs()); err != nil {
 		return err
 	}
@@ -154,6 +157,7 @@ type serverFlags struct {
 	listen, tlsCert, tlsKey string
 	clickhouse              storeFlags
 	engineLibrary           string
+	retention               retentionFlags
 }
 
 func (f *serverFlags) register(cmd *cobra.Command, listen string) {
@@ -163,6 +167,7 @@ func (f *serverFlags) register(cmd *cobra.Command, listen string) {
 	fs.StringVar(&f.tlsKey, "tls-key", "", "key file of --tls-cert")
 	f.clickhouse.register(cmd)
 	fs.StringVar(&f.engineLibrary, "engine-library", "", "path of libchdb.so (default: beside this binary)")
+	f.retention.register(cmd)
 }
 
 // config checks the flags, among them that the address can be listened on.
@@ -171,6 +176,10 @@ func (f *serverFlags) config() (serverConfig, error) {
 		return serverConfig{}, errors.New("--tls-cert and --tls-key go together")
 	}
 	if err := f.clickhouse.check(); err != nil {
+		return serverConfig{}, err
+	}
+	keep, err := f.retention.retention()
+	if err != nil {
 		return serverConfig{}, err
 	}
 	if _, _, err := net.SplitHostPort(f.listen); err != nil {
@@ -194,7 +203,7 @@ func (f *serverFlags) config() (serverConfig, error) {
 	}
 	return serverConfig{
 		Listen: f.listen, TLSCert: f.tlsCert, TLSKey: f.tlsKey,
-		ClickHouse: f.clickhouse, EngineLibrary: f.engineLibrary,
+		ClickHouse: f.clickhouse, EngineLibrary: f.engineLibrary, Retention: keep,
 	}, nil
 }
 

@@ -30,6 +30,7 @@ const (
 	codeUnknownSetting      = 115
 	codeTooManyResultRows   = 396
 	codeSettingConstraint   = 452
+	codeConstraint          = 469
 	codeAccessDenied        = 497
 	codeAuthenticationError = 516
 
@@ -109,6 +110,8 @@ func (s *Store) explainException(op, addr string, e *clickhouse.Exception) error
 		return &query.LimitError{Err: fmt.Errorf("clickhouse gave up the query (%s): ask for a shorter time or for one workload: %w", op, brief(e))}
 	case codeMemoryLimit:
 		return &query.LimitError{Err: fmt.Errorf("clickhouse is short of memory (%s): ask for a shorter time or for one workload, or give it more memory: %w", op, brief(e))}
+	case codeConstraint:
+		return fmt.Errorf("clickhouse takes no flows at the moment (%s): a backup or a migration runs, and the batch waits for its end: %w", op, brief(e))
 	case codeNoSpace:
 		return fmt.Errorf("the disk of clickhouse at %s is full (%s): make room: %w", addr, op, brief(e))
 	}

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -62,8 +60,6 @@ func (r *Retention) lifetimes() []lifetime {
 	}
 }
 
-var ttlPattern = regexp.MustCompile(`\bTTL .*toIntervalDay\((\d+)\)`)
-
 // retain makes the tables keep rows for as long as configured. What is already
 // there follows when it is merged.
 func (s *Store) retain(ctx context.Context, db *sql.DB) error {
@@ -97,10 +93,8 @@ func (s *Store) kept(ctx context.Context, db *sql.DB) (out map[string]time.Durat
 		if err := rows.Scan(&name, &statement); err != nil {
 			return nil, err
 		}
-		if m := ttlPattern.FindStringSubmatch(statement); m != nil {
-			if days, err := strconv.Atoi(m[1]); err == nil {
-				out[name] = time.Duration(days) * day
-			}
+		if _, days := lifetimeIn(statement); days > 0 {
+			out[name] = time.Duration(days) * day
 		}
 	}
 	return out, rows.Err()

@@ -3,10 +3,13 @@
 package clickhousetest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,10 +38,7 @@ var shared struct {
 // or, in a child, the engine.
 func Main(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == EngineCommand {
-		if err := clickhouse.RunEngine(os.Args[2:]); err != nil {
-			os.Exit(1) // the parent was told why
-		}
-		os.Exit(0)
+		runEngine(os.Args[2:])
 	}
 	code := m.Run()
 	if err := stop(); err != nil {
@@ -46,6 +46,41 @@ func Main(m *testing.M) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// runEngine is the engine's process. Elements that Profile gave come first.
+func runEngine(args []string) {
+	if profile, ok := strings.CutPrefix(args[0], profileFlag); ok {
+		args = args[1:]
+		if err := addToProfile(args[slices.Index(args, "--data-dir")+1], profile); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	if err := clickhouse.RunEngine(args); err != nil {
+		os.Exit(1) // the parent was told why
+	}
+	os.Exit(0)
+}
+
+const profileFlag = "--test-profile="
+
+// Profile makes the profile of an engine's user hold further elements, in the
+// XML of users.xml, as the owner of another ClickHouse might have it.
+func Profile(cfg *clickhouse.Config, elements string) {
+	cfg.Command = append(cfg.Command, profileFlag+elements)
+}
+
+func addToProfile(dataDir, elements string) error {
+	path := filepath.Join(dataDir, "users.xml")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if strings.Contains(elements, "<async_insert>") { // is there already, and must not be there twice
+		b = bytes.Replace(b, []byte("<async_insert>0</async_insert>"), nil, 1)
+	}
+	return os.WriteFile(path, bytes.Replace(b, []byte("</default>"), []byte(elements+"</default>"), 1), 0o600)
 }
 
 // Start returns the address, user and password of the test binary's engine.
