@@ -172,6 +172,9 @@ func (x *Index) Peer(addr netip.Addr, node string) policy.PeerFacts {
 	return out
 }
 
+// Names returns the DNS names that an address was seen to have.
+func (x *Index) Names(addr netip.Addr) []string { return x.names[addr.Unmap()] }
+
 // NamedPorts returns those of the endpoint that has an address; nil for others.
 func (x *Index) NamedPorts(addr netip.Addr) []policy.NamedPort {
 	if o := x.owners[addr.Unmap()]; o.Endpoint != nil {
