@@ -51,15 +51,14 @@ type Split struct {
 // curvePoints is how many points a curve has.
 const curvePoints = 24
 
-// minSlices is the least number of hours that say anything about others.
-const minSlices = 4
+// minDays is the least number of days that say anything about others.
+const minDays = 4
 
 // measure fills in r's completeness and what is missing of it.
 func (v *view) measure(ctx context.Context, r *Recommendation, learned []learnedEdge) error {
 	c := &r.Completeness
 	c.WeekHours = v.weekHours(r.Workload)
 	from := v.watchedFrom(r.Workload)
-	hours := int((v.window.Until.Sub(from) + time.Hour - 1) / time.Hour)
 	c.Curve = curve(learned, from, v.window.Until)
 	if known := v.workloads[r.Workload]; known != nil {
 		c.Replicas = len(known.Endpoints)
@@ -77,11 +76,13 @@ func (v *view) measure(ctx context.Context, r *Recommendation, learned []learned
 			own = e.DestinationEndpoints
 		}
 		c.SeenReplicas = max(c.SeenReplicas, min(int(own), c.Replicas))
-		seen = append(seen, Incidence{Slices: int(e.Hours), Connections: float64(count(e))})
+		seen = append(seen, Incidence{Slices: int(e.Days), Connections: float64(count(e))})
 	}
-	if hours >= minSlices && len(learned) > 0 {
-		estimate := EstimateUnseen(seen, hours)
+	if days := int(v.window.Until.Sub(from) / (24 * time.Hour)); days >= minDays && len(learned) > 0 {
+		estimate := EstimateUnseen(seen, days)
 		c.Estimate = &estimate
+	}
+	if len(learned) > 0 {
 		var err error
 		if c.Split, err = v.split(ctx, r, from); err != nil {
 			return err
@@ -227,8 +228,8 @@ func (v *view) missingOfCompleteness(r *Recommendation) {
 	if v.cfg.MaxUnseen >= 1 || len(r.Rules) == 0 {
 		return
 	}
-	if e := c.Estimate; e != nil && e.High > v.cfg.MaxUnseen {
-		missing("up to %s of connections may be on edges not seen yet; want at most %s", percent(e.High), percent(v.cfg.MaxUnseen))
+	if e := c.Estimate; e != nil && e.Unseen > v.cfg.MaxUnseen {
+		missing("%s of connections are estimated to be on edges not seen yet; want at most %s", percent(e.Unseen), percent(v.cfg.MaxUnseen))
 	}
 	if s := c.Split; s != nil && s.Share > v.cfg.MaxUnseen {
 		missing("what the earlier half taught would deny %s of the later half's connections, on %s; want at most %s",

@@ -26,15 +26,15 @@ type Estimate struct {
 	UnseenEdges float64 `json:"unseenEdges"`
 }
 
-// boundZ is the normal quantile of the interval's ends, 1 % beyond each. That is
-// wider than the 95 % that it is to cover, because few edges and uneven ones make
-// the approximations below optimistic.
-const boundZ = 2.326
+// boundZ is the normal quantile of the interval's ends. It is wider than the 95 %
+// that the interval is to cover, because few edges of very different size make
+// the approximations below optimistic; docs/learning.md says how it was chosen.
+const boundZ = 3.0
 
 // EstimateUnseen estimates from edges seen in slices of time what was not seen.
 //
-// The slice is the unit of sampling, since connections of one edge come together:
-// an edge that opens a thousand within a minute was seen once. The share is the
+// The slice, a day, is the unit of sampling, since connections of one edge come
+// together: an edge that opens a thousand within some hours was seen once. The share is the
 // Good–Turing estimate (I. J. Good, Biometrika 40, 1953) on such incidences,
 // weighted by connections: those on edges of a single slice, of all. It is what
 // leaving out one slice at a time finds: the part of it that the others would not
@@ -42,15 +42,15 @@ const boundZ = 2.326
 //
 // Its variance is that of the edges of one slice, once more for the chance of the
 // time to come, and twice that of the edges of two slices (W. W. Esty, Annals of
-// Statistics 11, 1983). The bounds are those of a weighted sum of Poisson counts
-// by the gamma distribution (M. P. Fay, E. J. Feuer, Statistics in Medicine 16,
-// 1997), which hold for a count of nothing too: the upper one then is the rule of
-// three, for one edge as busy, in a slice, as the busiest of the rare ones. The
-// normal upper bound, with all of the variance, counts where it is higher. Unseen
+// Statistics 11, 1983). The lower bound is the normal one. The upper is that of a
+// weighted sum of Poisson counts by the gamma distribution (M. P. Fay, E. J.
+// Feuer, Statistics in Medicine 16, 1997), which holds for a count of nothing
+// too: then it is the rule of three, for one edge as busy, in a slice, as the
+// busiest of the rare ones. The normal one counts where it is higher. Unseen
 // edges are counted by A. Chao's lower bound for incidences (Biometrics 43, 1987).
 //
-// All of it takes slices to be alike. What happens at hours that were not
-// watched, or later for the first time, no estimate knows.
+// All of it takes slices to be alike. What happens on days that were not watched,
+// or later for the first time, no estimate knows.
 func EstimateUnseen(edges []Incidence, slices int) Estimate {
 	e := Estimate{Slices: slices, Edges: len(edges)}
 	var total, once, poisson, twice, weight, mean float64
@@ -78,21 +78,18 @@ func EstimateUnseen(edges []Incidence, slices int) Estimate {
 	}
 	weight = max(weight, mean)
 	e.Unseen = once / total
-	if once > 0 {
-		e.Low = poisson / (2 * once) * chiSquare(2*once*once/poisson, -boundZ) / total
-	}
+	e.Low = max(once-boundZ*math.Sqrt(poisson+twice), 0) / total
 	upper, spread := once+weight, poisson+weight*weight
 	gamma := spread / (2 * upper) * chiSquare(2*upper*upper/spread, boundZ)
 	normal := upper + boundZ*math.Sqrt(spread+twice)
 	e.High = min(max(gamma, normal)/total, 1)
-	e.Low = min(e.Low, e.Unseen)
 	q1, q2, t := float64(e.Once), float64(e.Twice), float64(max(slices, 1))
 	e.UnseenEdges = (t - 1) / t * q1 * (q1 - 1) / (2 * (q2 + 1))
 	return e
 }
 
 // rareSlices: edges of so few slices say how busy a rare edge is.
-const rareSlices = 8
+const rareSlices = 3
 
 // chiSquare returns the quantile of the chi-square distribution with df degrees
 // of freedom that lies where the normal one has z (E. B. Wilson, M. M. Hilferty,
