@@ -186,6 +186,7 @@ func (a *Analyzer) Recommend(ctx context.Context, w flow.Workload, window Window
 	if err != nil {
 		return nil, err
 	}
+	v.times = true
 	r, err := v.recommend(ctx, w)
 	a.metrics.recommended(start, err)
 	return r, err
@@ -198,6 +199,7 @@ func (a *Analyzer) RecommendAll(ctx context.Context, window Window) ([]*Recommen
 	if err != nil {
 		return nil, err
 	}
+	v.times = true
 	if err := v.loadAll(ctx); err != nil {
 		return nil, err
 	}
@@ -242,6 +244,7 @@ type view struct {
 	index      *inventory.Index
 	hours      map[string]*weekCover // by node, as far as they were asked for
 	halved     map[int64][2]*view    // by the time of the cut
+	times      bool                  // days and hours of the week are wanted
 }
 
 func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
@@ -315,7 +318,7 @@ func (v *view) edgesOf(ctx context.Context, w flow.Workload) ([]flow.Edge, error
 
 // read returns edges in one order, whatever the source's was.
 func (v *view) read(ctx context.Context, w *flow.Workload) ([]flow.Edge, error) {
-	edges, err := v.source.Edges(ctx, flow.EdgeFilter{Workload: w, Since: v.window.Since, Until: v.window.Until, Limit: maxEdges})
+	edges, err := v.source.Edges(ctx, flow.EdgeFilter{Workload: w, Since: v.window.Since, Until: v.window.Until, Times: v.times, Limit: maxEdges})
 	if err != nil {
 		return nil, fmt.Errorf("read edges: %w", err)
 	}

@@ -188,7 +188,7 @@ func (v *view) part(since, until time.Time) *view {
 	p := *v
 	p.window = Window{Since: since, Until: until}
 	p.edges, p.services, p.halved = map[flow.Workload][]flow.Edge{}, map[flow.Workload]map[service]bool{}, nil
-	p.complete = false
+	p.complete, p.times = false, false
 	return &p
 }
 

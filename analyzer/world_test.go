@@ -221,6 +221,9 @@ func (w *world) Edges(_ context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 		if e.LastSeen.Before(f.Since) || !e.FirstSeen.Before(f.Until) {
 			continue
 		}
+		if !f.Times {
+			e.Days, e.WeekHours = 0, flow.WeekHours{}
+		}
 		if f.Workload == nil || e.Source.Workload == *f.Workload || e.Destination.Workload == *f.Workload {
 			out = append(out, e)
 		}

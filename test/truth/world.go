@@ -204,7 +204,12 @@ func (w *World) Edges(_ context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 	out := make([]flow.Edge, 0, len(order))
 	for _, t := range order {
 		t.edge.SourceEndpoints, t.edge.DestinationEndpoints = uint64(len(t.clients)), uint64(len(t.servers))
-		t.edge.Hours, t.edge.Days = uint64(len(t.hours)), uint64(len(t.days))
+		t.edge.Hours = uint64(len(t.hours))
+		if f.Times {
+			t.edge.Days = uint64(len(t.days))
+		} else {
+			t.edge.WeekHours = flow.WeekHours{}
+		}
 		out = append(out, *t.edge)
 	}
 	return out, nil
