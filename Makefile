@@ -126,6 +126,12 @@ fuzz: ## Fuzz every parser for FUZZTIME (default 20s) each
 		done; \
 	done
 
+.PHONY: bench-accuracy
+bench-accuracy: ## Learn two published applications in ten scenarios, beside a peer, write build/bench/accuracy.json
+	@mkdir -p $(BUILD)/bench
+	cd test/bench/accuracy && go build -o $(abspath $(BUILD))/bench/accuracy .
+	./$(BUILD)/bench/accuracy -output $(BUILD)/bench/accuracy.json $(ARGS)
+
 .PHONY: bench-datapath
 bench-datapath: ## Measure the datapath against nftables, write build/bench/datapath.json (root)
 	@$(call apt,$(APT_BENCH))
@@ -157,6 +163,7 @@ lint: ui/node_modules ## Run every linter
 	go vet ./...
 	$(TOOL) golangci-lint run ./...
 	cd test/conformance && go vet ./... && $(TOOL) golangci-lint run ./...
+	cd test/bench/accuracy && go vet ./... && $(TOOL) golangci-lint run ./...
 	cd ui && npm run lint --silent
 
 .PHONY: format

@@ -23,8 +23,17 @@ var (
 // Config holds the thresholds of learning. The zero value gets the defaults.
 type Config struct {
 	// MinCovered is how long every node of a workload must have been watching
-	// before the workload may be enforced. Default 24h.
+	// before the workload may be enforced. Default 168h: what is done once a week
+	// is seen once.
 	MinCovered time.Duration
+	// MinWeekHours is how many of the 168 hours of the week must have been watched
+	// without a loss. Default: those of MinCovered, at most 168.
+	MinWeekHours int
+	// MaxUnseen is the largest share of connections that the estimate (not its
+	// upper bound, which weeks of few edges cannot bring down) and the check of the
+	// later half may leave to edges that nobody saw. Default 0.05, or
+	// 1 where MinCovered is below a day and there is nothing to estimate from.
+	MaxUnseen float64
 	// MinShare is the share of the time since the first heartbeat that must be
 	// covered. Default 0.95.
 	MinShare float64
@@ -48,7 +57,7 @@ type Config struct {
 	// Default 30s.
 	Settle time.Duration
 	// EnvironmentLabels name the label keys whose values must not differ between
-	// two ends without a flag. Default env, environment.
+	// two ends without a flag. Default env, environment, sensitivity, compliance.
 	EnvironmentLabels []string
 }
 
@@ -63,7 +72,14 @@ func (c *Config) setDefaults() {
 			*f = v
 		}
 	}
-	orDuration(&c.MinCovered, 24*time.Hour)
+	orDuration(&c.MinCovered, flow.HoursOfWeek*time.Hour)
+	if c.MinWeekHours == 0 {
+		c.MinWeekHours = min(int(c.MinCovered/time.Hour), flow.HoursOfWeek)
+	}
+	if c.MinCovered < 24*time.Hour {
+		orShare(&c.MaxUnseen, 1)
+	}
+	orShare(&c.MaxUnseen, 0.05)
 	orDuration(&c.MaxSilence, 30*time.Second)
 	orDuration(&c.Burst, 30*time.Second)
 	orDuration(&c.RareAfter, 12*time.Hour)
@@ -76,7 +92,7 @@ func (c *Config) setDefaults() {
 		c.ScanTargets = 5
 	}
 	if c.EnvironmentLabels == nil {
-		c.EnvironmentLabels = []string{"env", "environment"}
+		c.EnvironmentLabels = []string{"env", "environment", "sensitivity", "compliance"}
 	}
 }
 
@@ -97,13 +113,16 @@ func (c Config) Validate() error {
 	for _, s := range []struct {
 		name  string
 		value float64
-	}{{"MinShare", c.MinShare}, {"LateShare", c.LateShare}, {"ExternalLateShare", c.ExternalLateShare}} {
+	}{{"MinShare", c.MinShare}, {"MaxUnseen", c.MaxUnseen}, {"LateShare", c.LateShare}, {"ExternalLateShare", c.ExternalLateShare}} {
 		if !(s.value >= 0 && s.value <= 1) {
 			errs = append(errs, fmt.Errorf("analyzer: %s is %v; want a share from 0 to 1", s.name, s.value))
 		}
 	}
 	if c.ScanTargets < 0 {
 		errs = append(errs, fmt.Errorf("analyzer: ScanTargets is %d; want a positive number", c.ScanTargets))
+	}
+	if c.MinWeekHours < 0 || c.MinWeekHours > flow.HoursOfWeek {
+		errs = append(errs, fmt.Errorf("analyzer: MinWeekHours is %d; want 0 to %d", c.MinWeekHours, flow.HoursOfWeek))
 	}
 	return errors.Join(errs...)
 }
@@ -167,6 +186,7 @@ func (a *Analyzer) Recommend(ctx context.Context, w flow.Workload, window Window
 	if err != nil {
 		return nil, err
 	}
+	v.times = true
 	r, err := v.recommend(ctx, w)
 	a.metrics.recommended(start, err)
 	return r, err
@@ -179,6 +199,7 @@ func (a *Analyzer) RecommendAll(ctx context.Context, window Window) ([]*Recommen
 	if err != nil {
 		return nil, err
 	}
+	v.times = true
 	if err := v.loadAll(ctx); err != nil {
 		return nil, err
 	}
@@ -220,6 +241,10 @@ type view struct {
 
 	guardrails []policy.Guardrail
 	namespaces map[string]map[string]string // labels
+	index      *inventory.Index
+	hours      map[string]*weekCover // by node, as far as they were asked for
+	halved     map[int64][2]*view    // by the time of the cut
+	times      bool                  // days and hours of the week are wanted
 }
 
 func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
@@ -241,6 +266,9 @@ func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
 
 		guardrails: inv.Guardrails,
 		namespaces: map[string]map[string]string{},
+		index:      inventory.NewIndex(inv),
+		hours:      map[string]*weekCover{},
+		halved:     map[int64][2]*view{},
 	}
 	for _, n := range inv.Namespaces {
 		v.namespaces[n.Name] = n.Labels
@@ -290,7 +318,7 @@ func (v *view) edgesOf(ctx context.Context, w flow.Workload) ([]flow.Edge, error
 
 // read returns edges in one order, whatever the source's was.
 func (v *view) read(ctx context.Context, w *flow.Workload) ([]flow.Edge, error) {
-	edges, err := v.source.Edges(ctx, flow.EdgeFilter{Workload: w, Since: v.window.Since, Until: v.window.Until, Limit: maxEdges})
+	edges, err := v.source.Edges(ctx, flow.EdgeFilter{Workload: w, Since: v.window.Since, Until: v.window.Until, Times: v.times, Limit: maxEdges})
 	if err != nil {
 		return nil, fmt.Errorf("read edges: %w", err)
 	}
@@ -299,6 +327,7 @@ func (v *view) read(ctx context.Context, w *flow.Workload) ([]flow.Edge, error) 
 	for i := range edges {
 		edges[i].Source.Endpoint, edges[i].Destination.Endpoint = "", ""
 	}
+	edges = v.resolve(edges)
 	slices.SortStableFunc(edges, compareEdges)
 	return edges, nil
 }

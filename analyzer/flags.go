@@ -44,6 +44,12 @@ func (v *view) flags(ctx context.Context, w flow.Workload, s *sighting) ([]Flag,
 	if e.DeniedLive+e.DeniedStaged > 0 {
 		add(FlagDenied, "a policy that was reviewed denies it: %d by the live one, %d by the staged one", e.DeniedLive, e.DeniedStaged)
 	}
+	if s.direction == flow.Ingress && e.Source.Reserved == flow.IdentityRemoteNode.ReservedName() {
+		add(FlagNode, "it came from another node, whose address all of its processes and its host-network pods share")
+	}
+	if node := v.lossy(w, s); node != "" {
+		add(FlagLosses, "all of it was seen while %s lost records; its numbers are too small and others are missing", node)
+	}
 	if v.oneSided(w, s) {
 		add(FlagOneSided, "only one end saw it although both are watched; its source may be forged")
 	}
@@ -77,7 +83,7 @@ func (v *view) timeFlags(s *sighting, add func(code, format string, args ...any)
 		add(FlagRare, "seen in 1 of %d hours", int(observed/time.Hour))
 	}
 	share, code := v.cfg.LateShare, FlagLate
-	if p := s.peer(); !p.IsWorkload() && p.Reserved != flow.IdentityHost.ReservedName() && p.Reserved != flow.IdentityRemoteNode.ReservedName() {
+	if p := s.peer(); !p.IsWorkload() && (p.Reserved == "" || p.Reserved == flow.IdentityWorld.ReservedName()) {
 		share, code = v.cfg.ExternalLateShare, FlagExternalFirstSeen
 	}
 	if before := observed - v.window.Until.Sub(e.FirstSeen); before > time.Duration(share*float64(observed)) {
@@ -99,6 +105,35 @@ func (v *view) observed(s *sighting) time.Duration {
 		from = v.window.Since
 	}
 	return max(v.window.Until.Sub(from), 0)
+}
+
+// lossy returns the node of w that lost records during all of the time that the
+// workload's own agents saw s in; "" when they saw it at other times too. A
+// source that does not say when records were lost lost them all the time.
+func (v *view) lossy(w flow.Workload, s *sighting) string {
+	if !s.here {
+		return ""
+	}
+	e := &s.sides[sideHere]
+	for _, node := range v.watchedNodes(w) {
+		c := v.coverage[node]
+		if c.Lost+c.Dropped == 0 {
+			continue
+		}
+		if len(c.Losses) == 0 {
+			return node
+		}
+		at := e.FirstSeen
+		for _, l := range c.Losses { // by their start
+			if !l.Start.After(at) && l.End.After(at) {
+				at = l.End
+			}
+		}
+		if at.After(e.LastSeen) {
+			return node
+		}
+	}
+	return ""
 }
 
 func (v *view) label(w flow.Workload, key string) string {

@@ -62,6 +62,9 @@ func write(b *strings.Builder, r *analyzer.Recommendation) {
 		for _, a := range rule.AlsoAdmits {
 			fmt.Fprintf(b, "    + %s\n", a)
 		}
+		for _, m := range rule.MayAdmit {
+			fmt.Fprintf(b, "    ~ %s\n", m)
+		}
 		for _, e := range rule.Evidence {
 			fmt.Fprintf(b, "    %s %s %d: %d connections, %d answered, %d/%d bytes, %s to %s, %d clients, %d servers, %d hours, at %s",
 				e.Peer, e.Protocol, e.Port, e.Connections, e.Answered, e.Forward.Bytes, e.Reverse.Bytes,
@@ -83,6 +86,7 @@ func write(b *strings.Builder, r *analyzer.Recommendation) {
 		fmt.Fprintf(b, "note: %s\n", n)
 	}
 	fmt.Fprintf(b, "ready: %v. %s\n", r.Coverage.Ready, r.Coverage.Words)
+	fmt.Fprintf(b, "%s\n", r.Completeness.Words)
 	for _, m := range r.Coverage.Missing {
 		fmt.Fprintf(b, "    missing: %s\n", m)
 	}

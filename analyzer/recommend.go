@@ -17,11 +17,23 @@ func (v *view) recommend(ctx context.Context, w flow.Workload) (*Recommendation,
 	if s := v.selectorOf(w); s.err != nil {
 		return nil, s.err
 	}
+	r := v.empty(w)
+	learned, err := v.learn(ctx, w, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.measure(ctx, r, learned); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// learn fills in r's rules, what was left out and the candidate.
+func (v *view) learn(ctx context.Context, w flow.Workload, r *Recommendation) ([]learnedEdge, error) {
 	seen, unknown, err := v.sightings(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	r := v.empty(w)
 	r.Excluded = append(r.Excluded, excludeUnknown(unknown)...)
 	forgeries := forgedSources(seen)
 	var learned []learnedEdge
@@ -42,7 +54,7 @@ func (v *view) recommend(ctx context.Context, w flow.Workload) (*Recommendation,
 	}
 	r.Rules = v.rules(learned)
 	v.conclude(r, failsafe)
-	return r, nil
+	return learned, nil
 }
 
 // empty returns a recommendation that has learned nothing yet.
@@ -135,7 +147,7 @@ func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool)
 		return exclude(ExcludedRefused, "refused: none of %s was completed", number(e.Connections, "attempt"))
 	}
 	if !party.IsWorkload() {
-		peer, ok := addressPeer(party)
+		peer, ok := v.addressPeer(s.direction, party)
 		if !ok {
 			return exclude(ExcludedUnknown, "the peer's address is not known")
 		}
@@ -183,18 +195,6 @@ func (v *view) forgedAs(s *sighting, forgeries map[service]bool) bool {
 	})
 }
 
-// addressPeer names a peer that is no workload: its one address, or what it is
-// reserved as when the address was not kept.
-func addressPeer(p flow.Party) (policy.Peer, bool) {
-	if a := p.Address.Unmap().WithZone(""); a.IsValid() {
-		return policy.Peer{CIDR: &policy.CIDR{Prefix: netip.PrefixFrom(a, a.BitLen())}}, true
-	}
-	if _, err := flow.ReservedIdentity(p.Reserved); err == nil && p.Reserved != flow.IdentityWorld.ReservedName() {
-		return policy.Peer{Reserved: p.Reserved}, true
-	}
-	return policy.Peer{}, false
-}
-
 // facts are what the evaluator has to know of an edge whose peer has the address
 // addr.
 func (v *view) facts(s *sighting, addr netip.Addr) policy.Facts {
@@ -208,7 +208,7 @@ func (v *view) facts(s *sighting, addr netip.Addr) policy.Facts {
 		f.Peer.Addr, f.Peer.Named = addr, w.NamedPorts()
 	}
 	if !party.IsWorkload() {
-		f.Peer.Reserved = flow.IdentityWorld
+		f.Peer.Reserved, f.Peer.Names = flow.IdentityWorld, v.index.Names(addr)
 		if id, err := flow.ReservedIdentity(party.Reserved); err == nil {
 			f.Peer.Reserved = id
 		}

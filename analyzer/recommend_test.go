@@ -286,12 +286,23 @@ func TestManyExternalClientsAreRemarkedOn(t *testing.T) {
 	if n := len(load(t, "online-boutique.input").recommend("boutique/frontend").Notes); n != 0 {
 		t.Errorf("%d notes on two addresses", n)
 	}
+	var accepted, proposed []string
 	for _, rule := range r.Rules {
 		for _, p := range rule.Rule.Peers {
-			if p.CIDR != nil && !p.CIDR.Prefix.IsSingleIP() {
-				t.Errorf("an address was widened to %s", p.CIDR.Prefix)
+			switch {
+			case p.CIDR != nil && rule.Proposed == analyzer.Accept:
+				accepted = append(accepted, p.CIDR.Prefix.String())
+			case p.CIDR != nil:
+				proposed = append(proposed, p.CIDR.Prefix.String()+": "+strings.Join(rule.AlsoAdmits, ", "))
 			}
 		}
+	}
+	// The 30 seen, and the fixture's two: not one address more.
+	if diff := cmp.Diff([]string{"192.0.2.0/28", "192.0.2.16/29", "192.0.2.24/30", "192.0.2.28/31", "203.0.113.10/32", "2001:db8:113::10/128"}, accepted); diff != "" {
+		t.Errorf("accepted (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"192.0.2.0/27: all 2 other addresses of 192.0.2.0/27 on TCP 8080, which were not observed"}, proposed); diff != "" {
+		t.Errorf("proposed (-want +got):\n%s", diff)
 	}
 }
 

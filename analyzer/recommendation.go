@@ -25,6 +25,8 @@ type Recommendation struct {
 	Rules    []Rule     `json:"rules"`
 	Excluded []Excluded `json:"excluded"`
 	Coverage Coverage   `json:"coverage"`
+	// Completeness says in numbers how much may have gone unseen.
+	Completeness Completeness `json:"completeness"`
 	// Notes are remarks for the reviewer that belong to no single rule.
 	Notes []string `json:"notes"`
 }
@@ -60,6 +62,9 @@ type Rule struct {
 	// AlsoSelects are the workloads of these that its selectors pick today.
 	AlsoAdmits  []string        `json:"alsoAdmits"`
 	AlsoSelects []flow.Workload `json:"alsoSelects"`
+	// MayAdmit says in words who else it may come to admit later, as labels,
+	// names and nodes change.
+	MayAdmit []string `json:"mayAdmit"`
 }
 
 // Flag is a reason to look at a rule before accepting it.
@@ -81,6 +86,8 @@ const (
 	FlagOneSided          = "one-sided"
 	FlagDenied            = "denied"
 	FlagBroad             = "broad"
+	FlagLosses            = "losses"
+	FlagNode              = "node"
 	FlagEnvironment       = "cross-environment"
 	FlagImplied           = "implied"
 )
@@ -110,10 +117,13 @@ type Evidence struct {
 
 	SourceEndpoints      uint64 `json:"sourceEndpoints"`
 	DestinationEndpoints uint64 `json:"destinationEndpoints"`
-	Hours                uint64 `json:"hours"`
-	DeniedLive           uint64 `json:"deniedLive"`
-	DeniedStaged         uint64 `json:"deniedStaged"`
-	ObservedAt           string `json:"observedAt"`
+	Hours                uint64 `json:"hours"` // distinct ones
+	Days                 uint64 `json:"days"`
+	// WeekHours are the hours of the week with traffic.
+	WeekHours    flow.WeekHours `json:"weekHours"`
+	DeniedLive   uint64         `json:"deniedLive"`
+	DeniedStaged uint64         `json:"deniedStaged"`
+	ObservedAt   string         `json:"observedAt"`
 	// Midstream: some of it began unseen, and its direction was proven by other
 	// flows to the same port.
 	Midstream bool `json:"midstream,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -63,6 +64,7 @@ func (v *view) rules(edges []learnedEdge) []Rule {
 		out = append(out, rule(groups[key]))
 	}
 	out = append(out, impliedDNS(admissions)...)
+	out = append(out, widened(admissions)...)
 	slices.SortStableFunc(out, func(a, b Rule) int {
 		return cmp.Or(
 			cmp.Compare(a.Direction, b.Direction),
@@ -121,9 +123,8 @@ func (v *view) breadth(a *admission) {
 
 func rule(admissions []*admission) Rule {
 	d := admissions[0].direction
-	r := Rule{Direction: d, Proposed: Accept, Flags: []Flag{}, AlsoAdmits: []string{}, AlsoSelects: []flow.Workload{}, Evidence: []Evidence{}}
+	r := Rule{Direction: d, Proposed: Accept, Flags: []Flag{}, AlsoAdmits: []string{}, AlsoSelects: []flow.Workload{}, MayAdmit: []string{}, Evidence: []Evidence{}}
 	for _, a := range admissions {
-		r.Rule.Peers = append(r.Rule.Peers, a.peer)
 		r.Rule.Ports = append(r.Rule.Ports, a.port)
 		for _, f := range a.flags {
 			if !slices.Contains(r.Flags, f) {
@@ -140,11 +141,36 @@ func rule(admissions []*admission) Rule {
 			r.Evidence = append(r.Evidence, a.edges[i].evidence())
 		}
 	}
+	r.Rule.Peers = peersOf(admissions)
+	r.MayAdmit = mayAdmit(r.Rule.Peers)
 	if len(r.Flags) > 0 {
 		r.Proposed = Review
 	}
 	r.finish()
 	return r
+}
+
+// mayAdmit says in words who else the peers may come to mean: labels, names and
+// nodes are others' to give.
+func mayAdmit(peers []policy.Peer) []string {
+	out := []string{}
+	for _, p := range peers {
+		switch {
+		case p.Selector != nil:
+			var labels []string
+			for _, k := range slices.Sorted(maps.Keys(p.Selector.MatchLabels)) {
+				labels = append(labels, k+"="+p.Selector.MatchLabels[k])
+			}
+			out = append(out, fmt.Sprintf("any later workload in %s with %s", p.Selector.Namespace, strings.Join(labels, ", ")))
+		case p.FQDN != "":
+			out = append(out, "whatever addresses "+p.FQDN+" will have")
+		case p.Reserved == flow.IdentityHost.ReservedName():
+			out = append(out, "every process of the node that the endpoint is on")
+		case p.Reserved == flow.IdentityRemoteNode.ReservedName():
+			out = append(out, "every process of every other node, later ones included")
+		}
+	}
+	return out
 }
 
 // finish writes the rule canonically and in words.
@@ -181,6 +207,7 @@ func impliedDNS(admissions []admission) []Rule {
 		}
 		if at, ok := accepted[a.direction]; ok && proposed == Accept {
 			out[at].Rule.Peers = append(out[at].Rule.Peers, a.peer)
+			out[at].MayAdmit = mayAdmit(out[at].Rule.Peers)
 			continue
 		}
 		if proposed == Accept {
@@ -188,7 +215,7 @@ func impliedDNS(admissions []admission) []Rule {
 		}
 		out = append(out, Rule{
 			Rule: policy.Rule{Peers: []policy.Peer{a.peer}, Ports: []policy.Port{over}}, Direction: a.direction,
-			Proposed: proposed, Implied: true, Evidence: []Evidence{}, AlsoSelects: []flow.Workload{},
+			Proposed: proposed, Implied: true, Evidence: []Evidence{}, AlsoSelects: []flow.Workload{}, MayAdmit: mayAdmit([]policy.Peer{a.peer}),
 			Flags:      []Flag{{Code: FlagImplied, Reason: "not observed: DNS over UDP was, and falls back to TCP when an answer is too long"}},
 			AlsoAdmits: []string{over.String() + ", which was not observed"},
 		})

@@ -157,7 +157,8 @@ func (s *sighting) merge() {
 func widen(t, e *flow.Edge) {
 	t.SourceEndpoints = max(t.SourceEndpoints, e.SourceEndpoints)
 	t.DestinationEndpoints = max(t.DestinationEndpoints, e.DestinationEndpoints)
-	t.Hours = max(t.Hours, e.Hours)
+	t.Hours, t.Days = max(t.Hours, e.Hours), max(t.Days, e.Days)
+	t.WeekHours = t.WeekHours.Union(e.WeekHours)
 	if e.FirstSeen.Before(t.FirstSeen) {
 		t.FirstSeen = e.FirstSeen
 	}
@@ -234,7 +235,8 @@ func (s *sighting) evidence() Evidence {
 		Peer: s.peer(), Protocol: e.Protocol, Port: e.Port,
 		Connections: e.Connections, Answered: e.Answered, Forward: e.Forward, Reverse: e.Reverse,
 		FirstSeen: e.FirstSeen, LastSeen: e.LastSeen,
-		SourceEndpoints: e.SourceEndpoints, DestinationEndpoints: e.DestinationEndpoints, Hours: e.Hours,
+		SourceEndpoints: e.SourceEndpoints, DestinationEndpoints: e.DestinationEndpoints,
+		Hours: e.Hours, Days: e.Days, WeekHours: e.WeekHours,
 		DeniedLive: e.DeniedLive, DeniedStaged: e.DeniedStaged,
 		ObservedAt: at, Midstream: s.midstream,
 	}

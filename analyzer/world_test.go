@@ -72,6 +72,14 @@ func (w *world) line(line string) error {
 			n.Addresses = append(n.Addresses, netip.MustParseAddr(a))
 		}
 		w.inv.Nodes = append(w.inv.Nodes, n)
+	case "service":
+		return w.service(args)
+	case "name":
+		n := inventory.Name{Name: args[0]}
+		for _, a := range args[1:] {
+			n.Addresses = append(n.Addresses, netip.MustParseAddr(a))
+		}
+		w.inv.Names = append(w.inv.Names, n)
 	case "covered":
 		d := duration(w.tb, args[1])
 		c := flow.NodeCoverage{Node: args[0], First: w.at(w.length - d), Last: w.at(w.length), Covered: d}
@@ -111,6 +119,26 @@ func (w *world) workload(args []string) {
 	w.inv.Workloads = append(w.inv.Workloads, wl)
 }
 
+func (w *world) service(args []string) error {
+	opts := options(args)
+	port, err := strconv.ParseUint(opts["port"], 10, 16)
+	if err != nil {
+		return err
+	}
+	s := inventory.Service{Namespace: "shop", Name: args[0], Addresses: []netip.Addr{netip.MustParseAddr(args[0])}}
+	p := inventory.ServicePort{Protocol: flow.TCP, Port: uint16(port), TargetPort: uint16(number(w.tb, opts, "target", 0))}
+	s.Ports = append(s.Ports, p)
+	if opts["app"] != "" {
+		s.Selector = map[string]string{"app": opts["app"]}
+	}
+	s.Reserved = opts["reserved"]
+	if opts["endpoint"] != "" {
+		s.Endpoints = append(s.Endpoints, netip.MustParseAddr(opts["endpoint"]))
+	}
+	w.inv.Services = append(w.inv.Services, s)
+	return nil
+}
+
 func (w *world) flow(args []string) error {
 	if len(args) < 5 || args[1] != ">" {
 		return fmt.Errorf("want flow CLIENT > SERVER PROTOCOL PORT")
@@ -134,7 +162,7 @@ func (w *world) flow(args []string) error {
 		FirstSeen:       w.at(duration(w.tb, or(opts["first"], "0s"))),
 		LastSeen:        w.at(duration(w.tb, or(opts["last"], w.length.String()))),
 		SourceEndpoints: number(w.tb, opts, "clients", w.endpoints(client)), DestinationEndpoints: number(w.tb, opts, "servers", w.endpoints(server)),
-		Hours: number(w.tb, opts, "hours", 1), DeniedLive: number(w.tb, opts, "live", 0), DeniedStaged: number(w.tb, opts, "staged", 0),
+		Hours: number(w.tb, opts, "hours", 1), Days: number(w.tb, opts, "days", 1), DeniedLive: number(w.tb, opts, "live", 0), DeniedStaged: number(w.tb, opts, "staged", 0),
 	}
 	e.Forward.Packets = number(w.tb, opts, "forward", e.Forward.Packets)
 	e.Reverse.Packets = number(w.tb, opts, "reverse", 3*answered)
@@ -190,6 +218,12 @@ func (w *world) Edges(_ context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 	w.reads++
 	var out []flow.Edge
 	for _, e := range w.edges {
+		if e.LastSeen.Before(f.Since) || !e.FirstSeen.Before(f.Until) {
+			continue
+		}
+		if !f.Times {
+			e.Days, e.WeekHours = 0, flow.WeekHours{}
+		}
 		if f.Workload == nil || e.Source.Workload == *f.Workload || e.Destination.Workload == *f.Workload {
 			out = append(out, e)
 		}

@@ -60,6 +60,10 @@ type NodeCoverage struct {
 	// newest ones when there are very many. GapCount counts all of them.
 	Gaps     []Gap
 	GapCount uint64
+
+	// Losses are the times in which records were lost or dropped, the newest ones
+	// when there are very many.
+	Losses []Gap
 }
 
 // Gap is a time that no agent of the node covered.

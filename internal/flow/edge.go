@@ -28,6 +28,10 @@ type Edge struct {
 	SourceEndpoints      uint64 `json:"sourceEndpoints"` // distinct ones
 	DestinationEndpoints uint64 `json:"destinationEndpoints"`
 	Hours                uint64 `json:"hours"` // distinct hours with traffic
+	// Days counts distinct days with traffic, in UTC; WeekHours are the hours of
+	// the week with traffic.
+	Days      uint64    `json:"days"`
+	WeekHours WeekHours `json:"weekHours"`
 
 	// DeniedLive and DeniedStaged count the connections that the slot began to
 	// deny in the window, established ones that a new revision judged again

@@ -14,6 +14,9 @@ type EdgeFilter struct {
 	// LiveRevision and StagedRevision restrict Edge.DeniedLive and
 	// Edge.DeniedStaged to what that revision denied.
 	LiveRevision, StagedRevision uint32
+	// Times asks for Edge.Days and Edge.WeekHours, which take the longer to find
+	// the longer the window is.
+	Times bool
 	// Limit bounds the number of edges; more of them is an error, since a
 	// policy made from a part would deny the rest.
 	Limit int

@@ -41,6 +41,12 @@ func (inv *Inventory) Clone() Inventory {
 	for i := range out.Names {
 		out.Names[i].Addresses = slices.Clone(out.Names[i].Addresses)
 	}
+	out.Services = slices.Clone(inv.Services)
+	for i := range out.Services {
+		s := &out.Services[i]
+		s.Addresses, s.Endpoints = slices.Clone(s.Addresses), slices.Clone(s.Endpoints)
+		s.Ports, s.Selector = slices.Clone(s.Ports), maps.Clone(s.Selector)
+	}
 	return out
 }
 
@@ -67,6 +73,17 @@ func (inv *Inventory) Sorted() Inventory {
 	slices.SortFunc(out.Names, func(a, b Name) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range out.Names {
 		slices.SortFunc(out.Names[i].Addresses, netip.Addr.Compare)
+	}
+	slices.SortFunc(out.Services, func(a, b Service) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	for i := range out.Services {
+		s := &out.Services[i]
+		slices.SortFunc(s.Addresses, netip.Addr.Compare)
+		slices.SortFunc(s.Endpoints, netip.Addr.Compare)
+		slices.SortFunc(s.Ports, func(a, b ServicePort) int {
+			return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+		})
 	}
 	return out
 }

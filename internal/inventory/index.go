@@ -21,6 +21,7 @@ type Index struct {
 	all        []*Workload
 	labels     map[string]map[string]string // of namespaces
 	names      map[netip.Addr][]string      // DNS names by address
+	services   map[netip.Addr]*Service
 }
 
 // Owner is who an address belongs to: either a node, or an endpoint with its
@@ -44,6 +45,12 @@ func NewIndex(inv Inventory) *Index {
 		namespaces: map[string][]*Workload{},
 		labels:     map[string]map[string]string{},
 		names:      map[netip.Addr][]string{},
+		services:   map[netip.Addr]*Service{},
+	}
+	for i := range x.inv.Services {
+		for _, a := range x.inv.Services[i].Addresses {
+			x.services[a.Unmap()] = &x.inv.Services[i]
+		}
 	}
 	for _, n := range x.inv.Namespaces {
 		x.labels[n.Name] = n.Labels
@@ -164,6 +171,9 @@ func (x *Index) Peer(addr netip.Addr, node string) policy.PeerFacts {
 	out.Addr, out.Names = addr, x.names[addr.Unmap()]
 	return out
 }
+
+// Names returns the DNS names that an address was seen to have.
+func (x *Index) Names(addr netip.Addr) []string { return x.names[addr.Unmap()] }
 
 // NamedPorts returns those of the endpoint that has an address; nil for others.
 func (x *Index) NamedPorts(addr netip.Addr) []policy.NamedPort {

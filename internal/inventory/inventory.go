@@ -19,6 +19,8 @@ type Inventory struct {
 	Namespaces []Namespace `json:"namespaces,omitempty" yaml:"namespaces"`
 	// Names are DNS names with the addresses that they were seen to have.
 	Names []Name `json:"names,omitempty" yaml:"names"`
+	// Services are addresses that stand for workloads behind them.
+	Services []Service `json:"services,omitempty" yaml:"services"`
 }
 
 // Namespace is a namespace with its labels. policy.NamespaceName is every

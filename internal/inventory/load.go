@@ -122,6 +122,20 @@ type document struct {
 		Name      string   `yaml:"name"`
 		Addresses []string `yaml:"addresses"`
 	} `yaml:"names"`
+	Services []struct {
+		Namespace string   `yaml:"namespace"`
+		Name      string   `yaml:"name"`
+		Addresses []string `yaml:"addresses"`
+		Ports     []struct {
+			Protocol   string `yaml:"protocol"`
+			Port       uint16 `yaml:"port"`
+			TargetPort uint16 `yaml:"targetPort"`
+			TargetName string `yaml:"targetName"`
+		} `yaml:"ports"`
+		Selector  map[string]string `yaml:"selector"`
+		Endpoints []string          `yaml:"endpoints"`
+		Reserved  string            `yaml:"reserved"`
+	} `yaml:"services"`
 }
 
 // Defaults of a workload whose file does not say.
@@ -133,13 +147,13 @@ const (
 func (d *document) inventory() (Inventory, []Problem) {
 	var inv Inventory
 	var problems []Problem
-	addresses := func(path string, texts []string) []netip.Addr {
+	list := func(path string, texts []string) []netip.Addr {
 		var out []netip.Addr
 		for i, s := range texts {
 			a, err := netip.ParseAddr(s)
 			if err != nil {
 				problems = append(problems, Problem{
-					Path:    fmt.Sprintf("%s.addresses[%d]", path, i),
+					Path:    fmt.Sprintf("%s[%d]", path, i),
 					Message: fmt.Sprintf("%q is not an IP address: write it as 10.0.0.1 or fd00::1, without a prefix length", s),
 				})
 				// Kept as the zero address, so that later paths still count right.
@@ -147,6 +161,18 @@ func (d *document) inventory() (Inventory, []Problem) {
 			out = append(out, a)
 		}
 		return out
+	}
+	addresses := func(path string, texts []string) []netip.Addr { return list(path+".addresses", texts) }
+	protocol := func(path, s string) flow.Protocol {
+		if s == "" {
+			return flow.TCP
+		}
+		p, err := flow.ParseProtocol(s)
+		if err != nil {
+			problems = append(problems, Problem{Path: path + ".protocol", Message: err.Error()})
+			return flow.TCP // given, all the same
+		}
+		return p
 	}
 	prefix := func(path, s string) netip.Prefix {
 		p, err := netip.ParsePrefix(s)
@@ -184,15 +210,9 @@ func (d *document) inventory() (Inventory, []Problem) {
 				Addresses: addresses(fmt.Sprintf("workloads[%d].endpoints[%d]", i, j), e.Addresses),
 			})
 			for k, p := range e.Ports {
-				protocol, err := flow.ParseProtocol(p.Protocol)
-				if p.Protocol == "" {
-					protocol, err = flow.TCP, nil
-				}
-				if err != nil {
-					problems = append(problems, Problem{Path: fmt.Sprintf("workloads[%d].endpoints[%d].ports[%d].protocol", i, j, k), Message: err.Error()})
-					protocol = flow.TCP // given, all the same
-				}
-				out.Endpoints[j].Ports = append(out.Endpoints[j].Ports, policy.NamedPort{Name: p.Name, Protocol: protocol, Port: p.Port})
+				out.Endpoints[j].Ports = append(out.Endpoints[j].Ports, policy.NamedPort{
+					Name: p.Name, Protocol: protocol(fmt.Sprintf("workloads[%d].endpoints[%d].ports[%d]", i, j, k), p.Protocol), Port: p.Port,
+				})
 			}
 		}
 		inv.Workloads = append(inv.Workloads, out)
@@ -200,6 +220,22 @@ func (d *document) inventory() (Inventory, []Problem) {
 	inv.Guardrails, inv.Namespaces = d.Guardrails, d.Namespaces
 	for i, n := range d.Names {
 		inv.Names = append(inv.Names, Name{Name: n.Name, Addresses: addresses(fmt.Sprintf("names[%d]", i), n.Addresses)})
+	}
+	for i, s := range d.Services {
+		path := fmt.Sprintf("services[%d]", i)
+		out := Service{
+			Namespace: s.Namespace, Name: s.Name, Addresses: addresses(path, s.Addresses),
+			Selector: s.Selector, Endpoints: list(path+".endpoints", s.Endpoints), Reserved: s.Reserved,
+		}
+		if out.Namespace == "" {
+			out.Namespace = DefaultNamespace
+		}
+		for j, p := range s.Ports {
+			out.Ports = append(out.Ports, ServicePort{
+				Protocol: protocol(fmt.Sprintf("%s.ports[%d]", path, j), p.Protocol), Port: p.Port, TargetPort: p.TargetPort, TargetName: p.TargetName,
+			})
+		}
+		inv.Services = append(inv.Services, out)
 	}
 	return inv, problems
 }

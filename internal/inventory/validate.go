@@ -37,6 +37,7 @@ func (inv *Inventory) Validate() error {
 	c.checkGuardrails(inv.Guardrails)
 	c.checkNamespaces(inv.Namespaces)
 	c.checkDNSNames(inv.Names)
+	c.checkServices(inv.Services)
 	c.checkDenied(inv)
 	if len(c.problems) == 0 {
 		return nil

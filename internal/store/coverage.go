@@ -32,7 +32,8 @@ SELECT
     (arraySlice(arraySort(groupArrayIf((from_us, to_us, toString(endpoint)), kind = 'attach')), -{max_gaps:Int64}) AS attach_gaps).1,
     attach_gaps.2, attach_gaps.3,
     countIf(heartbeat AND covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64}),
-    arraySlice(arraySort(groupArrayIf([covered_to_us, from_us], heartbeat AND covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64})), -{max_gaps:Int64})
+    arraySlice(arraySort(groupArrayIf([covered_to_us, from_us], heartbeat AND covered_to_us > 0 AND from_us > covered_to_us + {tolerance:Int64})), -{max_gaps:Int64}),
+    arraySlice(arraySort(groupArrayIf([from_us, to_us], lost + dropped > 0)), -{max_gaps:Int64})
 FROM
 (
     SELECT
@@ -61,12 +62,12 @@ func (s *Store) Coverage(ctx context.Context, since, until time.Time) ([]flow.No
 			covered, first, last int64
 			skew                 int64
 			endpoints            uint32
-			gaps                 [][]int64
+			gaps, losses         [][]int64
 			from, to             []int64
 			without              []string
 		)
 		if err := rows.Scan(&n.Node, &covered, &first, &last, &n.Records, &n.Lost, &n.Delayed, &n.Dropped,
-			&n.Starts, &endpoints, &skew, &from, &to, &without, &n.GapCount, &gaps); err != nil {
+			&n.Starts, &endpoints, &skew, &from, &to, &without, &n.GapCount, &gaps, &losses); err != nil {
 			return err
 		}
 		n.Covered = time.Duration(covered) * time.Microsecond
@@ -75,9 +76,7 @@ func (s *Store) Coverage(ctx context.Context, since, until time.Time) ([]flow.No
 		}
 		n.MaxSkew = time.Duration(skew) * time.Microsecond
 		n.Endpoints = int(endpoints)
-		for _, g := range gaps {
-			n.Gaps = append(n.Gaps, flow.Gap{Start: time.UnixMicro(g[0]).UTC(), End: time.UnixMicro(g[1]).UTC()})
-		}
+		n.Gaps, n.Losses = gapsOf(gaps), gapsOf(losses)
 		for i, e := range without {
 			n.AttachGaps = append(n.AttachGaps, flow.EndpointGap{
 				Endpoint: e, Gap: flow.Gap{Start: time.UnixMicro(from[i]).UTC(), End: time.UnixMicro(to[i]).UTC()},
@@ -90,4 +89,13 @@ func (s *Store) Coverage(ctx context.Context, since, until time.Time) ([]flow.No
 		return nil, err
 	}
 	return out, nil
+}
+
+// gapsOf reads pairs of microseconds.
+func gapsOf(pairs [][]int64) []flow.Gap {
+	var out []flow.Gap
+	for _, p := range pairs {
+		out = append(out, flow.Gap{Start: time.UnixMicro(p[0]).UTC(), End: time.UnixMicro(p[1]).UTC()})
+	}
+	return out
 }

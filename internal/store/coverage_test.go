@@ -86,6 +86,11 @@ func TestCoverage(t *testing.T) {
 			var want []flow.NodeCoverage
 			if tt.want != nil {
 				tt.want.Node = "node-1"
+				for _, b := range tt.beats {
+					if b.Lost+b.Dropped > 0 {
+						tt.want.Losses = append(tt.want.Losses, clipped(b, tt.since, tt.until))
+					}
+				}
 				want = append(want, *tt.want)
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -93,6 +98,17 @@ func TestCoverage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// clipped is the part of b's time that lies in the window.
+func clipped(b flow.Coverage, since, until time.Time) flow.Gap {
+	if b.Start.Before(since) {
+		b.Start = since
+	}
+	if !until.IsZero() && b.End.After(until) {
+		b.End = until
+	}
+	return flow.Gap{Start: b.Start, End: b.End}
 }
 
 func TestCoverageByNode(t *testing.T) {

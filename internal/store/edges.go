@@ -34,6 +34,8 @@ SELECT
     min(first_seen), max(last_seen),
     uniqMerge(source_endpoints), uniqMerge(destination_endpoints),
     toUInt64(groupBitmapMerge(hours)),
+    toUInt64(length(arrayDistinct(arrayMap(h -> intDiv(h, 24), if({times:Bool}, bitmapToArray(groupBitmapMergeState(hours)), []) AS hour_numbers)))),
+    arrayDistinct(arrayMap(h -> toUInt8((h + 72) % 168), hour_numbers)), -- 1970 began on a Thursday
     countIf(live_verdict = 'deny' AND {live_revision:UInt32} IN (0, live_revision)) AS rows_denied_live,
     greatest(sumIf(live_new, live_verdict = 'deny' AND {live_revision:UInt32} IN (0, live_revision)), least(1, rows_denied_live)),
     countIf(staged_verdict = 'deny' AND {staged_revision:UInt32} IN (0, staged_revision)) AS rows_denied_staged,
@@ -54,6 +56,7 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 		clickhouse.Named("live_revision", f.LiveRevision),
 		clickhouse.Named("staged_revision", f.StagedRevision),
 		clickhouse.Named("limit", limit+1),
+		clickhouse.Named("times", f.Times),
 	)
 	var out []flow.Edge
 	err := s.each(ctx, "edges", text, args, func(rows driver.Rows) error {
@@ -64,17 +67,21 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 			protocol      uint8
 			forward, back flow.Counters
 			live, staged  uint64 // rows
+			hours         []uint8
 		)
 		dest := append([]any{&direction}, workloadInto(&e.Observer)...)
 		dest = append(append(dest, from.into()...), to.into()...)
 		dest = append(dest, &protocol, &e.Port, &e.Connections, &e.Answered,
 			&forward.Packets, &forward.Bytes, &back.Packets, &back.Bytes, &e.FirstSeen, &e.LastSeen,
-			&e.SourceEndpoints, &e.DestinationEndpoints, &e.Hours, &live, &e.DeniedLive, &staged, &e.DeniedStaged)
+			&e.SourceEndpoints, &e.DestinationEndpoints, &e.Hours, &e.Days, &hours, &live, &e.DeniedLive, &staged, &e.DeniedStaged)
 		if err := rows.Scan(dest...); err != nil {
 			return err
 		}
 		e.Source, e.Destination, e.Protocol = from.flow(), to.flow(), flow.Protocol(protocol)
 		e.Forward, e.Reverse = forward, back
+		for _, h := range hours {
+			e.WeekHours.Set(int(h))
+		}
 		var err error
 		e.Direction, err = flow.ParseDirection(direction)
 		out = append(out, e)

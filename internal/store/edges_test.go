@@ -141,14 +141,16 @@ func TestEdgesEvidence(t *testing.T) {
 		Connections: 3, Answered: 2,
 		Forward: flow.Counters{Packets: 25, Bytes: 2500}, Reverse: flow.Counters{Packets: 7, Bytes: 4300},
 		FirstSeen: noon.Add(-2 * time.Hour), LastSeen: noon.Add(time.Hour),
-		SourceEndpoints: 2, DestinationEndpoints: 2, Hours: 2,
+		SourceEndpoints: 2, DestinationEndpoints: 2, Hours: 2, Days: 1,
 		DeniedLive: 2, DeniedStaged: 1,
 	}
+	want.WeekHours.Set(flow.HourOfWeek(noon))
+	want.WeekHours.Set(flow.HourOfWeek(noon.Add(time.Hour)))
 	for _, merged := range []bool{false, true} {
 		if merged {
 			mustExec(t, s, "OPTIMIZE TABLE edges FINAL")
 		}
-		if diff := cmp.Diff(want, edgeOf(t, s, EdgeFilter{}), compareAddrs); diff != "" {
+		if diff := cmp.Diff(want, edgeOf(t, s, EdgeFilter{Times: true}), compareAddrs); diff != "" {
 			t.Errorf("merged %v (-want +got):\n%s", merged, diff)
 		}
 	}
