@@ -11,7 +11,7 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-// Judge explains connections.
+// Judge knows ends and what governs them.
 type Judge struct {
 	Index *inventory.Index
 	// Govern returns an end with what governs w: Policy, Evaluator and From.
@@ -30,9 +30,9 @@ type Target struct {
 const maxPairs = 1000
 
 // Explain judges the connections that three words of a person mean, see Find and
-// ParsePort.
-func (j *Judge) Explain(source, destination, port string) ([]policy.Connection, error) {
-	from, err := j.Find(source)
+// ParsePort. from knows what governs the source, to what governs the destination.
+func Explain(from, to *Judge, source, destination, port string) ([]policy.Connection, error) {
+	sources, err := from.Find(source)
 	if err != nil {
 		return nil, fmt.Errorf("source %w", err)
 	}
@@ -40,15 +40,15 @@ func (j *Judge) Explain(source, destination, port string) ([]policy.Connection, 
 	if err != nil {
 		return nil, err
 	}
-	ends, err := j.Find(destination)
+	ends, err := to.Find(destination)
 	if err != nil {
 		return nil, fmt.Errorf("destination %w", err)
 	}
-	to := At(ends, text, protocol)
-	if len(to) == 0 {
+	targets := At(ends, text, protocol)
+	if len(targets) == 0 {
 		return nil, fmt.Errorf("port %q: want a number from 1 to 65535, or a %s port that %s has a name for", port, protocol, destination)
 	}
-	return Between(from, to)
+	return Between(sources, targets)
 }
 
 // ParsePort splits PORT[/PROTOCOL], where PORT is a number or a name, and the

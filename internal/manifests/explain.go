@@ -23,7 +23,7 @@ func (w *World) Explain(source, destination, port string) ([]policy.Connection, 
 	source, destination = w.sample(source), w.sample(destination)
 	key, ok := w.service(destination)
 	if !ok {
-		return w.judge().Explain(source, destination, port)
+		return connection.Explain(w.judge(), w.judge(), source, destination, port)
 	}
 	from, err := w.judge().Find(source)
 	if err != nil {
@@ -40,7 +40,7 @@ func (w *World) Explain(source, destination, port string) ([]policy.Connection, 
 	return connection.Between(from, to)
 }
 
-// judge judges by the NetworkPolicies.
+// judge knows what the NetworkPolicies say.
 func (w *World) judge() *connection.Judge {
 	return &connection.Judge{Index: w.Index, Govern: w.govern}
 }
