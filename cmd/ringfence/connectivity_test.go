@@ -28,7 +28,9 @@ func TestOfflineCommands(t *testing.T) {
 			"denied: shop/Deployment/front", `the flow is to TCP 5433, the rule allows TCP port "sql", which is 5432 there`,
 		}},
 		{"as JSON", []string{"explain", "shop/front", "198.51.100.200", "443", "--manifests", shopManifests, "-o", "json"}, 0, []string{`"allowed": false`, `is carved out of 198.51.100.0/24`}},
-		{"no manifests", []string{"explain", "a", "b", "1"}, 1, []string{"--manifests: name the directory"}},
+		{"of a server", []string{"explain", "a", "b", "1", "--manifests", shopManifests, "--slot", "staged"}, 1, []string{"--slot is of a server"}},
+		{"no such slot", []string{"explain", "a", "b", "1", "--slot", "dead"}, 1, []string{`--slot "dead": want live or staged`}},
+		{"no server", []string{"explain", "a", "b", "1", "--config", "testdata/none.json"}, 1, []string{"no server has left testdata/none.json"}},
 		{"too few", []string{"explain", "a", "b"}, 1, []string{"name a source, a destination and a port"}},
 		{"csv is not for all", []string{"explain", "a", "b", "1", "-o", "csv"}, 1, []string{`-o "csv": want one of table, json, yaml, name`}},
 	} {

@@ -286,6 +286,32 @@ type Activity struct {
 	Workload *WorkloadRef `json:"workload,omitempty"`
 }
 
+// Connection defines model for Connection.
+type Connection struct {
+	// Allowed False as soon as one end denies.
+	Allowed     bool   `json:"allowed"`
+	Destination string `json:"destination"`
+
+	// Egress What one end's policy says; missing for an end that is no workload.
+	Egress *Explanation `json:"egress,omitempty"`
+
+	// Ingress What one end's policy says; missing for an end that is no workload.
+	Ingress  *Explanation `json:"ingress,omitempty"`
+	Port     int          `json:"port"`
+	Protocol string       `json:"protocol"`
+	Source   string       `json:"source"`
+	Summary  string       `json:"summary"`
+}
+
+// ConnectionAnswer defines model for ConnectionAnswer.
+type ConnectionAnswer struct {
+	// Connections One, or several where endpoints of a workload get different answers.
+	Connections []Connection `json:"connections"`
+
+	// JudgedBy What was asked of each workload.
+	JudgedBy []JudgedBy `json:"judgedBy"`
+}
+
 // Coverage defines model for Coverage.
 type Coverage struct {
 	CoveredSeconds float64   `json:"coveredSeconds"`
@@ -410,6 +436,19 @@ type ExcludedEdge struct {
 	Source Party `json:"source"`
 }
 
+// Explanation What one end's policy says; missing for an end that is no workload.
+type Explanation struct {
+	// Guardrail That denied.
+	Guardrail *string `json:"guardrail,omitempty"`
+	Reason    string  `json:"reason"`
+
+	// Rule The first that matched.
+	Rule    *string       `json:"rule,omitempty"`
+	Rules   []RuleOutcome `json:"rules"`
+	Summary string        `json:"summary"`
+	Verdict string        `json:"verdict"`
+}
+
 // Facet defines model for Facet.
 type Facet struct {
 	// Field As in a filter.
@@ -498,6 +537,14 @@ type Health struct {
 
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
+
+// JudgedBy defines model for JudgedBy.
+type JudgedBy struct {
+	// Revision Missing when the slot is empty.
+	Revision *int64      `json:"revision,omitempty"`
+	Slot     *Slot       `json:"slot,omitempty"`
+	Workload WorkloadRef `json:"workload"`
+}
 
 // Judgement defines model for Judgement.
 type Judgement struct {
@@ -706,6 +753,19 @@ type Rule struct {
 	Ports []Port  `json:"ports"`
 }
 
+// RuleOutcome defines model for RuleOutcome.
+type RuleOutcome struct {
+	ID string `json:"id"`
+
+	// Index Among the rules of the direction, from 0.
+	Index    int    `json:"index"`
+	Matched  bool   `json:"matched"`
+	Sentence string `json:"sentence"`
+
+	// Why What did not match.
+	Why []string `json:"why"`
+}
+
 // RuleSentence defines model for RuleSentence.
 type RuleSentence struct {
 	Direction Direction `json:"direction"`
@@ -882,6 +942,27 @@ type ListActivityParams struct {
 	Workload *string `form:"workload,omitempty" json:"workload,omitempty"`
 }
 
+// ExplainConnectionParams defines parameters for ExplainConnection.
+type ExplainConnectionParams struct {
+	// Source A workload as namespace/kind/name or namespace/name, an address, or a reserved peer such as world.
+	Source string `form:"source" json:"source"`
+
+	// Destination As source.
+	Destination string `form:"destination" json:"destination"`
+
+	// Port The destination's, as 443, 53/UDP or by its name there; TCP unless given.
+	Port string `form:"port" json:"port"`
+
+	// Slot By the live revisions, or by the staged ones, and the live one of a workload that has none staged.
+	Slot *Slot `form:"slot,omitempty" json:"slot,omitempty"`
+
+	// SourceRevision Of the source, which must be of a workload, in place of that in the slot.
+	SourceRevision *int64 `form:"sourceRevision,omitempty" json:"sourceRevision,omitempty"`
+
+	// DestinationRevision As sourceRevision.
+	DestinationRevision *int64 `form:"destinationRevision,omitempty" json:"destinationRevision,omitempty"`
+}
+
 // ListFlowsParams defines parameters for ListFlows.
 type ListFlowsParams struct {
 	// Filter Conditions such as `from.namespace=shop to.port=443,8443 verdict=audited -to.label=tier=db since=1h`; all flows unless given.
@@ -1036,6 +1117,11 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/events (the `StreamEvents` operationId).
 	StreamEvents(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ExplainConnection Is a connection allowed, by which rule, and why not by the others?
+	//
+	// Corresponds with GET /api/v1/explain (the `ExplainConnection` operationId).
+	ExplainConnection(ctx context.Context, params *ExplainConnectionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListFlows Flow records, newest first, a page at a time.
 	//
@@ -1230,6 +1316,21 @@ func (c *Client) ListActivity(ctx context.Context, params *ListActivityParams, r
 // Corresponds with GET /api/v1/events (the `StreamEvents` operationId).
 func (c *Client) StreamEvents(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStreamEventsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ExplainConnection Is a connection allowed, by which rule, and why not by the others?
+//
+// Corresponds with GET /api/v1/explain (the `ExplainConnection` operationId).
+func (c *Client) ExplainConnection(ctx context.Context, params *ExplainConnectionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewExplainConnectionRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1785,6 +1886,108 @@ func NewStreamEventsRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewExplainConnectionRequest constructs an http.Request for the ExplainConnection method
+func NewExplainConnectionRequest(server string, params *ExplainConnectionParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/explain")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "source", params.Source, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "destination", params.Destination, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "port", params.Port, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Slot != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "slot", *params.Slot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.SourceRevision != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sourceRevision", *params.SourceRevision, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.DestinationRevision != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "destinationRevision", *params.DestinationRevision, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -2966,6 +3169,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/events (the `StreamEvents` operationId).
 	StreamEventsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*StreamEventsResponse, error)
 
+	// ExplainConnectionWithResponse Is a connection allowed, by which rule, and why not by the others?
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/explain (the `ExplainConnection` operationId).
+	ExplainConnectionWithResponse(ctx context.Context, params *ExplainConnectionParams, reqEditors ...RequestEditorFn) (*ExplainConnectionResponse, error)
+
 	// ListFlowsWithResponse Flow records, newest first, a page at a time.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -3269,6 +3479,75 @@ func (r StreamEventsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StreamEventsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ExplainConnectionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ConnectionAnswer
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Error
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Error
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *Error
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ExplainConnectionResponse) GetJSON200() *ConnectionAnswer {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ExplainConnectionResponse) GetJSON400() *Error {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ExplainConnectionResponse) GetJSON401() *Error {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ExplainConnectionResponse) GetJSON404() *Error {
+	return r.JSON404
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r ExplainConnectionResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ExplainConnectionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ExplainConnectionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ExplainConnectionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ExplainConnectionResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4661,6 +4940,19 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, reqE
 	return ParseStreamEventsResponse(rsp)
 }
 
+// ExplainConnectionWithResponse Is a connection allowed, by which rule, and why not by the others?
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/explain (the `ExplainConnection` operationId).
+func (c *ClientWithResponses) ExplainConnectionWithResponse(ctx context.Context, params *ExplainConnectionParams, reqEditors ...RequestEditorFn) (*ExplainConnectionResponse, error) {
+	rsp, err := c.ExplainConnection(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseExplainConnectionResponse(rsp)
+}
+
 // ListFlowsWithResponse Flow records, newest first, a page at a time.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -5094,6 +5386,60 @@ func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error
 			return nil, err
 		}
 		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseExplainConnectionResponse parses an HTTP response from a ExplainConnectionWithResponse call
+func ParseExplainConnectionResponse(rsp *http.Response) (*ExplainConnectionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ExplainConnectionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ConnectionAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Error
@@ -6161,6 +6507,9 @@ type ServerInterface interface {
 	// StreamEvents Server-sent events that say what changed.
 	// (GET /api/v1/events)
 	StreamEvents(c *gin.Context)
+	// ExplainConnection Is a connection allowed, by which rule, and why not by the others?
+	// (GET /api/v1/explain)
+	ExplainConnection(c *gin.Context, params ExplainConnectionParams)
 	// ListFlows Flow records, newest first, a page at a time.
 	// (GET /api/v1/flows)
 	ListFlows(c *gin.Context, params ListFlowsParams)
@@ -6289,6 +6638,73 @@ func (siw *ServerInterfaceWrapper) StreamEvents(c *gin.Context) {
 	}
 
 	siw.Handler.StreamEvents(c)
+}
+
+// ExplainConnection operation middleware
+func (siw *ServerInterfaceWrapper) ExplainConnection(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ExplainConnectionParams
+
+	// ------------- Required query parameter "source" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "source", c.Request.URL.Query(), &params.Source, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter source: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Required query parameter "destination" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "destination", c.Request.URL.Query(), &params.Destination, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter destination: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Required query parameter "port" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "port", c.Request.URL.Query(), &params.Port, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter port: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "slot" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "slot", c.Request.URL.Query(), &params.Slot, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter slot: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "sourceRevision" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sourceRevision", c.Request.URL.Query(), &params.SourceRevision, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter sourceRevision: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "destinationRevision" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "destinationRevision", c.Request.URL.Query(), &params.DestinationRevision, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter destinationRevision: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.ExplainConnection(c, params)
 }
 
 // ListFlows operation middleware
@@ -7070,6 +7486,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.POST(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/rollback", wrapper.Rollback)
 	router.GET(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/denials", wrapper.ListDenials)
 	router.POST(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/replay", wrapper.ReplayPolicy)
+	router.GET(options.BaseURL+"/api/v1/explain", wrapper.ExplainConnection)
 	router.GET(options.BaseURL+"/api/v1/flows", wrapper.ListFlows)
 	router.GET(options.BaseURL+"/api/v1/flows/facets", wrapper.ListFacets)
 	router.GET(options.BaseURL+"/api/v1/flows/tail", wrapper.TailFlows)
@@ -7216,6 +7633,87 @@ type StreamEventsdefaultJSONResponse struct {
 }
 
 func (response StreamEventsdefaultJSONResponse) VisitStreamEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainConnectionRequestObject struct {
+	Params ExplainConnectionParams
+}
+
+type ExplainConnectionResponseObject interface {
+	VisitExplainConnectionResponse(w http.ResponseWriter) error
+}
+
+type ExplainConnection200JSONResponse ConnectionAnswer
+
+func (response ExplainConnection200JSONResponse) VisitExplainConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainConnection400JSONResponse struct{ ErrorJSONResponse }
+
+func (response ExplainConnection400JSONResponse) VisitExplainConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainConnection401JSONResponse Error
+
+func (response ExplainConnection401JSONResponse) VisitExplainConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainConnection404JSONResponse Error
+
+func (response ExplainConnection404JSONResponse) VisitExplainConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExplainConnectiondefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response ExplainConnectiondefaultJSONResponse) VisitExplainConnectionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8824,6 +9322,9 @@ type StrictServerInterface interface {
 	// StreamEvents Server-sent events that say what changed.
 	// (GET /api/v1/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
+	// ExplainConnection Is a connection allowed, by which rule, and why not by the others?
+	// (GET /api/v1/explain)
+	ExplainConnection(ctx context.Context, request ExplainConnectionRequestObject) (ExplainConnectionResponseObject, error)
 	// ListFlows Flow records, newest first, a page at a time.
 	// (GET /api/v1/flows)
 	ListFlows(ctx context.Context, request ListFlowsRequestObject) (ListFlowsResponseObject, error)
@@ -8989,6 +9490,32 @@ func (sh *strictHandler) StreamEvents(ctx *gin.Context) {
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(StreamEventsResponseObject); ok {
 		if err := validResponse.VisitStreamEventsResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ExplainConnection operation middleware
+func (sh *strictHandler) ExplainConnection(ctx *gin.Context, params ExplainConnectionParams) {
+	var request ExplainConnectionRequestObject
+
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ExplainConnection(ctx, request.(ExplainConnectionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExplainConnection")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(ExplainConnectionResponseObject); ok {
+		if err := validResponse.VisitExplainConnectionResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {
@@ -9684,111 +10211,121 @@ func (sh *strictHandler) GetReadiness(ctx *gin.Context) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H17b9w2tvhXIfT7Ab17oYwfcXIbG8FFmsc2d7NpYKebP3KDhiOemWEtkSpJeTwN/N0v+JIoiZqRXNvr",
-	"tMECW2dE8XHeLx59STJelJwBUzI5/pKUWOACFAjzr1c0VyD0XwRkJmipKGfJcfKcM0L13xLJKlshLNHn",
-	"heDFjOECZIkzeCpXvESKz0ou1NOjo4fp90dHD9EFCEIz9RRXhCog6IHisxzPIX+qKIinZI4kZRk8PVh9",
-	"PkE4z9Ei52uJKpaDlGhJL4DNkjShehO/VSA2SZroNZPjZGH3miYyW0GB9aYLfPkG2FKtkuOj/SeP00Rt",
-	"Sj1UKkHZMrm6SpN/UEb0UDNjidWqmfBcP0oTAb9VVABJjpWoYGD6xw/TpKDM//MgttQbWlBVr9XZfW4e",
-	"hrMTWOAqV8nxwf5+qteiRVWYf+2btdw/65UoU7AEYZZ6ayaNnsr8Z+SpDh+NONZbj/ItC9rnN7nqKVxQ",
-	"STl7WxVzS6GRpYUbtHXlBRcFVhaAj4+SANRHh0+Onjz+r8Mnj3YC/ExTbZ9PzhQWCvEFUitAa8oIX58g",
-	"taJCbRDBG4nwko8ibsMVSXTbBCt4oKjBah9OPzNF8/7GXjLS3Rbj61FbqcyMk7dypXEgS84kGNHyUghu",
-	"8JZxpoAZxsBlmdMM6z3u/Sr1Rr8Ey/x/AYvkOPl/e43E2rNP5Z6dzazSPuiHFVaISrQWnC0RZgSt9S+K",
-	"I8JnyVWa/Ag411R2Qxtx00V3AmoFAlG7H8jzmcGQe1NP/CwzMrWPLnOKAm/QHBDhDDSyThBGBZWSsiUC",
-	"psQmHJAijEoBEphCerzUxLZebRDjSiO2FLwEoajFhZHG+o8O0tIE2IILS9m9Z4Ln+Rxn55GHVzX++fxX",
-	"yJQerg93QdXGaJn28pk9ZmQNnClLJb0nlESZt8ubaSMExg1XcKn6CHivGWXFc9CqDiMNV2AZzPqEniaG",
-	"AUayRZqsuTjPOSa7COuDG3cKi8QykxdoHzUs3LIeYqkHqjvQpwhCnvMLEHgJfYRk+gmQM8g4I7J9Fl7N",
-	"8+AgzMrfqzTJuVSnkHHReWMY1I56jfBWUMgont0PWAi8sejEZBOMnHOeA2b6kZy0X+lF9jg8VV6QjkYr",
-	"kXE6krjQ/LmDjjoo9gqglr7urGkXWW1EeHg1wPZbi1KEAAJMUZxbviTWyMP5u4A8FjiX0JUgJZZSz9tR",
-	"5Qf7h0c7dHmaVNIq8PC9w+93mwAheMwcabON2OleAKM4j1E7Y9BI3hGES0AqyrCXWtvY9h0WytAtoQKy",
-	"MW+8qAdepcmCCqnOANh4ysvx1DdKnJ2DGnt4bdAH/Bc+EVzxjOdxbQFYDgh5ySunY0ZAsoP4Bqz1PG38",
-	"BNtye6/3krZQ38AhBHsAz2Gakn2iIs2DWrZtxbolzojA0zMBifpgfu/IjkFcoDWvcvKAANtomTICnb9W",
-	"ZLlrejtm5IQT9e0kMdxBvtt7DaO0BnsUVyEHAtPG/MekYueMr5mxdZcCpMY+2D8+RVjlJSMlp9ZI7Bgx",
-	"hOi3QE5TZysuVVybaRiJBR4wvpjz8PoPOIG4RRZCznmBZnAa7N1tKAa+2mDvSk+7ngcoZRc4NwZJxXCl",
-	"VlzQ3w1qFlzMKSGGpxhXvyx4ZfzrjLNFTjPlfvb6SmAFvxivGNxkF5jm2CpzAxuG8yiOMp5XBYvrXsPY",
-	"KFthgTMFwvpAWKESC/WdRNpWsj94lyFFC8ELdDCLEu+CQk7iK5WB56chD7Izc9R2LEBKZ5L1nzXmUtzH",
-	"8d7AHBZcgHY0Msy8R2DcuZFk2SGWzFKJ31uUOC4oAcfIHb5gcg0Cxlrr840C+YqLNRYRwL7SuNAQpYwq",
-	"ihUXI4WSmfYULkBIGLmTP2QWeDkh45ryGmp9xSsRMShfUL1mppB5jtZUrZASeLGgWZxkp5sHfC5BXAB5",
-	"pmKkR7MVAka+k6gWWEjiNaLGz/RSYc5NXGYFQi9RAogo65oHYy2qaxoi1krYiqAO/Ztd1cZDYE60zYea",
-	"0jtU3KG+Aeuiv7EBgvKk0EJMlCcvs7wiQF6SuI93f63eP4GJ2SYNt7MYll7hDCLmxIBmeabZDGFkg91R",
-	"FXKB8woikuKfXCokrF9o9WBLJWyDi9njv/S8O3WF3Xe9i8ET29lugCrFpJCDAlHE9XXmUxpWS68xU9IJ",
-	"sTiIdxtZdphbtNlpmziiEMrxctjSGk/3cT2+jRhzvu4v3NXJ91DfjhdIzTvPrNUbBen15BZcuPhxb75r",
-	"KHxKhsNHaK016QUIZ15qwtIWoDaeoxSb04ud0u9/tDdV6BMMuxG10hGT4pVpwiuV8QGXxfnd0yjMvTSN",
-	"xrxi6UPV5iYIiO9k3G4aYVOMJkI7fBv92RHvBvWgVNh57aMxKhUXMUf/wwqYISMzACnOzxFVKVLc/mri",
-	"ii0zeyvZ+uh3e5GfrCPEYK39IIs7lPGKKRg9dyzo7Q5VR79D08o5t5Yp0zFqvI2XqLBooWa3Tdgh7R7Z",
-	"7jIVPds4Dq4RPyS830Xj+SaJPjoUZZRAJFTBBjMjWSUkF97bLfESEF4oI52oRJzBSe2bcktr2uzdHfS2",
-	"+46d9e8VFkRgGgnnDkZGfLB9yIFWNowmU21irZ2qHhVGqWeObbVJMHYjhMrtv79ThVUlw6gKP+/EQD7t",
-	"TBjYOWI7asRCb1NbTOiJcT1X6THCSnIDtxomb/Ac8peXpeZBt4cJ2Ylz2MR1WQkCuwSjh/RrLQjecmX+",
-	"+/KSSuNyveAg33Jl/h31XBurezjIUuDL1/ahLeLYakjrPQc7HATKGeTgk6QTQILzWFXABYiNWlG2PEFS",
-	"YUaMt1Hm2qfnC2QKdUL1GEQrC6yyVYOg8dKmi9kunPpyyCxlXtuSpRqOcXn4xXLUb2F9GpD5BHhmvPAc",
-	"FZayhHgO6E7QJW2FobUJpycgXhUBoXFCK7Fw6/TlsFOvnlONpLUxWCTx+gTta7vR/CwArbFEjDOYoWeM",
-	"m8oEzkAbkRj5kGw0uFZXwuzHLaycZpudlpAd1Qu02J9rANWnjVH/W2ehRh1Ia+j0yRTCsE/HtVYKZysg",
-	"VkVRDRwCcVsQfCi8h50lMM2w48WkVoSn4O3ScSbWoIYrMaPZeczI+6yHLLSOQmbQZ41oypCp7jhGmgC0",
-	"dqYSEcHLEkicy7VZQse4mk4xNtgIQR9stAWxISyf5VwNFcXYYhgC30l0DoJBjlY8J1IfzFY3OTfEJNyp",
-	"MoYHkpiSfhWMpnoqiiHS2UFZBDDJKYMtBrbeJ1pykGiOs3M03yCqJOSL1Ndd1TsYb27DYqGtzd3enQai",
-	"l22yxwpTaHyXa0jOplVWGEdWAXkleDE2abimSvPqM3XNzKHzDVr0WUOyTasNWcTo0/p0fX+HAQJbY4dN",
-	"DesJwiEtan/TwAqVACJFXCDMkMvDRQq0triKEKQkI0EEYIpGd7jQ1Gd1OpKgrGrAPpigtUOBrQAcJcYm",
-	"q+MIk0RX74Hcgy4663XLqfqIdamIrTZAx3y6xJnKN0YmcQveBo0ReUPJVKsNLjMo1bQMcylgQS/7BHCw",
-	"PzP/2/teU9/h/v7BMZl/f3y89/BwJ/u4OWMMsfiNRHKvuKQzuMRFmcMs44Uh+P8MfzECWwuCDdK6w8DQ",
-	"0uYcDPvYpDziLN/M4lKkoQpvVZlctqGJ3FZyF1zBA8f759UcHuCSunBWzNaSgW29Vbb6cXFKqk2iKZhe",
-	"eoYfZUWfVjn0XYyI8eyrHG5+YslzrODlsiOowooGO+Q12zLmJsoh6zl6S3a3ubXqI8SgNc+m4I8R/1Zd",
-	"T/740aOHj3YZ0DQryudOw9ZvHj4a9d578+u097wx2betTHzZ1ksa8yWIhqEVlqhixId4mClpDH1FbdFG",
-	"+TQegt3XAsHHiArATDph4OeZBsQwWNtxk56/S9HPL96l6Oz5+3cpev38n+7/Lx4bLexOPEIEuiViBHPa",
-	"dufiBbYuVLeNyusS3StPnz/Ne8ovdG9cync0e7dyxFeD4mL7qj3Wb4Nc8wqXQy5FXyhMeZvxRrp2KXjj",
-	"HF0stOmNRJWDbAKRgSeMRbyQm3EVS6SeQoHFubR5Qq2d2BIprpfQE+dgVppSbpMmZm/jZbKnLiBePHcn",
-	"vGExavfXJ4ceVY6QuDWNpg0bbOUhd8p+ZVEu+TNS0EHf0OTGqhwQNqPQHDbcXwDRFqb3V6bh6rqpwaZA",
-	"ahxn+hciW1jkeDklno+jB6FFmUcrS99yVcPmBC14bu7gmTo47EJFnsT7HFk6fo0Ub+V4uQRiGdFwJc60",
-	"OWtCLqDdYVem5s03+zixoWdYR0004UhjjA0TJgC2C3czaydl5F8OcOkxEZw6DckyTtZljjentiJwapX9",
-	"pODa7V5xiIfu4iduIqrde0dqNRBkCOKp/WcCsJri/GtMLkHGZ2P1DcIRfu7YyG1wO2p7EHdU0noa1mtl",
-	"0ma/10p61pP1xRM5ugZIM9GZ54Hb1zi1FeYwF8SEHdWEdJA2oWN7+igdOlExgeFiNRgvzIaMjQsgpLlT",
-	"qK1UeYL0cSsFJEV0ybgAYq0MDey4LQzunvUoDJiIxM40krWwJ8yq7fGpySm7cb/UELDPAnnbyX1eS4dS",
-	"sjOvO6JkICrUY0cYnVnrmB6OiKXWaGoFVLjEmY3y5bnLkxfGYTLxa39DWg+g2irlEqx5WT/ym0Elzc5j",
-	"EcLBfF4ddvwL5PTS4Lb50K2JFjhHnWR7eOesSUl3g3UlFSAn6F93EW7EVbcoveZchZppqGKkWVC/8XyF",
-	"2XKqXAxrAWK1VD7/yJFZPUUVM39oAi8FL7iCExPx81oytVUh9MJG/hRHS26zJKatRDQPOfWafit9FS1P",
-	"kjlXRj22E6eGW28yTdq1Nps2BX6HQ/g9BWl6QgwXk/S9YMaVj6xyAiZ0Y+63A0FUdRxiLZ5W+GLIHyYT",
-	"vNQmcxe9xWvs32lGnKyKAovNWAvjzA3v5YsG0nMmNdjOJbpiuBBINLckujLpc3XN4jV/FA/UNkSGse/z",
-	"d5GghOM5azjJsDuAJ1iGoCjVxpB5X4P4EtEx6be6+nDn4KjEVC70VVc3WWfT2HbWevZ9B6JSq66OiuZv",
-	"g1vrnQT/YALW518xyow01NCq035WI1OJNGIH7tQAFsxdzfqj9exhaLDTTGSlfWZXZKc3Y3vlmH/ae20u",
-	"e2YsB7zUTIHc7fAU7WuhetAm18G78UCWsO2ykXluC0bHXgud3h7AVrO8JEvYyrau6EVvyUR1LCgk2A4m",
-	"IyVLvH3LqxCqkdOO53cL0G51aPum/tZo2HTZGy3htOX9I4GisJgqoTWMJpU6QjEHQoYiyytTOxlt99AF",
-	"sJ+neSkGxuECljRZY1H8XA6LD4Z8ql3LBx8gM2aM5MiEgZubl64Xi5NjZJbstAL81kLAW4w1SsLCNxA4",
-	"sTN+CDzxWKOVndTj29B0i0TGxS19OUKE/Ja+ancoYss4so583ZzIncXcZMV5ztf26oPtomMCy1ps1z7d",
-	"6HBGU0AcZZMbM3Sua7MM2gthaYonC1xLlADC20jjVO9kWgmt65M24SL6Fk8sUi3mW4S5rmtm2m1HOGsA",
-	"u6WMK+YP11awqX/RLkftsLQKsAZLwCZdUdrdvKH2fOptUFa7I661w0glW+vtMWOvXzlmUjm1Fbf1XeWz",
-	"l9urzVxiadqc+Q3EC65/HXqo5ZuxyYwzZZ0u7OtKa+2haW8OwIIkS9u/YNZiH2+/1M7DZFyOcolPGsu4",
-	"qKSNSrm7kSMI7VqRYf1alZMXwDa7ucf6I3H+MdMYn3YKKw0Hph3RtQVxi3zbDBIip11k2Cj8uHXYAKCW",
-	"I59iVewSskpQtTnTcLR0L5uYlGnhl3F+TiFojOirgX/xIxvNVdJ/gFFdip9D0/nOiELAIiyNWClV2lZ3",
-	"lC14PBj04/v379Czd6/rXhh1IbItvJqh5tYBmlcK5XxJmYmqW0MOMQAiEVATfLFX0qST1vpU1t2xb0lQ",
-	"0tVS6iXNCTQ1fH7mOpGYJM0x+sEc5PPsf83BqcpbQAlwc5wczPZn++6yCMMlTY6Th7P92UNTxaxWBtx7",
-	"uKR7Fwd7OGhxt7S3uu0FDsrZa5IcJ2+oVHUfvLTVbPVjnDmaIXu2f+hV2q81zTemAyAF1wACI1ngPAeB",
-	"bJ1zrI2jNVWT7Z0wtza97O6j1uJ7WofvuRLw2NoBO0U7gD46OOw7VJ86DSQP9/cndW0cZcvVyOnfc++V",
-	"rGrqdmA3nSSP7IZi09cb940q9eiDCaPrZrAj3wgtz+TDiiNCfeHDCljqnea6DYAyBQXNrTE9gadqc4FS",
-	"BjTdM6qYQhpY8hh9thN8Rv9BsMLHyMZq/paizx7n9aOOIafHeP6px3h0/G2GXpvERSYASzhxlcJWWrIl",
-	"ynKqN7HU7B/EBPRmXGzEsnqbG8+UAFy8tMfbSV0KLpWFxQNpXmyTV6TfaeTutnlxdsf4PzOC9oFpBmqR",
-	"aWWmxBtLE1a3k12EUF8jHZRtr8yIqYLNdZnuSxR7p+lStW6WWsF1Ut9ZgVxCt9GS9r4JXSxsi4yYCLJX",
-	"VpPBFsSxZtFjJfQflVS7LueaS74DFKZBdL+lkT6B70PSFkSmaa25PKwQbsKtjiLdZeAeQe4tcAZqB13a",
-	"ITdGmGccFZhtkL31qakPcLZCpvnJEMUpXg719263996hd+9ED9quNCOVoDm2kynG0MYWMKnvVXNpehMS",
-	"zY33mTL1WQquqdHIEaai+E0bYWN76dhwu2vJYxvHjKJbHxMdoVXNC7VWxAwZfOiNaG5KEc9JzUUnQULA",
-	"dIJemx5dPiBZlGqTGhdUhTdG7VH4wolXrY1Lwec5FPWyBmR/m6GXGhStoLhLRGS80MBiGaQo15qXM5BI",
-	"cT5DjfKz+RfOXIcAjNwyeu2ME0Cfg2vun1Nr0HpZ79zk1LgHwIj0s7ANMsnZmJp/j2l+w4rpB9Dehtma",
-	"dKKALyIAHZIFOZbXafa/fy1xcOOGyz1l3yEzJ8NCbMwlvJrOLfVvTBFqk9fZwrGBQ00gBwURPcOXvFJ9",
-	"O/Koz9xvuCmE5ZW6a1PwDV/aZQNLzx3tk7m+HFGgfwd1VkcJbs2w8UsMEaB9PPs3uE5UotwijLIhwJWu",
-	"jWuPJChrIkA/cNu5/EbgFfbqvmrHq5So4Oq+oOr2hMXR4ZNbJgMXWEuOP37qMhFlJzba1A9IxWkkFCZ1",
-	"AcMgv9kRt4lDu8KguNdP75rZ/mWDbqnJ0MjUNaTCsSsbWu0usNjlsfqgw3bvoK7YTO7CtI6UJ40xsuuj",
-	"3DVWnuV5s3hq7XggaG4v6oYYaKAdR8LelzpEeLX35ZwycmV/utrGCx+Ca0i3xQ31GjuAfw3YH1kD4C4w",
-	"9RMLEubGOKVK2gyO4ylvN9vExRDupprJzRegRsRIzAe3Rowzn7C6+jSNjvaCtvuD7O579veOGf3wUs7V",
-	"1s9H7cq2xSLl702/sSBJNea7S0GV6M1+vGonKmym81bDWh4nA/zn0Hr7JsXdMesHGzXQ6P9ONqnLzpcc",
-	"wsRlipaCV2XbV/H3rr5mpnUV4d3PD/57zzBk07+zmz1tf1rupq37oDL/ro37pso8woxBBY0N93Eb+QsU",
-	"T7u+3LDs4f7hHe3v1OfaT7aXvRvpawLM90qiHO0/uSv589JWJsbqJ05MASO/MMG7pjxJi6q0McepQoSD",
-	"KYJ3lXmd7mFdCTVRKoheD4UhC/G0ewVzmhRx6m23ZLDfUrxVPdg5yoA6bIPmr0vDpvcsZoQSrMBXjpra",
-	"WCD2vnrzgUsXSfZ3t/9sOlSYa+Vfhwq1V+Df1Td2b0F/tm/Z37EK3WHMCqO9/ky2rGko7HNBK6r/2KD5",
-	"BmHHkycugGMsWqpCo/a/b0RTBNeiBt2+puzxLqI8tX04MrxTn+F+hxis/ec3O1xHdC9F6pA8em76CNyy",
-	"RR+2Fh4ljw5uUBiG6w7T3l/XkDizVQu2zwwQb0rUSfLLpqnyDL1tmuX6z9hzUd/0sbcKZzcp1va++D+v",
-	"tpvBAQHfmn06iZTucaC02en9llq7x3U+hT/ddAy+4/0VGI9+t98CL98CL1+jrvlBmJsOODtv0pomvmIr",
-	"r9yXwRmsU7SiS9NsbZuomsjs0t+wuv+cbu7PfIuzfmP3r5rdn2kT0dmWNrhaVspDpom92uBqcLfZfXTb",
-	"xFuJ4KX0RZA3IQVcO56vQw78bDf7TRJ8kwRft5OpeGk9RvOBJduLpyMCBpnb3oX8fZv/5z40FqfU7dt1",
-	"r24rejOXSwTPTJ8c86VjOVh9Zb7h/vt2XxUTymxD4OtvN00e7T+8sdNpZhE8D8rOnuc0O/+RVxLckeMn",
-	"bs8b3L79+ElLP3eP9uMnLeLspVcrayuRJ8fJnhF9btYvdd1J3Tqv+cmV7DW/NEU7wY+lbwRa/2Lrma8+",
-	"Xf1fAAAA//8=",
+	"7H37b9y4tf+/Quj7BXJ7oYwdx8ndtbEovHm0abdZw842P+wNGo50ZoZriVRJjsfTwP/7BQ9JiZKoGclr",
+	"p8l2UaAbjx4kD8/jcx48+pRkoqwEB65VcvIpqaikJWiQ+NdrVmiQ5l85qEyySjPBk5PkheA5M/9WRK2z",
+	"FaGKfFxIUc44LUFVNIPv1EpURItZJaT+7vj4afrN8fFTcg0yZ5n+jq5zpiEnj7WYFXQOxXeagfwunxPF",
+	"eAbfPVl9PCW0KMiiEBtF1rwApciSXQOfJWnCzCT+uQa5TdLEjJmcJAs71zRR2QpKaiZd0psfgC/1Kjk5",
+	"Pvz2eZrobWVuVVoyvkxub9Pkr4zn5lZ8Y0X1qnnhlbmUJhL+uWYS8uREyzUMvP750zQpGfd/PokN9QMr",
+	"ma7H6sy+wIvh23NY0HWhk5Mnh4epGYuV6xL/OsSx3J/1SIxrWILEod7iS6Orwv+MXNXRsxHLeuu3fMeA",
+	"9vp9jnoB10wxwd+uy7nl0MjQ0t20c+SFkCXVloDPj5OA1MdH3x5/+/x/jr59tpfgl4Zr+3JyqanURCyI",
+	"XgHZMJ6LzSnRKyb1luR0qwhdilHMjVKRRKedUw2PNcNd7dPpJ65Z0Z/YK553p8XFZtRU1vjGyVO5NXug",
+	"KsEVoGp5JaXAfcsE18BRMGhVFSyjZo4Hvygz0U/BMP9fwiI5Sf7fQaOxDuxVdWDfhqO0F/p+RTVhimyk",
+	"4EtCeU425hctSC5myW2a/BloYbjsnibiXhedCegVSMLsfKAoZrhD7knz4rMMdWp/u3AVJd2SOZBccDCb",
+	"dUooKZlSjC8JcC234Q0poaSSoIBrYu5Xhtk2qy3hQpuNraSoQGpm9wK1sflHZ9PSBPhCSMvZvWtSFMWc",
+	"ZleRi7f1/ov5L5Bpc7tZ3DXTW7Qy7eEzu8zIGDTTlkt6V1geFd6ubKaNEhh3u4Yb3d+Ad0ZQVqIAY+oo",
+	"MXQFnsGsz+hpggIwUizSZCPkVSFovo+x3rv7LmCRWGHyCu1nQws3rKdY6onqFvQhsiEvBOdQk76zJUUh",
+	"NpD3CfGaFgqJoITg5r+Gu4DnJAfOQAUEmQtRAOWJFQTNOB3cZVhKUGqvjN9UBXVvMQzA7/KUgSPBHIKN",
+	"r6TQIhNFdIZKrIfEQK3LksptXArCXXLvaJMjGNdNLq2J37x79/adcbWxNrC9iVl9R0Sl/GiUhJBEwTVI",
+	"WpDNCiTuZCUY18pYB0o8c5IlaJKzxQKk0SgUB8TNZhrKvXsQcFqjGaiUdGv+/mWdLyH/fjug9jZG4tQV",
+	"oMECmq3qWY0e/y9+hN7onS0KKRZMLE5+Q7clxMh+DRLyS8gEz1VbE4j1vAjUALfo5TZNCqH0BWRCdp4Y",
+	"VlRO9yP08UTo66IOrSXQPGTVQEjVpPkqD3jGabm1hyGjlWKu4lpY0dJYtz1auCt6Dj7V2MWtNe1uVnsj",
+	"PL0aYvupRTlCQg5cM1pYFZpbF4kW5wF7LIz+7Nrfiipl3tsBwk8Oj473IOE0WSsr+uFzR9/sB9AhefAd",
+	"aTON2OpeAme02KtkRjBuxxrsEtxzKjXybc5kY6p2PfGyvvE2TRZMKn0JwMdzXkGnPlHR7Ar02MXf0f5I",
+	"oGrAeDamaQQlOxvfkDUdb57cXNKOtvR0CMke0HOYp1SfqfLmwigF75gzovAQluTRCIafu4UuuTGGG7Eu",
+	"8sc58K3RKSO205qI3a+394x84US0OkkNdzbfzb2mUVqTPbpXoQQCN67wz8maX3Gx4UmDxmow9yEiKq8c",
+	"uojgzTw3T4GaZs5WQum4NTM0kgs6gNm4i4/0L4gc9iM5F0PBm9Ng7m5CMfLV7m5Xe9rxPEEZv6YFwvk1",
+	"p2u9EpL9C7dmIeSc5TnKFBf6HwuxxuhUJviiYJl2P3t7JamGf2BMCdzLrikrqDXmSBtOi+geZaJYlzxu",
+	"e1GwSbaikmYapI0gUE0qKvUjRYynYX/wDndKFlKU5MksyrwLBkUeH6kK4iaG8qA6b456XiUo5SBZ/1oD",
+	"l+IRAu9Lz2EhJBg3PaPc+9MtqLmHLXuYErnEzy3KHNcsByfIHblApA1jfd35VoN6LeSGypjvZvbCUJRx",
+	"phnVQo5USvjaC+MoKBg5k18FC7yeUHFLeQezvhJrGQGUL5kZM9MEr5MN0yuiJV0sWBZn2enwQMwVyGvI",
+	"z3SM9Vi2Mj7XI0VqhUUU3RCGURqvFeYCo5rGQzOGFkBGRRcvjEVUv8oR3rlBHf7HWdXgIYATbfhQc3qH",
+	"izvcN4Au+hMbYCjPCq2NicrkTVasc8hf5XEf78tFvb8BiNlmDTez+C410Z24ZnfxqUeKVKJg2RZDoae1",
+	"tl8ISSjHCJa3L1y0IgztjV+uqcwljcXU35nnLZaKWqcdBJbrAnaZXG3jvzpbDb17XcB4uHyxLuDHtc5E",
+	"CTFUNRzRShOXwNuPkfyNgb/g3+unG9vQ1zSDCD4cgApnRm8SSmzuL0qZa1qsIaL6/yaUJtI6+pbKo8NJ",
+	"OMe/m/fuNf523vUsBlds33YPakZOiiFpkGWc7zKf4bW8t6FcK2eV4iQewRF4mxu0mWlb2qMUKuhyGDqP",
+	"l7M4MNuhXV4XYtMfuAuyvkAANd7CNM+cWTcmStK7GSK4dum03vvugOBYPhwPtMHra5DOXzCMZTS58Yai",
+	"HFuwaxgVNC7NCob9whpFyEnpmzQRTvvGXukCKdM4zD00jcc8UuhT1aZqc5CPVBwIj8yWjGJCe/su/rN3",
+	"nA8CG6WpC8OM3lGlhYxFbt6vgCMb4Q1EC3FFmE6JFvZXDBS3/KadbOuTgZ3ki/VsOWyMY2v3jmRizTWM",
+	"fncsB+gWVScDQ6zsohVWKNMxuKy9L1Fl0dqa/SC/w9o9tt2H/b3YOAmuN35IeZ9HEzRYUzQaLKERiKAk",
+	"PpgoztZSCenDFxVdAqELjdqJYcK0gZ/C8prxY/ZnMey8Y2v9U4hK24sdDHX57MlQRMRhWZUaiLVxpnpU",
+	"XKx+c2yqTb1FN+Sr3fz7M9VUr1UYJhNXnaDWh70ZIPuO2Iz+EuQf23MKg7Ed9Oj2b1Nri0Kg8wBlpccG",
+	"j80z+7jv0txzT2UC9TsGqVBCLDi7y3GZFq6+u/cQm/IPdA7Fq5vKaCI3hwlJtyuIezjmHuqqTjy/vTHq",
+	"8K3Q+N9XN0xhJOGlAPVWaPw7GpBpfI/h2GFJb97Yi7ayb6c7YeYczHCQKJdQgK+cmUASWsRKxa5BbvWK",
+	"8eUpUZryHH2uqqAZGBWH1ZsDdR/osTYbNF7ndne2S6e+Nsah8LEdydfh0K2nX6xw6S1sLgI2n0DPTJRe",
+	"osL6xnCfA76TbMla2RUDZM0Lcm+QIWdxRquodOP0rZEDGV5SUVvZ1AJRdHNKDmslJgGLLbjgMCNnXGC5",
+	"muBg9BolPtMQVW51eeRhHGcWLNvuxYP2rl780P5cE6hebYz73zqcHnWjLdzrsymE0cxOgEFrmq0gt4Ya",
+	"g0M5xBEx+AxPb3eWwI3AjleTBg5cgEfn44DmoJ2vKGfZVQzqfjS3LIylJnjTR7PRjBMs+TshhgGMjWOK",
+	"5FJUVSv0FJDPgDM2xuF28KDZjZD0wURbFBvaZWMY1Y6Yn9moR4pcgeRQkJUocoXBPix5dYYQ60iYRvhF",
+	"FGWReJ/heibLIdbZw1k50LxgHHa4GWaeZClAkTnNrsh8S5hWUCxSX4xbz2C80wGLhcHc+31cQ0Sv21RP",
+	"FKbw+D4HOb+cVjCE7ryG/LUU5dhc+IZhgPRM3zEh7jykFn/WlGzzasMWMf60nm2s5A4DzVhaZ8D8aVBi",
+	"lxJqvG6kFakAJFbnUU5cejlStbvDYYYg0x4JpQDXLDrDheE+a9OJAm1NA/UhFWMdSmoV4Cg1NtkcR4Qk",
+	"OnqP5J500bfeFTz3N9Zl2HZigA58uqGZLraok4Qlb7ONEX3D8qmoDW4yqPS0wolKwoLd9BngyeEM/3fw",
+	"jeG+o8PDJyf5/JuTk4OnR3vFx70zJhCLf+YRJ4pWbAY3tKwKmGWiRIb/7/AXVNhGEWyJsR1IQ8ubc0Dx",
+	"sbUmRPBiO5ByabjCoyos0UCeKOzxnlJoeOxk/2o9h8e0Yi6oF8NaKsDWO3Wrvy/OSTUkmrLTdcXz6DRP",
+	"38WIgOeglPqeX6xEQTW8WnYUVVioY295w3fcc6/Ob2/I7jR3FjOFO2jh2ZT947l/qj5k9PzZs6fP9gFo",
+	"lpXVC2dh6yePno167h3+Ou05Dyb72Aqj7LYMGOFLEBMkK6rImuc+0MWxUjf0FQ2ijcppPBB9aBSCj5SV",
+	"QLlyysC/ZxoRw5B1x016cZ6Sn16ep+TyxbvzlLx58Tf3/9fP0Qq7FY9QgW6IGMNctN25eN24C1jurqZ3",
+	"99UnJ36c94xf6N64SobR4t0qfbgdVBe7R+2JfpvkRlaEGnIp+kphytNcNNq1y8Fb5+hSaaA3wUR0E44N",
+	"PGEq46d7uNCxdPIFlFReKZstNdaJL4kWZgjz4gJwpClVZJNz+p67IPfqufvCe1ajdn59duhx5QiNW/No",
+	"2ojBThlyq4wcXFLiLC/ZoG+IGcJ1AYTiXWQOW+FPBRqE6f2VaXt11wRpU/c3TjL9A5EpLAq6nJLVoNGF",
+	"sLIqogXTb4WuaXNKFqLAg9lY3kldqMizeF8iKyevkZrEgi6XkFtBRKmkmYGzGHIB4w676ksP3+zlxIae",
+	"YROFaL6cZgyGCdMgu5U7vrWTOPMPB3vpdyJYdRqyZZytq4JuL2yh69TDI5OCaw97ciceuouvuImodg+j",
+	"6tVAkCGIp/avSaB6ivNvdnIJKv42Xh8rH+Hnjo3cBkdmdwdxR6Xup+16bUza4vdGKy96qj5PNf5gnxGi",
+	"Sy8DD29xahTmdi6ICTuuCfkgbULHw/Vm3opMELhYJcpLnBBiXACp8KC5QanqlJjlrjXkKWFLLiTkFmUY",
+	"YsexMLjmG6N2ACMSe9NIFmFPeKvB41OTU3bifqghYv/YVL7EyNoPVvEcIoGKsxIRljPmyifba+XsTh4c",
+	"xmP1rpRy6CDkoEVIk81q6JxqznLChSvT/BXnBeyCU1fQ0RgYP2c7hyHyXgaT7yTY7wRRBnZlvNXEZURt",
+	"ZmwJoxOXnQ1wOkIZwKBXwKTLS9ogalE4/ijRH8X0gO9KYm5gBvQLBRa915f8ZEjFsqtYAHYwXVpHdf8D",
+	"UqZp0OFl6KxVi5yjVrI7enbZZPy7sdCKSVAT4I07PjvigGyUX10Jhzf8Q2VJzYDmiRcrypdTzc5wMYot",
+	"2PPpXUFw9JSsOf7DMHglRSk0nGJA1YOQ1JYesWsbWNWCLIVNQmErp2iad2prnFZ2MFoDpwqhEX2089Io",
+	"rfeZhe6C+aY1kJ/h0P5egMI+TMMVS/0ggzEELnAtcsDIGPaUgZww3Yk3GPW0otdD4YZ8QhCgSYxGz/6j",
+	"ezENIwdnAcYAuEt3ey8dN5D9xMxrO1XrKi5DIrHCsugKqxP0HSskm+MHlqhtigzvvk+PRmI+TuYsLlVh",
+	"Rx7PsNxWhCGb9y2Ir0Mek92sS1z33hzVmNpFFusSOuvLI3S2zonv9RPVWnUJXjQ9HvS66MC0wfy2T29T",
+	"kqE2NNSqs6rWIjNFzMYOnMQDKrk70PlrD02EkddOA68VleDBpZmM7U+Hf9qjOS45iciBLo1QENdTIiWH",
+	"Rqk+abPrYEcNyJew64giXrdVyWMPk09vKmKLhV7lS9gptq6myEwJg2aWFAps17CRmiXeMu11SNXIasfL",
+	"uyVotwS53d9jZ7Bxuu6N1gnbMyQjiaKpnKqhDY0m1dNCOYc8H3J/VligG20S0yWwf0/zUIyMw/VBabKh",
+	"svypGlYfvO5IZPSDjz8ijFGCYJS9Oa/t+p85PZbPkr0owE8tJLzdscZIWPoGCie2xvdBoCPW3Gwv9/jW",
+	"b90anHFhYV/tEWG/+sDiUECcC38y0jcE9E2fMorgRGxccyjsXIdxe6O2a59udLSoqVKPism9AZ27YpZB",
+	"vBBW/ni2oLVGCSi8izUuzEymVSi73qQT2lfs8MQixXi+LafrdIqv3bWEy4awO6rkYv5wjYKxvMi4HLXD",
+	"0qpvG6ywm3QObn/Ll9rzqafBgjr+5hDviOFquz3m3rsX5mGmrEZxO5/VPjm8u5jP5e2mvbO4h3jB3Zso",
+	"DLVZRUyGzpR1uqgv262th+G9OQAPclht/4JbxD4ev9TOw+S9HOUSnzbIuFwrG5VyB3BHMNqdAu/msXWR",
+	"vwS+3S891h+Jyw++Bn3aKaI0HPd3TNdWxC32bQtIuDntGs7G4MfRYUOAWo98iB0SUJCtJdPbS0NHy/eq",
+	"iUlh29xMiCsGQTNiX2z9D39nY7kq9lew3QnFFTTdZlEVApVh5clK68q2l2V8IeLBoD+/e3dOzs7f1B10",
+	"6jpvW9c2I82hDjJfa1KIJeOYtLBAjnCAXBFgGHyx5x6V09ZmVdbdsU8p0MqVqpohcQWGGz6euf5FmAM7",
+	"Id/jQj7O/hcXznTRIkqwNyfJk9nh7NCdxeG0YslJ8nR2OHuKReJ6heQ+oBU7uH5yQIO2skvbOsCej2GC",
+	"v8mTk+QHpnTdezZtNTj/OS4czS0Htmf3bdov5S222HWXgWsbQ4kqaVGAJLaMPNY62ULVZHf36Z2Nprvz",
+	"qK34gbHhB67CPjZ2IE7RrtvPnhz1HaoPnabNR4eHkzolj8Jy9eb0MyO9imDD3Y7s2L352E4o9vp64r45",
+	"tLn7yYS76wbsI58IkWfyfiUwI2TrSlbAU+80170mNNZrNEcTzQs8V+MpXRXwdA9UcU0MsdQJ+Whf8JH8",
+	"V041PSE2VvOHlHz0e15f6gA5c4+Xn/oevx1/mJE3mLjIJFAFp64Q22pLviRZwcwklkb8g5iAmYyLjVhR",
+	"b0vjpZZAy1d2eXu5S8ONtrR4rPDBNntFeoxHGgTgg7PPvP+XqGgfYwNuu5lWZyq6tTxhbXu+lxFuqoLa",
+	"4oKodntlrwcddnsqrhuRq/07qkhEfxhd3vxsizibYwg2odY+qVB/AwJrqgdb2PtD5qM+AoDqaE8P00g3",
+	"GDvI0BTax9sfbB7v2nWxjxSeMzo+fpqSZ08Pfnp5bmhoA6EW1mHF4Sl59+J8VAf+ug/nmA9THE+e/vfb",
+	"vntk990mVz30ExzMyrBzUpBHajeORqZfuVOF7slBDilE+xMY+w9GRyyzw9DICKkB99nKIuh5Z27t2mTb",
+	"/akBsbvZ+KJJH93vlyQGedqPOIK3H2pyvxYNjGsR7rqZD2hz2ybuwW3/8eHx57IUb1xa0y2fuO7vqZE2",
+	"y71yXUDqvl1hU4tOEDE3qv4YmBBfcReakLrdxSA8fo13TMXG7uNAcf3H4Ua3OmBY7HtanyqFQkG3w2dJ",
+	"t67L/BCX29YayeCXY55H9ds4kP+Q7F03Ixlga0OiLxvQmhX4fmltLIvfGsEmJ5rQJmPnONI1Lekx5MGC",
+	"ZqD38KW95d4Y81KQkvItsX0Z6u8JYJO2IY7Tohr6LFP7q0wPrDzHd6Yb60fhspW30NdAqCVM6nvq3WBT",
+	"7PwzqNtfxZlmLaUw3Ih6hOvo/qaNsrE9/2zG1rUOtA3uRvGtT6uNcMzwgdqxMiDa7IeZiJGmlIgir6Xo",
+	"NMgp4wd8HHJxOa2y0tsUgZQOezrYpYiFU6/GoaukmBdQ1sMiyf4wI68MKVp5VZfLzkRpiMUNXCqM82aA",
+	"HdFCzEjjP9kUvjFP2MmIEjeMGTsTOZCPQTuej6mNiXhd7yKt1oYBz5V/C99aGxbzFN9RVtyzYfoelozb",
+	"qSmnCsQiQtAhXVBQdZdvtB3eSR3cu+/7hYrvkKecUSm3eEy+5nPL/Vs8JtKUBuyQ2CAmm0MBGiJ2RizF",
+	"WvdDEcd94f5B4FEVsdafO5rwg1jaYYNggVvaB2wwEjGgfwJ9WQeaHwzY+CGGGNBenv0bom9MkcJuGOND",
+	"hKvc9wN6LMF4k0T4XthP5tyPnxN8JOa2nfIwXvztl7JVD+haHX37wGzgcjPJyc8fukLE+KlNWPRzGnEe",
+	"CZVJXQM3KG/2jofcQzvCoLo3Vz+3sP3d5m1STPKr1DXOpLFDlcbsLqjcF/T0EZrd3kFd9J98DmgdqXAd",
+	"A7LrpXzuXTkrimbw1OJ4yMncttIId6ChdnwTDj7V4eDbg09XjOe39qfbXbLwPjgo/FDSUI+xh/izLzoA",
+	"9CMPaq4QnDKtbBGAkymPm23ue2jvpsLk5sO9I2Ik+J3kEffhl4dvP0zjo4Pge0+D4u4/FtVb5o5Q8nCI",
+	"/C6h5XedEPGoYL18uEjxnq2wxTIPGtbyezIgf25bf0vR2vc2amC2/5Fqql86nxALa19SspRiXbV9lTpO",
+	"+xULrTtU1P1q/L93DUOY/txO9qL9RfD7RvfB4a7PDe6bg0oRYQyKMG24T9jIX2B42keUUGSPDo8+0/wu",
+	"fLnW6e6TU6h9McD8RWmU48NvP5f+eWWL22MleKdYAy+uMXjX5GSNqkobOM40yQXgOSpX3N3p77kjkzRG",
+	"K8hel6MhhHjRbZIwTYs487ZfM9hP4D+oHewsZcActknzn8vD2COf8pzlVIM/fIDHKyC3x/ZRMzGei42L",
+	"JPvuKr81Gyqx8cvXYUJtk5rzuqfGA9jPdh+cz2xC94BZidbrt4RlseW/zwWtmPnHlsy3hDqZPHUBHES0",
+	"TIeg9o/3YimCk7WDbl9TOf85ojw1PhwZ3qnX8GWHGCz+85MdLkX9IlXqkD56gZ1+HhjRh83/R+mjJ/eo",
+	"DMNxh3nvPxdIXNqqBdsJDnIPJeok+U3z2YMZedu0s8cT79Zd94dFbT3m7D7V2sEn/8/b3TA4YOAHw6eT",
+	"WOkLDpTKoAzyS9Za++/ze/LWdQCYDB19L7mvAzz62f4eePk98PI12prvJR6Wo9lVk9bE+IqtvMISf2qA",
+	"VUpWbIntUHepqonCrvwh3S9f0vEI5u9x1t/F/asW9zMDER22tMHVaq09ZZrYqw2uBu0xyC/4NUGMt+ZS",
+	"VMoXQd6HFnAd3b4OPfCTnezvmuB3TfB1O5laVNZjxE8g2nZuHRUwKNz2OP2/dvl/7oOocU7dPV336K6i",
+	"NzxcIkWGrdbw7JQarL6SQPPtv3b7qjRn3Lbsv/t00+TZ4dN7W50RFimKoOzsRcGyqz+LtWqOi8VW3H5v",
+	"0MDh5w9G+7lWDD9/MCrO9k2wunYti+QkOUDV5976qa47qbuvNj+5kr3ml6ZoJ/ix8q26619sPfPth9v/",
+	"CwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

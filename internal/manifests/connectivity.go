@@ -148,15 +148,23 @@ func (c *Connectivity) outside(w *end, world []end) {
 // ends returns the workloads, and the regions that policies tell apart.
 func (w *World) ends() (workloads, world []end) {
 	inv := w.Index.Inventory()
+	all := w.Index.All()
+	governed := map[string]policy.End{} // by the policies that select
 	for i := range inv.Workloads {
 		found := &inv.Workloads[i]
-		e := end{name: found.Ref().String(), single: found.Kind == "Pod"}
-		e.endpoints = w.endpoints(found)
-		if p := e.endpoints[0].Policy; p != nil {
+		key := fmt.Sprint(netpol.Selecting(w.Policies, all[i]))
+		by, ok := governed[key]
+		if !ok {
+			by.Policy, _ = netpol.Sum(w.Policies, all[i])
+			by.Evaluator = by.Evaluator.Resolve(by.Policy, all)
+			governed[key] = by
+		}
+		e := end{name: found.Ref().String(), single: found.Kind == "Pod", endpoints: w.endpoints(found, by)}
+		if by.Policy != nil {
 			for _, one := range e.endpoints {
-				e.cuts[0] = append(e.cuts[0], cutsOf(p, flow.Ingress, one.Named)...)
+				e.cuts[0] = append(e.cuts[0], cutsOf(by.Policy, flow.Ingress, one.Named)...)
 			}
-			e.cuts[1] = cutsOf(p, flow.Egress, nil)
+			e.cuts[1] = cutsOf(by.Policy, flow.Egress, nil)
 		}
 		workloads = append(workloads, e)
 	}
@@ -270,24 +278,28 @@ func starts(protocol flow.Protocol, source, destination *end) []uint16 {
 
 // endpoints returns a workload's endpoints with what governs them; endpoints
 // between which no policy can tell are one.
-func (w *World) endpoints(found *workload) (out []policy.End) {
-	p, from := netpol.Sum(w.Policies, w.Index.Facts(found))
-	evaluator := policy.Evaluator{}.Resolve(p, w.Index.All())
+func (w *World) endpoints(found *workload, by policy.End) (out []policy.End) {
+	by.PeerFacts = w.Index.Facts(found)
 	seen := map[string]bool{}
 	for _, e := range found.Endpoints {
-		one := policy.End{PeerFacts: w.Index.Facts(found), Policy: p, Evaluator: evaluator, From: from}
-		one.Named = e.Ports
+		by.Named = e.Ports
 		addresses := e.Addresses
 		if len(addresses) == 0 {
 			addresses = noAddress
 		}
 		for _, a := range addresses {
-			one.Addr = a
+			by.Addr = a
 			if key := fmt.Sprint(a, e.Ports); !seen[key] {
 				seen[key] = true
-				out = append(out, one)
+				out = append(out, by)
 			}
 		}
 	}
 	return out
+}
+
+// govern returns what governs a workload.
+func (w *World) govern(found *workload) (policy.End, error) {
+	p, from := netpol.Sum(w.Policies, w.Index.Facts(found))
+	return policy.End{Policy: p, From: from}, nil
 }

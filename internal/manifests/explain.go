@@ -1,101 +1,61 @@
 package manifests
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/ringfence/ringfence/internal/connection"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/netpol"
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-// Explain judges a connection at both ends and says why. An end is
-// NAMESPACE/KIND/NAME, NAMESPACE/NAME or NAME of a workload, an address, or
-// "world"; the destination may be a Service too. port is a number, or a name that
-// the destination has, and after a slash its protocol, TCP if there is none.
-// Where endpoints of a workload get different answers, each answer is given once.
+// Explain judges a connection at both ends and says why. An end is what
+// connection.Find takes; the destination may be a Service too, as
+// NAMESPACE/Service/NAME. port is a number, or a name that the destination has,
+// and after a slash its protocol, TCP if there is none. Where endpoints of a
+// workload get different answers, each answer is given once.
 func (w *World) Explain(source, destination, port string) ([]policy.Connection, error) {
-	from, err := w.find(source)
+	source, destination = w.sample(source), w.sample(destination)
+	key, ok := w.service(destination)
+	if !ok {
+		return connection.Explain(w.judge(), w.judge(), source, destination, port)
+	}
+	from, err := w.judge().Find(source)
 	if err != nil {
 		return nil, fmt.Errorf("source %w", err)
 	}
-	to, err := w.destinations(destination, port)
+	text, protocol, err := connection.ParsePort(port)
 	if err != nil {
 		return nil, err
 	}
-	var out []policy.Connection
-	seen := map[string]bool{}
-	for _, s := range from {
-		for _, d := range to {
-			c := policy.ExplainConnection(s, d.End, d.protocol, d.number)
-			text, err := json.Marshal(c)
-			if err != nil {
-				return nil, fmt.Errorf("explain: %w", err)
-			}
-			if !seen[string(text)] {
-				seen[string(text)] = true
-				out = append(out, c)
-			}
-		}
-	}
-	return out, nil
-}
-
-// destination is an end and the port that is asked about there.
-type destination struct {
-	policy.End
-	protocol flow.Protocol
-	number   uint16
-}
-
-func (w *World) destinations(name, port string) ([]destination, error) {
-	text, protocolText, given := strings.Cut(port, "/")
-	protocol, err := flow.TCP, error(nil)
-	if given {
-		protocol, err = flow.ParseProtocol(protocolText)
-	}
-	if err == nil && !protocol.HasPorts() {
-		err = fmt.Errorf("%s has no ports", protocol)
-	}
+	to, err := w.backends(key, text, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("port %q: %w", port, err)
+		return nil, err
 	}
-	if key, ok := w.service(name); ok {
-		return w.backends(key, text, protocol)
-	}
-	ends, err := w.find(name)
-	if err != nil {
-		return nil, fmt.Errorf("destination %w", err)
-	}
-	var out []destination
-	for _, e := range ends {
-		if n, ok := portOf(e.Named, text, protocol); ok {
-			out = append(out, destination{e, protocol, n})
-		}
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("port %q: want a number from 1 to 65535, or a %s port that %s has a name for", port, protocol, name)
-	}
-	return out, nil
+	return connection.Between(from, to)
 }
 
-// portOf returns a port's number, given as that or by its name.
-func portOf(named []policy.NamedPort, text string, protocol flow.Protocol) (uint16, bool) {
-	if n, err := strconv.ParseUint(text, 10, 16); err == nil {
-		return uint16(n), n > 0
-	}
-	for _, p := range named {
-		if p.Name == text && p.Protocol == protocol {
-			return p.Port, true
+// judge knows what the NetworkPolicies say.
+func (w *World) judge() *connection.Judge {
+	return &connection.Judge{Index: w.Index, Govern: w.govern}
+}
+
+// sample returns an address in place of "world": blocks of addresses match it
+// only where they hold all that there are.
+func (w *World) sample(name string) string {
+	if name == flow.IdentityWorld.ReservedName() {
+		for _, r := range regions(w.Policies) {
+			if slices.Contains(everywhere, r.prefix) {
+				return r.sample.String()
+			}
 		}
 	}
-	return 0, false
+	return name
 }
 
 // service returns the key of the Service that name means: NAMESPACE/Service/NAME.
@@ -109,7 +69,7 @@ func (w *World) service(name string) (string, bool) {
 
 // backends returns the endpoints behind a port of a Service, each with the port
 // that it gets there.
-func (w *World) backends(key, port string, protocol flow.Protocol) ([]destination, error) {
+func (w *World) backends(key, port string, protocol flow.Protocol) ([]connection.Target, error) {
 	s, ok := w.services[key]
 	if !ok {
 		return nil, fmt.Errorf("destination: there is no Service %s", key)
@@ -132,8 +92,11 @@ func (w *World) backends(key, port string, protocol flow.Protocol) ([]destinatio
 			target = intstr.FromInt32(p.Port)
 		}
 		namespace, _, _ := strings.Cut(key, "/")
-		out := w.behind(&policy.Selector{Namespace: namespace, MatchLabels: s.Spec.Selector}, target.String(), protocol)
-		if len(out) == 0 {
+		out, err := w.behind(&policy.Selector{Namespace: namespace, MatchLabels: s.Spec.Selector}, target.String(), protocol)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(out) == 0:
 			return nil, fmt.Errorf("destination: no workload is behind Service %s with a port %s", key, target.String())
 		}
 		return out, nil
@@ -141,63 +104,13 @@ func (w *World) backends(key, port string, protocol flow.Protocol) ([]destinatio
 	return nil, fmt.Errorf("destination: Service %s has no port %s/%s; it has %s", key, port, protocol, strings.Join(have, ", "))
 }
 
-func (w *World) behind(s *policy.Selector, port string, protocol flow.Protocol) (out []destination) {
+func (w *World) behind(s *policy.Selector, port string, protocol flow.Protocol) (out []connection.Target, err error) {
 	for _, found := range w.Index.Select(s) {
-		for _, e := range w.endpoints(found) {
-			if n, ok := portOf(e.Named, port, protocol); ok {
-				out = append(out, destination{e, protocol, n})
-			}
+		ends, err := w.judge().Of(found)
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, connection.At(ends, port, protocol)...)
 	}
-	return out
-}
-
-// find returns the ends that a name means.
-func (w *World) find(name string) ([]policy.End, error) {
-	if a, err := netip.ParseAddr(name); err == nil {
-		return w.at(a), nil
-	}
-	if name == "world" {
-		for _, r := range regions(w.Policies) {
-			if slices.Contains(everywhere, r.prefix) {
-				return w.at(r.sample), nil
-			}
-		}
-	}
-	parts := strings.Split(name, "/")
-	var found []*workload
-	var names []string
-	inv := w.Index.Inventory()
-	for i := range inv.Workloads {
-		k := &inv.Workloads[i]
-		same := false
-		switch len(parts) {
-		case 1:
-			same = k.Name == parts[0]
-		case 2:
-			same = k.Namespace == parts[0] && k.Name == parts[1]
-		case 3:
-			same = k.Namespace == parts[0] && strings.EqualFold(k.Kind, parts[1]) && k.Name == parts[2]
-		}
-		if same {
-			found = append(found, k)
-			names = append(names, k.Ref().String())
-		}
-	}
-	switch len(found) {
-	case 1:
-		return w.endpoints(found[0]), nil
-	case 0:
-		return nil, fmt.Errorf("%q: no workload is called that: want NAMESPACE/KIND/NAME as `ringfence connectivity` lists them, an address, or world", name)
-	}
-	return nil, fmt.Errorf("%q is each of %s: name one of them", name, strings.Join(names, ", "))
-}
-
-// at returns the end that has an address.
-func (w *World) at(a netip.Addr) []policy.End {
-	o, ok := w.Index.Owner(a)
-	if !ok {
-		return []policy.End{{PeerFacts: w.Index.Peer(a, "")}}
-	}
-	return slices.DeleteFunc(w.endpoints(o.Workload), func(e policy.End) bool { return e.Addr != a.Unmap() })
+	return out, nil
 }

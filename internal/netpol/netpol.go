@@ -95,3 +95,14 @@ func Sum(list []Policy, who policy.PeerFacts) (sum *policy.Policy, from map[stri
 	}
 	return sum, from
 }
+
+// Selecting returns the places in list of the policies that select a workload: of
+// workloads with the same ones Sum is the same.
+func Selecting(list []Policy, who policy.PeerFacts) (out []int) {
+	for i := range list {
+		if list[i].Subjects.Selects(who) {
+			out = append(out, i)
+		}
+	}
+	return out
+}

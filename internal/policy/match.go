@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -103,4 +104,13 @@ func (p *Port) named(list []NamedPort, number uint16) bool {
 		}
 	}
 	return false
+}
+
+// TellAddresses reports whether a guardrail or a rule has a peer that is an
+// address, or a name that stands for some: whether endpoints of one workload can
+// get different answers.
+func TellAddresses(guardrails []Guardrail, rules []Rule) bool {
+	isAddress := func(p Peer) bool { return p.CIDR != nil || p.FQDN != "" }
+	return slices.ContainsFunc(guardrails, func(g Guardrail) bool { return slices.ContainsFunc(g.Peers, isAddress) }) ||
+		slices.ContainsFunc(rules, func(r Rule) bool { return slices.ContainsFunc(r.Peers, isAddress) })
 }

@@ -340,6 +340,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/explain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Is a connection allowed, by which rule, and why not by the others? */
+        get: operations["explainConnection"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/flows": {
         parameters: {
             query?: never;
@@ -660,6 +677,52 @@ export interface components {
             labels?: {
                 [key: string]: string;
             };
+        };
+        ConnectionAnswer: {
+            /** @description One, or several where endpoints of a workload get different answers. */
+            connections: components["schemas"]["Connection"][];
+            /** @description What was asked of each workload. */
+            judgedBy: components["schemas"]["JudgedBy"][];
+        };
+        JudgedBy: {
+            workload: components["schemas"]["WorkloadRef"];
+            slot?: components["schemas"]["Slot"];
+            /**
+             * Format: int64
+             * @description Missing when the slot is empty.
+             */
+            revision?: number;
+        };
+        Connection: {
+            source: string;
+            destination: string;
+            protocol: string;
+            port: number;
+            /** @description False as soon as one end denies. */
+            allowed: boolean;
+            summary: string;
+            egress?: components["schemas"]["Explanation"];
+            ingress?: components["schemas"]["Explanation"];
+        };
+        /** @description What one end's policy says; missing for an end that is no workload. */
+        Explanation: {
+            verdict: string;
+            reason: string;
+            /** @description The first that matched. */
+            rule?: string;
+            /** @description That denied. */
+            guardrail?: string;
+            summary: string;
+            rules: components["schemas"]["RuleOutcome"][];
+        };
+        RuleOutcome: {
+            /** @description Among the rules of the direction, from 0. */
+            index: number;
+            id: string;
+            sentence: string;
+            matched: boolean;
+            /** @description What did not match. */
+            why: string[];
         };
         Evidence: {
             peer: components["schemas"]["Party"];
@@ -1535,6 +1598,43 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Denials"];
+                };
+            };
+            400: components["responses"]["Error"];
+            401: components["responses"]["Error"];
+            404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
+        };
+    };
+    explainConnection: {
+        parameters: {
+            query: {
+                /** @description A workload as namespace/kind/name or namespace/name, an address, or a reserved peer such as world. */
+                source: string;
+                /** @description As source. */
+                destination: string;
+                /** @description The destination's, as 443, 53/UDP or by its name there; TCP unless given. */
+                port: string;
+                /** @description By the live revisions, or by the staged ones, and the live one of a workload that has none staged. */
+                slot?: components["schemas"]["Slot"];
+                /** @description Of the source, which must be of a workload, in place of that in the slot. */
+                sourceRevision?: number;
+                /** @description As sourceRevision. */
+                destinationRevision?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The answer. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConnectionAnswer"];
                 };
             };
             400: components["responses"]["Error"];
