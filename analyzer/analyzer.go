@@ -1,6 +1,7 @@
 package analyzer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -235,6 +236,7 @@ type view struct {
 	coverage  map[string]flow.NodeCoverage
 	edges     map[flow.Workload][]flow.Edge      // by either end, as far as they were read
 	complete  bool                               // edges holds every workload's
+	unordered bool                               // nobody looks at the order of edges
 	services  map[flow.Workload]map[service]bool // that answered, in the edges of a workload
 	selectors map[flow.Workload]selection
 	metrics   *metrics
@@ -328,6 +330,22 @@ func (v *view) read(ctx context.Context, w *flow.Workload) ([]flow.Edge, error) 
 		edges[i].Source.Endpoint, edges[i].Destination.Endpoint = "", ""
 	}
 	edges = v.resolve(edges)
-	slices.SortStableFunc(edges, compareEdges)
-	return edges, nil
+	if v.unordered {
+		return edges, nil
+	}
+	return sorted(edges), nil
+}
+
+// sorted returns edges in order. Edges are large: places are sorted, not they.
+func sorted(edges []flow.Edge) []flow.Edge {
+	places := make([]int32, len(edges))
+	for i := range places {
+		places[i] = int32(i)
+	}
+	slices.SortFunc(places, func(a, b int32) int { return cmp.Or(compareEdges(&edges[a], &edges[b]), cmp.Compare(a, b)) })
+	out := make([]flow.Edge, len(edges))
+	for i, at := range places {
+		out[i] = edges[at]
+	}
+	return out
 }

@@ -198,14 +198,14 @@ func (v *view) judged(ctx context.Context, p policy.Policy, at time.Time) (*Spli
 		return nil, err
 	}
 	s := &Split{At: at}
-	forgeries := forgedSources(seen)
+	forgeries, judge := forgedSources(seen), v.judgeOf(&p)
 	for i := range seen {
 		if _, excluded := v.qualify(p.Workload, &seen[i], forgeries); excluded != nil {
 			continue // never learned, whenever it is seen
 		}
 		n := count(&seen[i].edge)
 		s.Judged += n
-		if j, _ := v.judge(&p, &seen[i]); j.Denied() {
+		if j, _ := judge.of(&seen[i]); j.Denied() {
 			s.Denied, s.DeniedEdges = s.Denied+n, s.DeniedEdges+1
 		}
 	}

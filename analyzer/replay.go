@@ -55,39 +55,73 @@ func (a *Analyzer) Replay(ctx context.Context, p policy.Policy, window Window) (
 	if err != nil {
 		return nil, err
 	}
+	v.unordered = true
 	if v.workloads[p.Workload] == nil {
 		return nil, fmt.Errorf("workload %s %w", p.Workload, ErrUnknownWorkload)
 	}
-	seen, unknown, err := v.sightings(ctx, p.Workload)
+	return v.replay(ctx, &p)
+}
+
+// ReplayAll is Replay of several policies that reads the edges once.
+func (a *Analyzer) ReplayAll(ctx context.Context, policies []policy.Policy, window Window) ([]*ReplayResult, error) {
+	v, err := a.view(ctx, window)
 	if err != nil {
 		return nil, err
 	}
-	r := &ReplayResult{Workload: p.Workload, Window: window, Denials: []Denial{}}
-	for i := range unknown {
-		r.Unjudged += count(&unknown[i])
+	v.unordered = true
+	if err := v.loadAll(ctx); err != nil {
+		return nil, err
 	}
-	for i := range seen {
-		s := &seen[i]
-		if s.forged && !s.here {
-			continue // the sender's own node drops it as forged
+	out := make([]*ReplayResult, len(policies))
+	for i := range policies {
+		if err := policies[i].Validate(); err != nil {
+			return nil, err
 		}
-		n := count(&s.edge)
+		if v.workloads[policies[i].Workload] == nil {
+			return nil, fmt.Errorf("workload %s %w", policies[i].Workload, ErrUnknownWorkload)
+		}
+		if out[i], err = v.replay(ctx, &policies[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (v *view) replay(ctx context.Context, p *policy.Policy) (*ReplayResult, error) {
+	r := &ReplayResult{Workload: p.Workload, Window: v.window, Denials: []Denial{}}
+	judge := v.judgeOf(p)
+	unknown, err := v.eachSighting(ctx, p.Workload, func(s *sighting) {
+		if s.forged && !s.here {
+			return // the sender's own node drops it as forged
+		}
+		e, n := &s.edge, count(&s.edge)
 		r.Judged += n
 		r.JudgedEdges++
-		j, partly := v.judge(&p, s)
+		j, partly := judge.of(s)
 		if !j.Denied() {
-			continue
+			return
 		}
 		r.Denied += n
 		r.DeniedEdges++
-		e := &s.edge
 		r.Denials = append(r.Denials, Denial{
 			Direction: s.direction, Source: e.Source, Destination: e.Destination, Protocol: e.Protocol, Port: e.Port,
 			Reason: j.Reason, Connections: n, Answered: e.Answered, Packets: e.Forward.Packets + e.Reverse.Packets,
 			FirstSeen: e.FirstSeen, LastSeen: e.LastSeen, Partly: partly,
 		})
+	})
+	if err != nil {
+		return nil, err
 	}
-	slices.SortStableFunc(r.Denials, func(a, b Denial) int { return cmp.Compare(b.Connections, a.Connections) })
+	for i := range unknown {
+		r.Unjudged += count(&unknown[i])
+	}
+	slices.SortFunc(r.Denials, func(a, b Denial) int {
+		if c := cmp.Compare(b.Connections, a.Connections); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(a.Direction, b.Direction), compareParties(&a.Source, &b.Source), compareParties(&a.Destination, &b.Destination),
+			cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+	})
 	return r, nil
 }
 
@@ -99,43 +133,55 @@ func (v *view) isHost(w flow.Workload) bool {
 		!slices.ContainsFunc(known.Endpoints, func(e inventory.Endpoint) bool { return !e.Host })
 }
 
-// judge evaluates one edge. An edge between workloads holds no addresses, so a
+// judge judges edges of one workload by one policy.
+type judge struct {
+	v         *view
+	policy    *policy.Policy
+	guard     policy.Evaluator
+	host      bool
+	addressed [3]bool // by direction: addresses are named
+}
+
+func (v *view) judgeOf(p *policy.Policy) *judge {
+	j := &judge{v: v, policy: p, guard: v.guard(p.Workload), host: v.isHost(p.Workload)}
+	for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
+		j.addressed[d] = namesAddresses(p.Rules(d), j.guard.Guardrails)
+	}
+	return j
+}
+
+// of evaluates one edge. An edge between workloads holds no addresses, so a
 // policy that names some is asked for each address of the peer: the edge is
 // denied when any of them is.
-func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly bool) {
+func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 	party := s.peer()
-	guard := v.guard(p.Workload)
-	facts := func(a netip.Addr) policy.Facts {
-		f := v.facts(s, a)
-		f.Peer.Outside = v.isHost(p.Workload)
-		return f
-	}
-	if !party.IsWorkload() || !namesAddresses(p.Rules(s.direction), guard.Guardrails) {
-		return guard.Evaluate(p, facts(party.Address)), false
-	}
-	var addrs []netip.Addr
-	if w := v.workloads[party.Workload]; w != nil {
-		for _, e := range w.Endpoints {
-			addrs = append(addrs, e.Addresses...)
-		}
-	}
-	if len(addrs) == 0 {
-		return guard.Evaluate(p, facts(netip.Addr{})), false
+	f := j.v.facts(s, party.Address)
+	f.Peer.Outside = j.host
+	w := j.v.workloads[party.Workload]
+	if w == nil || !j.addressed[s.direction] {
+		return j.guard.Evaluate(j.policy, f), false
 	}
 	allowed, denied := 0, 0
-	for _, a := range addrs {
-		one := guard.Evaluate(p, facts(a))
-		if one.Denied() {
-			denied++
-			j = one
-			continue
-		}
-		allowed++
-		if denied == 0 {
-			j = one
+	for i := range w.Endpoints {
+		for _, a := range w.Endpoints[i].Addresses {
+			f.Peer.Addr = a
+			one := j.guard.Evaluate(j.policy, f)
+			if one.Denied() {
+				denied++
+				out = one
+				continue
+			}
+			allowed++
+			if denied == 0 {
+				out = one
+			}
 		}
 	}
-	return j, allowed > 0 && denied > 0
+	if allowed+denied == 0 {
+		f.Peer.Addr = netip.Addr{}
+		return j.guard.Evaluate(j.policy, f), false
+	}
+	return out, allowed > 0 && denied > 0
 }
 
 // guard returns what judges flows of w beside its policy.
@@ -150,10 +196,13 @@ func (v *view) guard(w flow.Workload) policy.Evaluator {
 // guardrailOf returns the name of the guardrail that denies an edge of w, also
 // if it denies only some of the peer's addresses.
 func (v *view) guardrailOf(w flow.Workload, s *sighting) string {
+	if len(v.guardrails) == 0 {
+		return ""
+	}
 	everything := []policy.Rule{{}}
-	j, _ := v.judge(&policy.Policy{
+	j, _ := v.judgeOf(&policy.Policy{
 		Workload: w, IsolateIngress: true, IsolateEgress: true, Ingress: everything, Egress: everything,
-	}, s)
+	}).of(s)
 	return j.Guardrail
 }
 

@@ -43,48 +43,77 @@ type service struct {
 // sightings adds up the edges of w: one sighting a direction, peer, protocol and
 // port. Edges whose direction stays unknown are returned apart.
 func (v *view) sightings(ctx context.Context, w flow.Workload) (seen []sighting, unknown []flow.Edge, err error) {
+	unknown, err = v.eachSighting(ctx, w, func(s *sighting) { seen = append(seen, *s) })
+	slices.SortFunc(seen, func(a, b sighting) int {
+		return cmp.Or(cmp.Compare(a.direction, b.direction), compareEdges(&a.edge, &b.edge))
+	})
+	return seen, unknown, err
+}
+
+// eachSighting calls visit with each sighting, in no order; it is valid until
+// visit returns.
+func (v *view) eachSighting(ctx context.Context, w flow.Workload, visit func(*sighting)) (unknown []flow.Edge, err error) {
 	edges, err := v.edgesOf(ctx, w)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	byKey := map[edgeKey]*sighting{}
+	// Edges of one sighting are chained, the first one last.
+	type link struct{ edge, next int32 }
+	links := make([]link, 0, len(edges))
+	last := make(map[sightingKey]int32, len(edges))
 	for i := range edges {
-		e := edges[i]
+		e := &edges[i]
 		if e.Observer.IsZero() {
 			continue // seen at an interface that is nobody's: it says nothing of anybody
 		}
 		if e.Direction == flow.DirectionUnknown {
 			proven, err := v.listens(ctx, w, service{e.Destination, e.Protocol, e.Port})
 			if err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 			if !proven {
-				unknown = append(unknown, e)
+				unknown = append(unknown, *e)
 				continue
 			}
 		}
 		for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
-			if end(&e, d).Workload != w {
+			if end(e, d).Workload != w {
 				continue
 			}
-			k := keyOf(&e)
-			k.direction = d
-			s := byKey[k]
-			if s == nil {
-				s = &sighting{direction: d}
-				byKey[k] = s
+			k := sightingKey{d, otherEnd(e, d), e.Protocol, e.Port}
+			next, ok := last[k]
+			if !ok {
+				next = -1
 			}
-			s.add(&e)
+			last[k] = int32(len(links))
+			links = append(links, link{int32(i), next})
 		}
 	}
-	for _, s := range byKey {
+	var s sighting
+	for k, at := range last {
+		s = sighting{direction: k.direction}
+		for ; at >= 0; at = links[at].next {
+			s.add(&edges[links[at].edge])
+		}
 		s.merge()
-		seen = append(seen, *s)
+		visit(&s)
 	}
-	slices.SortFunc(seen, func(a, b sighting) int {
-		return cmp.Or(cmp.Compare(a.direction, b.direction), compareEdges(a.edge, b.edge))
-	})
-	return seen, unknown, nil
+	return unknown, nil
+}
+
+// sightingKey tells the sightings of one workload apart.
+type sightingKey struct {
+	direction flow.Direction
+	peer      flow.Party
+	protocol  flow.Protocol
+	port      uint16
+}
+
+func otherEnd(e *flow.Edge, d flow.Direction) flow.Party {
+	if d == flow.Ingress {
+		return e.Source
+	}
+	return e.Destination
 }
 
 // end returns the end of e that observes it in direction d.
@@ -242,19 +271,7 @@ func (s *sighting) evidence() Evidence {
 	}
 }
 
-type edgeKey struct {
-	direction flow.Direction
-	source    flow.Party
-	dest      flow.Party
-	protocol  flow.Protocol
-	port      uint16
-}
-
-func keyOf(e *flow.Edge) edgeKey {
-	return edgeKey{direction: e.Direction, source: e.Source, dest: e.Destination, protocol: e.Protocol, port: e.Port}
-}
-
-func compareParties(a, b flow.Party) int {
+func compareParties(a, b *flow.Party) int {
 	return cmp.Or(
 		a.Workload.Compare(b.Workload),
 		cmp.Compare(a.Reserved, b.Reserved),
@@ -262,10 +279,14 @@ func compareParties(a, b flow.Party) int {
 	)
 }
 
-func compareEdges(a, b flow.Edge) int {
+func compareEdges(a, b *flow.Edge) int {
+	if c := compareParties(&a.Source, &b.Source); c != 0 {
+		return c
+	}
+	if c := compareParties(&a.Destination, &b.Destination); c != 0 {
+		return c
+	}
 	return cmp.Or(
-		compareParties(a.Source, b.Source),
-		compareParties(a.Destination, b.Destination),
 		cmp.Compare(a.Protocol, b.Protocol),
 		cmp.Compare(a.Port, b.Port),
 		cmp.Compare(a.Direction, b.Direction),

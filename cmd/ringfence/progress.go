@@ -28,6 +28,13 @@ func (p *progress) set(n int) {
 	}
 }
 
+// count is for reads whose end nobody knows.
+func (p *progress) count(n int) {
+	if p.to != nil {
+		fmt.Fprintf(p.to, "\r%d %s", n, p.what)
+	}
+}
+
 // end takes the line away.
 func (p *progress) end() {
 	if p.to != nil {

@@ -37,7 +37,13 @@ func ParseWorkload(s string) (Workload, error) {
 
 // Compare orders workloads by namespace, kind and name.
 func (w Workload) Compare(o Workload) int {
-	return strings.Compare(w.String(), o.String())
+	if c := strings.Compare(w.Namespace, o.Namespace); c != 0 {
+		return c
+	}
+	if c := strings.Compare(w.Kind, o.Kind); c != 0 {
+		return c
+	}
+	return strings.Compare(w.Name, o.Name)
 }
 
 // Identity is the number that stands for one workload's label set in the
