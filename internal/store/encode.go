@@ -106,7 +106,7 @@ func number[V uint8 | uint16 | uint32 | uint64](name string, value func(r *flow.
 // moment is a DateTime64(6). A time that it cannot hold becomes the nearest.
 func moment(name string, value func(r *flow.Labelled) time.Time) flowColumn {
 	return number(name, func(r *flow.Labelled) uint64 {
-		return uint64(min(max(value(r).UnixMicro(), earliest.UnixMicro()), latest.UnixMicro())) //nolint:gosec // not negative
+		return uint64(min(max(value(r).UnixMicro(), earliest.UnixMicro()), latest.UnixMicro()))
 	})
 }
 
@@ -233,7 +233,7 @@ func (d *dictionary) lay(wire []byte, keys []uint32) []byte {
 	for _, k := range keys {
 		switch width {
 		case keysUInt8:
-			wire = append(wire, byte(k))
+			wire = append(wire, byte(k)) //nolint:gosec // the width holds it
 		case keysUInt16:
 			wire = binary.LittleEndian.AppendUint16(wire, uint16(k)) //nolint:gosec // the width holds it
 		default:

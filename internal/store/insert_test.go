@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"net/netip"
 	"sync"
@@ -216,4 +217,23 @@ func BenchmarkInsertFlows(b *testing.B) {
 		mustInsert(b, s, token(i), rows...)
 	}
 	b.ReportMetric(float64(b.N)*20_000/b.Elapsed().Seconds(), "rows/s")
+}
+
+// A dictionary of more words needs wider keys.
+func TestInsertFlowsManyNames(t *testing.T) {
+	s := migrated(t)
+	for _, names := range []int{100, 254, 255, 256, 300, 65_535, 65_536, 70_000} {
+		rows := connections(names, noon)
+		for i := range rows {
+			party := *rows[i].Source
+			party.Endpoint = fmt.Sprint("e", i)
+			rows[i].Source, rows[i].Node = &party, fmt.Sprint("n", i)
+			rows[i].Forward.Bytes = uint64(i)
+		}
+		mustExec(t, s, "TRUNCATE TABLE flows")
+		mustInsert(t, s, fmt.Sprint(names), rows...)
+		if n := ask(t, s, "SELECT countIf(source_endpoint = 'e' || toString(forward_bytes) AND node = 'n' || toString(forward_bytes)) FROM flows"); n != uint64(names) {
+			t.Errorf("%d of %d rows have their names", n, names)
+		}
+	}
 }
