@@ -116,6 +116,19 @@ func TestServerProblems(t *testing.T) {
 	}
 }
 
+func TestTablesOfReplicasCountOnce(t *testing.T) {
+	of := func(shard string, rows uint64) ServerStatus {
+		return ServerStatus{Shard: shard, tables: []TableStatus{{Name: "flows", Rows: rows, Bytes: 10 * rows, Parts: 1}}}
+	}
+	away := of("s1", 0)
+	away.Error = "away"
+	st := Status{Servers: []ServerStatus{away, of("s1", 30), of("s1", 29), of("s2", 70)}}
+	st.addTables()
+	if len(st.Tables) != 1 || st.Tables[0].Rows != 100 || st.Tables[0].BytesPerRow != 10 || st.Tables[0].Parts != 2 {
+		t.Errorf("tables %+v, want 100 rows", st.Tables)
+	}
+}
+
 func TestStatusOfACluster(t *testing.T) {
 	c := clickhousetest.StartCluster(t, 1, 1)
 	cfg := Config{Addrs: c.Addrs(), Cluster: clickhousetest.ClusterName, User: c.User, Password: c.Password, Database: clickhousetest.Database(t)}
@@ -129,7 +142,7 @@ func TestStatusOfACluster(t *testing.T) {
 	}
 	rows := connections(100, noon)
 	for i := range rows {
-		rows[i].Key.DestinationPort = uint16(i) // an edge each, so both shards have some
+		rows[i].DestinationPort = uint16(i) // an edge each, so both shards have some
 	}
 	mustInsert(t, s, token(1), rows...)
 	st, err := s.Status(t.Context(), time.Hour)

@@ -73,14 +73,14 @@ func Profile(cfg *clickhouse.Config, elements string) {
 
 func addToProfile(dataDir, elements string) error {
 	path := filepath.Join(dataDir, "users.xml")
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(path) //nolint:gosec // the test's own directory
 	if err != nil {
 		return err
 	}
 	if strings.Contains(elements, "<async_insert>") { // is there already, and must not be there twice
 		b = bytes.Replace(b, []byte("<async_insert>0</async_insert>"), nil, 1)
 	}
-	return os.WriteFile(path, bytes.Replace(b, []byte("</default>"), []byte(elements+"</default>"), 1), 0o600)
+	return os.WriteFile(path, bytes.Replace(b, []byte("</default>"), []byte(elements+"</default>"), 1), 0o600) //nolint:gosec // the test's own directory
 }
 
 // Start returns the address, user and password of the test binary's engine.
