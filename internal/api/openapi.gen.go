@@ -286,6 +286,29 @@ type Activity struct {
 	Workload *WorkloadRef `json:"workload,omitempty"`
 }
 
+// Completeness defines model for Completeness.
+type Completeness struct {
+	// Curve Edges known by a time.
+	Curve []CurvePoint `json:"curve"`
+
+	// Estimate Share of connections on edges that were not seen yet; missing below four days.
+	Estimate *UnseenEstimate `json:"estimate,omitempty"`
+
+	// Replicas Endpoints in the inventory.
+	Replicas int `json:"replicas"`
+
+	// SeenReplicas Seen to take part, at least.
+	SeenReplicas int `json:"seenReplicas"`
+
+	// Split What the rules learned before a time deny after it.
+	Split           *TimeSplit `json:"split,omitempty"`
+	WatchedReplicas int        `json:"watchedReplicas"`
+
+	// WeekHours Hours of the week that were watched without a loss, of 168.
+	WeekHours int    `json:"weekHours"`
+	Words     string `json:"words"`
+}
+
 // Coverage defines model for Coverage.
 type Coverage struct {
 	CoveredSeconds float64   `json:"coveredSeconds"`
@@ -304,6 +327,12 @@ type Coverage struct {
 type Credentials struct {
 	Password string `json:"password"`
 	User     string `json:"user"`
+}
+
+// CurvePoint defines model for CurvePoint.
+type CurvePoint struct {
+	Edges int       `json:"edges"`
+	Time  time.Time `json:"time"`
 }
 
 // Denial defines model for Denial.
@@ -372,9 +401,12 @@ type Evidence struct {
 	Answered int64 `json:"answered"`
 
 	// BytesForward From the initiator.
-	BytesForward         int64     `json:"bytesForward"`
-	BytesReverse         int64     `json:"bytesReverse"`
-	Connections          int64     `json:"connections"`
+	BytesForward int64 `json:"bytesForward"`
+	BytesReverse int64 `json:"bytesReverse"`
+	Connections  int64 `json:"connections"`
+
+	// Days Distinct days with traffic.
+	Days                 int       `json:"days"`
 	DestinationEndpoints int       `json:"destinationEndpoints"`
 	FirstSeen            time.Time `json:"firstSeen"`
 
@@ -390,6 +422,9 @@ type Evidence struct {
 	Port            int    `json:"port"`
 	Protocol        string `json:"protocol"`
 	SourceEndpoints int    `json:"sourceEndpoints"`
+
+	// WeekHours Hours of the week with traffic, of 168.
+	WeekHours int `json:"weekHours"`
 }
 
 // EvidenceObservedAt Which end's interface saw it.
@@ -632,6 +667,7 @@ type Port struct {
 
 // Recommendation defines model for Recommendation.
 type Recommendation struct {
+	Completeness    Completeness   `json:"completeness"`
 	Coverage        Coverage       `json:"coverage"`
 	EgressObserved  bool           `json:"egressObserved"`
 	Excluded        []ExcludedEdge `json:"excluded"`
@@ -662,6 +698,9 @@ type RecommendedRule struct {
 
 	// Implied Not observed; follows from another rule.
 	Implied *bool `json:"implied,omitempty"`
+
+	// MayAdmit Whom it may come to admit, as labels, names and nodes change.
+	MayAdmit []string `json:"mayAdmit"`
 
 	// Proposed Flagged rules are accepted one by one.
 	Proposed RecommendedRuleProposed `json:"proposed"`
@@ -794,6 +833,31 @@ type Status struct {
 
 	// WarmUpSeconds An endpoint is observed for so long before it may be enforced.
 	WarmUpSeconds *int `json:"warmUpSeconds,omitempty"`
+}
+
+// TimeSplit What the rules learned before a time deny after it.
+type TimeSplit struct {
+	At          time.Time `json:"at"`
+	Denied      int64     `json:"denied"`
+	DeniedEdges int       `json:"deniedEdges"`
+	Judged      int64     `json:"judged"`
+	Share       float64   `json:"share"`
+}
+
+// UnseenEstimate Share of connections on edges that were not seen yet; missing below four days.
+type UnseenEstimate struct {
+	Days  int     `json:"days"`
+	Edges int     `json:"edges"`
+	High  float64 `json:"high"`
+	Low   float64 `json:"low"`
+
+	// Once Edges seen on one day only.
+	Once   int     `json:"once"`
+	Twice  int     `json:"twice"`
+	Unseen float64 `json:"unseen"`
+
+	// UnseenEdges At least so many edges were not seen.
+	UnseenEdges float64 `json:"unseenEdges"`
 }
 
 // Workload defines model for Workload.
@@ -9684,111 +9748,119 @@ func (sh *strictHandler) GetReadiness(ctx *gin.Context) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H17b9w2tvhXIfT7Ab17oYwfcXIbG8FFmsc2d7NpYKebP3KDhiOemWEtkSpJeTwN/N0v+JIoiZqRXNvr",
-	"tMECW2dE8XHeLx59STJelJwBUzI5/pKUWOACFAjzr1c0VyD0XwRkJmipKGfJcfKcM0L13xLJKlshLNHn",
-	"heDFjOECZIkzeCpXvESKz0ou1NOjo4fp90dHD9EFCEIz9RRXhCog6IHisxzPIX+qKIinZI4kZRk8PVh9",
-	"PkE4z9Ei52uJKpaDlGhJL4DNkjShehO/VSA2SZroNZPjZGH3miYyW0GB9aYLfPkG2FKtkuOj/SeP00Rt",
-	"Sj1UKkHZMrm6SpN/UEb0UDNjidWqmfBcP0oTAb9VVABJjpWoYGD6xw/TpKDM//MgttQbWlBVr9XZfW4e",
-	"hrMTWOAqV8nxwf5+qteiRVWYf+2btdw/65UoU7AEYZZ6ayaNnsr8Z+SpDh+NONZbj/ItC9rnN7nqKVxQ",
-	"STl7WxVzS6GRpYUbtHXlBRcFVhaAj4+SANRHh0+Onjz+r8Mnj3YC/ExTbZ9PzhQWCvEFUitAa8oIX58g",
-	"taJCbRDBG4nwko8ibsMVSXTbBCt4oKjBah9OPzNF8/7GXjLS3Rbj61FbqcyMk7dypXEgS84kGNHyUghu",
-	"8JZxpoAZxsBlmdMM6z3u/Sr1Rr8Ey/x/AYvkOPl/e43E2rNP5Z6dzazSPuiHFVaISrQWnC0RZgSt9S+K",
-	"I8JnyVWa/Ag411R2Qxtx00V3AmoFAlG7H8jzmcGQe1NP/CwzMrWPLnOKAm/QHBDhDDSyThBGBZWSsiUC",
-	"psQmHJAijEoBEphCerzUxLZebRDjSiO2FLwEoajFhZHG+o8O0tIE2IILS9m9Z4Ln+Rxn55GHVzX++fxX",
-	"yJQerg93QdXGaJn28pk9ZmQNnClLJb0nlESZt8ubaSMExg1XcKn6CHivGWXFc9CqDiMNV2AZzPqEniaG",
-	"AUayRZqsuTjPOSa7COuDG3cKi8QykxdoHzUs3LIeYqkHqjvQpwhCnvMLEHgJfYRk+gmQM8g4I7J9Fl7N",
-	"8+AgzMrfqzTJuVSnkHHReWMY1I56jfBWUMgont0PWAi8sejEZBOMnHOeA2b6kZy0X+lF9jg8VV6QjkYr",
-	"kXE6krjQ/LmDjjoo9gqglr7urGkXWW1EeHg1wPZbi1KEAAJMUZxbviTWyMP5u4A8FjiX0JUgJZZSz9tR",
-	"5Qf7h0c7dHmaVNIq8PC9w+93mwAheMwcabON2OleAKM4j1E7Y9BI3hGES0AqyrCXWtvY9h0WytAtoQKy",
-	"MW+8qAdepcmCCqnOANh4ysvx1DdKnJ2DGnt4bdAH/Bc+EVzxjOdxbQFYDgh5ySunY0ZAsoP4Bqz1PG38",
-	"BNtye6/3krZQ38AhBHsAz2Gakn2iIs2DWrZtxbolzojA0zMBifpgfu/IjkFcoDWvcvKAANtomTICnb9W",
-	"ZLlrejtm5IQT9e0kMdxBvtt7DaO0BnsUVyEHAtPG/MekYueMr5mxdZcCpMY+2D8+RVjlJSMlp9ZI7Bgx",
-	"hOi3QE5TZysuVVybaRiJBR4wvpjz8PoPOIG4RRZCznmBZnAa7N1tKAa+2mDvSk+7ngcoZRc4NwZJxXCl",
-	"VlzQ3w1qFlzMKSGGpxhXvyx4ZfzrjLNFTjPlfvb6SmAFvxivGNxkF5jm2CpzAxuG8yiOMp5XBYvrXsPY",
-	"KFthgTMFwvpAWKESC/WdRNpWsj94lyFFC8ELdDCLEu+CQk7iK5WB56chD7Izc9R2LEBKZ5L1nzXmUtzH",
-	"8d7AHBZcgHY0Msy8R2DcuZFk2SGWzFKJ31uUOC4oAcfIHb5gcg0Cxlrr840C+YqLNRYRwL7SuNAQpYwq",
-	"ihUXI4WSmfYULkBIGLmTP2QWeDkh45ryGmp9xSsRMShfUL1mppB5jtZUrZASeLGgWZxkp5sHfC5BXAB5",
-	"pmKkR7MVAka+k6gWWEjiNaLGz/RSYc5NXGYFQi9RAogo65oHYy2qaxoi1krYiqAO/Ztd1cZDYE60zYea",
-	"0jtU3KG+Aeuiv7EBgvKk0EJMlCcvs7wiQF6SuI93f63eP4GJ2SYNt7MYll7hDCLmxIBmeabZDGFkg91R",
-	"FXKB8woikuKfXCokrF9o9WBLJWyDi9njv/S8O3WF3Xe9i8ET29lugCrFpJCDAlHE9XXmUxpWS68xU9IJ",
-	"sTiIdxtZdphbtNlpmziiEMrxctjSGk/3cT2+jRhzvu4v3NXJ91DfjhdIzTvPrNUbBen15BZcuPhxb75r",
-	"KHxKhsNHaK016QUIZ15qwtIWoDaeoxSb04ud0u9/tDdV6BMMuxG10hGT4pVpwiuV8QGXxfnd0yjMvTSN",
-	"xrxi6UPV5iYIiO9k3G4aYVOMJkI7fBv92RHvBvWgVNh57aMxKhUXMUf/wwqYISMzACnOzxFVKVLc/mri",
-	"ii0zeyvZ+uh3e5GfrCPEYK39IIs7lPGKKRg9dyzo7Q5VR79D08o5t5Yp0zFqvI2XqLBooWa3Tdgh7R7Z",
-	"7jIVPds4Dq4RPyS830Xj+SaJPjoUZZRAJFTBBjMjWSUkF97bLfESEF4oI52oRJzBSe2bcktr2uzdHfS2",
-	"+46d9e8VFkRgGgnnDkZGfLB9yIFWNowmU21irZ2qHhVGqWeObbVJMHYjhMrtv79ThVUlw6gKP+/EQD7t",
-	"TBjYOWI7asRCb1NbTOiJcT1X6THCSnIDtxomb/Ac8peXpeZBt4cJ2Ylz2MR1WQkCuwSjh/RrLQjecmX+",
-	"+/KSSuNyveAg33Jl/h31XBurezjIUuDL1/ahLeLYakjrPQc7HATKGeTgk6QTQILzWFXABYiNWlG2PEFS",
-	"YUaMt1Hm2qfnC2QKdUL1GEQrC6yyVYOg8dKmi9kunPpyyCxlXtuSpRqOcXn4xXLUb2F9GpD5BHhmvPAc",
-	"FZayhHgO6E7QJW2FobUJpycgXhUBoXFCK7Fw6/TlsFOvnlONpLUxWCTx+gTta7vR/CwArbFEjDOYoWeM",
-	"m8oEzkAbkRj5kGw0uFZXwuzHLaycZpudlpAd1Qu02J9rANWnjVH/W2ehRh1Ia+j0yRTCsE/HtVYKZysg",
-	"VkVRDRwCcVsQfCi8h50lMM2w48WkVoSn4O3ScSbWoIYrMaPZeczI+6yHLLSOQmbQZ41oypCp7jhGmgC0",
-	"dqYSEcHLEkicy7VZQse4mk4xNtgIQR9stAWxISyf5VwNFcXYYhgC30l0DoJBjlY8J1IfzFY3OTfEJNyp",
-	"MoYHkpiSfhWMpnoqiiHS2UFZBDDJKYMtBrbeJ1pykGiOs3M03yCqJOSL1Ndd1TsYb27DYqGtzd3enQai",
-	"l22yxwpTaHyXa0jOplVWGEdWAXkleDE2abimSvPqM3XNzKHzDVr0WUOyTasNWcTo0/p0fX+HAQJbY4dN",
-	"DesJwiEtan/TwAqVACJFXCDMkMvDRQq0triKEKQkI0EEYIpGd7jQ1Gd1OpKgrGrAPpigtUOBrQAcJcYm",
-	"q+MIk0RX74Hcgy4663XLqfqIdamIrTZAx3y6xJnKN0YmcQveBo0ReUPJVKsNLjMo1bQMcylgQS/7BHCw",
-	"PzP/2/teU9/h/v7BMZl/f3y89/BwJ/u4OWMMsfiNRHKvuKQzuMRFmcMs44Uh+P8MfzECWwuCDdK6w8DQ",
-	"0uYcDPvYpDziLN/M4lKkoQpvVZlctqGJ3FZyF1zBA8f759UcHuCSunBWzNaSgW29Vbb6cXFKqk2iKZhe",
-	"eoYfZUWfVjn0XYyI8eyrHG5+YslzrODlsiOowooGO+Q12zLmJsoh6zl6S3a3ubXqI8SgNc+m4I8R/1Zd",
-	"T/740aOHj3YZ0DQryudOw9ZvHj4a9d578+u097wx2betTHzZ1ksa8yWIhqEVlqhixId4mClpDH1FbdFG",
-	"+TQegt3XAsHHiArATDph4OeZBsQwWNtxk56/S9HPL96l6Oz5+3cpev38n+7/Lx4bLexOPEIEuiViBHPa",
-	"dufiBbYuVLeNyusS3StPnz/Ne8ovdG9cync0e7dyxFeD4mL7qj3Wb4Nc8wqXQy5FXyhMeZvxRrp2KXjj",
-	"HF0stOmNRJWDbAKRgSeMRbyQm3EVS6SeQoHFubR5Qq2d2BIprpfQE+dgVppSbpMmZm/jZbKnLiBePHcn",
-	"vGExavfXJ4ceVY6QuDWNpg0bbOUhd8p+ZVEu+TNS0EHf0OTGqhwQNqPQHDbcXwDRFqb3V6bh6rqpwaZA",
-	"ahxn+hciW1jkeDklno+jB6FFmUcrS99yVcPmBC14bu7gmTo47EJFnsT7HFk6fo0Ub+V4uQRiGdFwJc60",
-	"OWtCLqDdYVem5s03+zixoWdYR0004UhjjA0TJgC2C3czaydl5F8OcOkxEZw6DckyTtZljjentiJwapX9",
-	"pODa7V5xiIfu4iduIqrde0dqNRBkCOKp/WcCsJri/GtMLkHGZ2P1DcIRfu7YyG1wO2p7EHdU0noa1mtl",
-	"0ma/10p61pP1xRM5ugZIM9GZ54Hb1zi1FeYwF8SEHdWEdJA2oWN7+igdOlExgeFiNRgvzIaMjQsgpLlT",
-	"qK1UeYL0cSsFJEV0ybgAYq0MDey4LQzunvUoDJiIxM40krWwJ8yq7fGpySm7cb/UELDPAnnbyX1eS4dS",
-	"sjOvO6JkICrUY0cYnVnrmB6OiKXWaGoFVLjEmY3y5bnLkxfGYTLxa39DWg+g2irlEqx5WT/ym0Elzc5j",
-	"EcLBfF4ddvwL5PTS4Lb50K2JFjhHnWR7eOesSUl3g3UlFSAn6F93EW7EVbcoveZchZppqGKkWVC/8XyF",
-	"2XKqXAxrAWK1VD7/yJFZPUUVM39oAi8FL7iCExPx81oytVUh9MJG/hRHS26zJKatRDQPOfWafit9FS1P",
-	"kjlXRj22E6eGW28yTdq1Nps2BX6HQ/g9BWl6QgwXk/S9YMaVj6xyAiZ0Y+63A0FUdRxiLZ5W+GLIHyYT",
-	"vNQmcxe9xWvs32lGnKyKAovNWAvjzA3v5YsG0nMmNdjOJbpiuBBINLckujLpc3XN4jV/FA/UNkSGse/z",
-	"d5GghOM5azjJsDuAJ1iGoCjVxpB5X4P4EtEx6be6+nDn4KjEVC70VVc3WWfT2HbWevZ9B6JSq66OiuZv",
-	"g1vrnQT/YALW518xyow01NCq035WI1OJNGIH7tQAFsxdzfqj9exhaLDTTGSlfWZXZKc3Y3vlmH/ae20u",
-	"e2YsB7zUTIHc7fAU7WuhetAm18G78UCWsO2ykXluC0bHXgud3h7AVrO8JEvYyrau6EVvyUR1LCgk2A4m",
-	"IyVLvH3LqxCqkdOO53cL0G51aPum/tZo2HTZGy3htOX9I4GisJgqoTWMJpU6QjEHQoYiyytTOxlt99AF",
-	"sJ+neSkGxuECljRZY1H8XA6LD4Z8ql3LBx8gM2aM5MiEgZubl64Xi5NjZJbstAL81kLAW4w1SsLCNxA4",
-	"sTN+CDzxWKOVndTj29B0i0TGxS19OUKE/Ja+ancoYss4so583ZzIncXcZMV5ztf26oPtomMCy1ps1z7d",
-	"6HBGU0AcZZMbM3Sua7MM2gthaYonC1xLlADC20jjVO9kWgmt65M24SL6Fk8sUi3mW4S5rmtm2m1HOGsA",
-	"u6WMK+YP11awqX/RLkftsLQKsAZLwCZdUdrdvKH2fOptUFa7I661w0glW+vtMWOvXzlmUjm1Fbf1XeWz",
-	"l9urzVxiadqc+Q3EC65/HXqo5ZuxyYwzZZ0u7OtKa+2haW8OwIIkS9u/YNZiH2+/1M7DZFyOcolPGsu4",
-	"qKSNSrm7kSMI7VqRYf1alZMXwDa7ucf6I3H+MdMYn3YKKw0Hph3RtQVxi3zbDBIip11k2Cj8uHXYAKCW",
-	"I59iVewSskpQtTnTcLR0L5uYlGnhl3F+TiFojOirgX/xIxvNVdJ/gFFdip9D0/nOiELAIiyNWClV2lZ3",
-	"lC14PBj04/v379Czd6/rXhh1IbItvJqh5tYBmlcK5XxJmYmqW0MOMQAiEVATfLFX0qST1vpU1t2xb0lQ",
-	"0tVS6iXNCTQ1fH7mOpGYJM0x+sEc5PPsf83BqcpbQAlwc5wczPZn++6yCMMlTY6Th7P92UNTxaxWBtx7",
-	"uKR7Fwd7OGhxt7S3uu0FDsrZa5IcJ2+oVHUfvLTVbPVjnDmaIXu2f+hV2q81zTemAyAF1wACI1ngPAeB",
-	"bJ1zrI2jNVWT7Z0wtza97O6j1uJ7WofvuRLw2NoBO0U7gD46OOw7VJ86DSQP9/cndW0cZcvVyOnfc++V",
-	"rGrqdmA3nSSP7IZi09cb940q9eiDCaPrZrAj3wgtz+TDiiNCfeHDCljqnea6DYAyBQXNrTE9gadqc4FS",
-	"BjTdM6qYQhpY8hh9thN8Rv9BsMLHyMZq/paizx7n9aOOIafHeP6px3h0/G2GXpvERSYASzhxlcJWWrIl",
-	"ynKqN7HU7B/EBPRmXGzEsnqbG8+UAFy8tMfbSV0KLpWFxQNpXmyTV6TfaeTutnlxdsf4PzOC9oFpBmqR",
-	"aWWmxBtLE1a3k12EUF8jHZRtr8yIqYLNdZnuSxR7p+lStW6WWsF1Ut9ZgVxCt9GS9r4JXSxsi4yYCLJX",
-	"VpPBFsSxZtFjJfQflVS7LueaS74DFKZBdL+lkT6B70PSFkSmaa25PKwQbsKtjiLdZeAeQe4tcAZqB13a",
-	"ITdGmGccFZhtkL31qakPcLZCpvnJEMUpXg719263996hd+9ED9quNCOVoDm2kynG0MYWMKnvVXNpehMS",
-	"zY33mTL1WQquqdHIEaai+E0bYWN76dhwu2vJYxvHjKJbHxMdoVXNC7VWxAwZfOiNaG5KEc9JzUUnQULA",
-	"dIJemx5dPiBZlGqTGhdUhTdG7VH4wolXrY1Lwec5FPWyBmR/m6GXGhStoLhLRGS80MBiGaQo15qXM5BI",
-	"cT5DjfKz+RfOXIcAjNwyeu2ME0Cfg2vun1Nr0HpZ79zk1LgHwIj0s7ANMsnZmJp/j2l+w4rpB9Dehtma",
-	"dKKALyIAHZIFOZbXafa/fy1xcOOGyz1l3yEzJ8NCbMwlvJrOLfVvTBFqk9fZwrGBQ00gBwURPcOXvFJ9",
-	"O/Koz9xvuCmE5ZW6a1PwDV/aZQNLzx3tk7m+HFGgfwd1VkcJbs2w8UsMEaB9PPs3uE5UotwijLIhwJWu",
-	"jWuPJChrIkA/cNu5/EbgFfbqvmrHq5So4Oq+oOr2hMXR4ZNbJgMXWEuOP37qMhFlJzba1A9IxWkkFCZ1",
-	"AcMgv9kRt4lDu8KguNdP75rZ/mWDbqnJ0MjUNaTCsSsbWu0usNjlsfqgw3bvoK7YTO7CtI6UJ40xsuuj",
-	"3DVWnuV5s3hq7XggaG4v6oYYaKAdR8LelzpEeLX35ZwycmV/utrGCx+Ca0i3xQ31GjuAfw3YH1kD4C4w",
-	"9RMLEubGOKVK2gyO4ylvN9vExRDupprJzRegRsRIzAe3Rowzn7C6+jSNjvaCtvuD7O579veOGf3wUs7V",
-	"1s9H7cq2xSLl702/sSBJNea7S0GV6M1+vGonKmym81bDWh4nA/zn0Hr7JsXdMesHGzXQ6P9ONqnLzpcc",
-	"wsRlipaCV2XbV/H3rr5mpnUV4d3PD/57zzBk07+zmz1tf1rupq37oDL/ro37pso8woxBBY0N93Eb+QsU",
-	"T7u+3LDs4f7hHe3v1OfaT7aXvRvpawLM90qiHO0/uSv589JWJsbqJ05MASO/MMG7pjxJi6q0McepQoSD",
-	"KYJ3lXmd7mFdCTVRKoheD4UhC/G0ewVzmhRx6m23ZLDfUrxVPdg5yoA6bIPmr0vDpvcsZoQSrMBXjpra",
-	"WCD2vnrzgUsXSfZ3t/9sOlSYa+Vfhwq1V+Df1Td2b0F/tm/Z37EK3WHMCqO9/ky2rGko7HNBK6r/2KD5",
-	"BmHHkycugGMsWqpCo/a/b0RTBNeiBt2+puzxLqI8tX04MrxTn+F+hxis/ec3O1xHdC9F6pA8em76CNyy",
-	"RR+2Fh4ljw5uUBiG6w7T3l/XkDizVQu2zwwQb0rUSfLLpqnyDL1tmuX6z9hzUd/0sbcKZzcp1va++D+v",
-	"tpvBAQHfmn06iZTucaC02en9llq7x3U+hT/ddAy+4/0VGI9+t98CL98CL1+jrvlBmJsOODtv0pomvmIr",
-	"r9yXwRmsU7SiS9NsbZuomsjs0t+wuv+cbu7PfIuzfmP3r5rdn2kT0dmWNrhaVspDpom92uBqcLfZfXTb",
-	"xFuJ4KX0RZA3IQVcO56vQw78bDf7TRJ8kwRft5OpeGk9RvOBJduLpyMCBpnb3oX8fZv/5z40FqfU7dt1",
-	"r24rejOXSwTPTJ8c86VjOVh9Zb7h/vt2XxUTymxD4OtvN00e7T+8sdNpZhE8D8rOnuc0O/+RVxLckeMn",
-	"bs8b3L79+ElLP3eP9uMnLeLspVcrayuRJ8fJnhF9btYvdd1J3Tqv+cmV7DW/NEU7wY+lbwRa/2Lrma8+",
-	"Xf1fAAAA//8=",
+	"7H19b9y4mfhXIeb3A/Z60I7txMnt2lgcsonTzXWbBna2+WMvaDjiMzOsJVIlOR5PA3/3Ax+SEiVRM5Lr",
+	"pEm7KNB1RhRfnvc3Pvo4y2VZSQHC6NnZx1lFFS3BgMJ/veSFAWX/YqBzxSvDpZidzZ5Lwbj9WxO9ydeE",
+	"avJhqWQ5F7QEXdEcftBrWREj55VU5ofT08fZd6enj8kNKMZz8wPdMG6AkW+NnBd0AcUPhoP6gS2I5iKH",
+	"H07WH84JLQqyLORWk40oQGuy4jcg5rNsxu0m/rYBtZtlM7vm7Gy2dHvNZjpfQ0ntpkt6+zOIlVnPzk6P",
+	"v3+azcyuskO1UVysZnd32ewPXDA7FGesqFk3E17bR9lMwd82XAGbnRm1gYHpnz7OZiUX4Z8nqaV+5iU3",
+	"9Vqd3Rf4MJ6dwZJuCjM7Ozk+zuxavNyU+K9jXMv/s16JCwMrULjUa5w0eSr8z8hTPXoy4livA8r3LOie",
+	"P+Sql3DDNZfi9aZcOApNLK38oL0rL6UqqXEAfHo6i0B9+uj70++f/tej758cBPiVpdo+n1wZqgyRS2LW",
+	"QLZcMLk9J2bNldkRRnea0JUcRdzIFbPkthk18K3hiNU+nH4Rhhf9jV0I1t2WkNtRW9ngjJO3cmdxoCsp",
+	"NKBouVBKIt5yKQwIZAxaVQXPqd3j0V+13ejHaJn/r2A5O5v9v6NGYh25p/rIzYartA/6bk0N4ZpslRQr",
+	"QgUjW/uLkYTJ+ewum/0EtLBU9kAb8dMldwJmDYpwtx8oijliyL9pJ36Wo0ztowtPUdIdWQBhUoBF1jmh",
+	"pORac7EiIIzaxQMyQkmlQIMwxI7Xlti26x0R0ljEVkpWoAx3uEBpbP/oIC2bgVhK5Si790zJoljQ/Drx",
+	"8K7Gv1z8FXJjh9vD3XCzQy3TXj53x0ysQXPjqKT3hLMk83Z5M2uEwLjhBm5NHwFvLaOsZQFW1VFi4Qoi",
+	"h3mf0LMZMsBItshmW6muC0nZIcJ658ddwnLmmCkItF8tLPyyAWJZAKo/0PsEQp7LsirAgACt+0jJN+om",
+	"IdEu2Ao0uRZyK8hiRyixy6KoMFDqQ4d4bid9I7nADfgdUaXoDolNG15SA4dm+UVoAHERRiMwkF91UtBV",
+	"dj1NuEBxx8UNCCPVbp5Ev535cnC2KwBhZYeh10AqqkxGqCEFUG0GpqsKx1n7zvOWl3CFAy09UJOvgcV7",
+	"6E+7Bbj+SW5UYov4cy3bAa6JscJjCwqIn5tsuVnLjSGUFFLrzI4+efpd+gRbqZhOs3hMgs2OImz0T9MB",
+	"cObJLCyTJtMbUHQFCRK1T4BdQS6F22PDcnKzKCJ+E85MuMtmhdTmEvJwqhESwQtZtDECkfeZvkPLCijb",
+	"RSMXUhZAhSOxKfvVwbIYJ042Qd+Plj5Mp8WdpqVVIwfEXYcMgp1SGwn+rFkXWW1EBHg1wN5LEQoYCMNp",
+	"4dQHc74ILd5E5LGkhYauoquo1nbejsV5cvzo9IDJmc022tmZ8XuPvjtsqcbgwTmyZhvJ0zUyskfxYKVv",
+	"WiRM0TqdXflBbvLUll6A4LRIMaAQ0NgsI3iJWRkvaND3+6TiG6oMshLjCvIxb7yoB95lsyVX2lh5PZ4Z",
+	"Cjr1jYrm12DGHt66wmnkVUoamcsibWcB1QPmkZYbb52NgGQH6w1Y63na+Im25fde7yVrob6BQwz2CJ7D",
+	"NJUwPFjzYJRN4YkzIYPtTMCS0Yuwd+LGEKnIVm4K9i0DgZbBCHT+dcNWh6Z3Y0ZOONFSnaQZOsj3e69h",
+	"lNVgT+Iq5kAQ1g3+dbYRaAWil7hS1obMZuD+eJ9glWCIJcx/xuxboKdp2LXUJq1gLYzUkg64LcLHRvoP",
+	"JIPDho6Pn+DgLNq731AKfLWr25Webr0AUC5uaIGm/EbQjVlLxf+OqFlKteCMIU8Jaf6ylBuMTOVSLAue",
+	"G/9zUKGKGvgLxpPAT3ZDeUGdfYGwEbRI4iiXxaYUaXMAGZvka6pobkA5C5MatIK/0cR6Ge6H4GxnZKlk",
+	"SU7SZuWSQ8HSK1VRzMRCHnRn5qTXVYLW3krsP2ssuHR0IPjRC1hKBdZFz6kIvnTLuzlAlh1iyR2VhL0l",
+	"ieOGM/CM3OELoa3VPtbPXewM6JdSbalKAPalxYXzf7jh1Eg1UijhtJdwA0rDyJ3cwyygu4QV+oJbZZQb",
+	"FyqzTgsxii6XPJ8fMi5qty+tb+9hHKzT7la9R3w+YpPTjQy50KBugD0zKQLm+ZqAYN9YB9eLPaLplnD0",
+	"SINsWUiMi65B2SUqAJUUAPhgrF12T3PG2RoHEDTJwY2Bvs+Z7TAnHra2bCJbp23b1GzYYbEOawyYPv3z",
+	"DtBpoDDPDFnLo45IIClDbvNiw4BdsLSb/OVa6f8CJnGbWvzOUlh6SXNImD8DmvAZRqwocWmtpMq7ocUG",
+	"EhzyR6kNUc61dnp7dIAO9/hnO+9B3eb2Xe9i8MRutgegSjUpamNAlWn7Ig/JSx8ZoxgdNMMgPmwUumF+",
+	"0WanbeJIQqigq2HLcDzdp+2OfcRYyG1/4a4N8cXYB/cRSM07z5yVngTp/eQW3PhMUW++e5gWnA1H4MjW",
+	"6uwbUN4ctoRlLVZr7CcptuA3B6Xf/1jvrwQXhRdDxOaVjpqUmchmcmNyOeBi+TjBNArzL02jsaBY+lB1",
+	"WUgG6hudttBGWC+jidAN30d/bsSbQT2oDfVRhtEY1UaqVGDi3RpcDgQHECPlNeEmw4SG/RVDsy23YC/Z",
+	"hohje5E/OcNMwNb6bQ53JJcbYWD03Kn0lj9UneeKrS3vjDumzMao8TZeksKihZrDZmKHtHtke8h6DGzj",
+	"ObhG/JDwfpNMiWC5zOjQGSqBRGhFDOZA843SUgXru6IrIHRpUDpxTaSA89qXlo7WinZubADFbt+ps/5+",
+	"QxVTlCfCz4ORnJCvGHL4jQv76cyaWFuvqkeFfeqZU1ttSgm6EU3j99/fqaFmo+MokLzuxGzeH8y5uDlS",
+	"O2rEQm9Te0zoiXFIX9M1wkryA/caJj/TBRQXt5XlQb+HCQmea9ildVkFivpSggDpV1YQvJYG/3txyzV6",
+	"YS8k6NfS4L+TPnJjdQ8HhUp6+8o9dOVaew1pu+doh4NAuYICQjnEBJDQIlX/cwNqZ9ZcrM6JNlQw9Daq",
+	"guZgmRtL8mL1GEVXS2rydYOg8dKmi9kunPpyCJfC1/Yk+oZjcgF+qWqU17C9jMh8AjxzWQaOiovWYjxH",
+	"dKf4irfC5taEsxOwoIqA8TShVVT5dfpy2KvXwKkoaV3MmGi6PSfH1m7EnzHtr4mQAubkmZBYgyQFWCOS",
+	"khBCTgYD65q347SFVfB8d9AScqN6sRf3cw2g+rQp6n/tLdSkA+kMnT6ZQhxg6rjWxlCsg0DAcQscBmlb",
+	"EELovoedFQjLsOPFpFWElxDs0nEm1qCGq6jg+XXKyPtghyytjiI46INFNBcE67jOiCUAq525JkzJqgKW",
+	"5nJrlvAxrqZXjA02YtBHG21BbAjLV4U0Q+VvruyNwTeaXIMSUJC1LJi2B3OhQO+GYM0CN2h4EE0569e7",
+	"WarnqhwinQOUxYCyggvYY2DbfZKVBE0WNL8mix3hRkOxzEKFZb2D8eY2LJfW2jzs3VkgBtmme6wwhcYP",
+	"uYbsalpxCjqyBthLJcuxSc4txwqiZ+aemU7vG7Tos4Zkm1YbskjRp/Pp+v6OAAKumpZitfo5oTEtWn8T",
+	"YUUqAJURqQgVxOcNE6WYe1xFiFKoiSACCMOTO1xa6nM6nWgwTjXQEEyw2qGkTgCOEmOT1XGCSZKr90Ae",
+	"QJec9b6Fk33E+qTHXhugYz7d0twUO5RJ0oG3QWNC3nA21WqD2xwqMy0jXilY8ts+AZwcz/F/R99Z6nt0",
+	"fHxyxhbfnZ0dPX50kH38nCmGWP6NJXLFtOJzuKVlVcA8lyUS/H/Gv6DAtoJgR6zuQBg62lwAso8rIiBS",
+	"FLt5Woo0VBGsKsy9I00U7s5GKQ1863n/erOAb2nFfTgrZWvpyLbeK1vDuDQl1SbRFEyvAsOPsqIvNwX0",
+	"XYyE8RyqMh5+Yi0LauBi1RFUcQWGG/JK7BnzEIXP9Ry9Jbvb3FulEmPQmWdT8CdYeKu+OfL0yZPHTw4Z",
+	"0Dwvq+dew9ZvPnoy6r23+Ou094Ix2betML7sSk7RfImiYWRNNdkIFkI8AqtCY1/RWrRJPk2HYI+tQAgx",
+	"ohKo0F4YhHmmATEO1nbcpOdvMvLLizcZuXr+9k1GXj3/o///m6eohf2JR4hAv0SKYC7b7lzCS2kX2e+t",
+	"jo/H3vmSWR/m2/+eH3cXaPtPi57ijF0jny4eLRpa+eW7QVGzf9We2Gijy/KZ1EPuSF+gTHlbyEYyd6l/",
+	"551kqqzZTtSmAN0EMSMvmqr0dQ8hTSoJewklVdfa5RitZhMrYqRdwk5cAK40pbQom+HexsvzQJnAgmjv",
+	"TvjAItjtr08OPaocIa1rGo3YIGtz01529IfuF1UVWj5jJR90MzHNtimAUBxFFrCT4daYNVaD6zMNdffN",
+	"Mja1YeMYNbyQ2MKyoKspqQGaPAgvqyJZVPtamho252QpC7y4iyWA1EedAsWnYoo7REoKJ7K03nxJdySX",
+	"JVgeQsygm++ckQy1ksbbfdbk0yRfU7GayF2VFyGJ2rmCrlbAnGxAQUFza51jBAmsd++rBIM16h7PXCQd",
+	"tkmLU3nyHGOSxfmM/boKZ+1kwMLLET0FaohOncWsEWEkzWVVQXeXrjZz6hWMSWHDT3v/JR2UTJ+4iRV3",
+	"706a9UD4JIoU958poGZKWMMidQU6PZuob0GP8ODHxqSjG577w9Oj0vHTsF6rujYnvjI6cKGubyXp0dVN",
+	"lp+uAjt8en1Y25cec1G021NNTAdZExR3p0/SoZcaExguVV3yAjeE1juAcpLT2t/63ArZamOAZYSvhFTA",
+	"nA1kgZ228sH3ihiFAYy1HEyQOd9hwqzW05iadnMbD0sNAfsqEr2drO69VDpnBzPWI4ohkvI9dYTROcOO",
+	"1vVErK1yM2vgqla11nMqCl8BUKIriJH50OXBDsCrtlKDM37rR2EzpOL5dSr2OZiprAOq/wbZyizqmDF0",
+	"f6UFzlEn2R+4umqS7d0wZMUV6An619+SHHEPMkmvhTSxZhqqhWkWtG88R3NvolyMqxxSVWIhsyoJrp6R",
+	"jcA/LIFXSpbSwDnGMoOWzFy9C79xMU0jyUq6/A+2xklmWKe2Gmkl5pKFV7qQBtVjOyWM3PqQCeCu4dm0",
+	"Wgk7HMLvJWjsazNcJtP30YU0IWYsGWBQCnt0ACPcdNx1K57W9GbIW2cTfOgmJ5m84o327zQjTm/Kkqrd",
+	"WAvjyg/vZcIGEo+Y9GxnSX2ZXwwkXjgSXWNhgLlnWV44SgBqGyLD2A+ZyUTIxPOcM5x03OEkEKwgUFZm",
+	"h2Te1yCh+HVMYrGuqzw4OCkxjQ/M1XVbzvdF285Zz6F3SlJq1XVfycx01NKgU7owmFoOmWXqnV8LrTqh",
+	"6TQy13W3jkReD6gS/pLcP1qpHwcuOw001tZ99uWDdjOu3xf+090w9HlBtBzoyjIF8a0DMnJshepJm1wH",
+	"GyfUd+UHLmzhc1cKO/aC7vTeEa5O54KtYC/b+nIeuyUMMjlQaHBdmEZKlnQLqpcxVBOnHc/vDqDdutd2",
+	"G4ca8yn2ny57k8Wp7uLCSKAYqqZKaAujSUWcUC6AsaG49xqrQpO9QLoADvM0L6XAOFyak822VJW/VMPi",
+	"Q5BQRGDlQ4jXoRmjJcEgdXMH1veT8nKMjbhSF7YWA95hrFESDr6RwEmdsWmJsz9KqwlOAyxs2zUkIgzE",
+	"zlcm81TDqylhl7qLwKiLKnbwxXCbjqZpwBgdZaXlqD4xHTxQC/b0Hf+wuzB7CvqdBkvDUjwSBUQKL1Kb",
+	"fkPWarMzkR1E9gem+clSbhRe7O1jJ9wGTpQqDQN2zVfr0S2AtiNHyqRIdT2w8GDSeb+M7rr1CvFVtC1v",
+	"+XLRow1CeuRu3OCLtF575vtQWT4uqdh5ZLTwMEpzdu9EutuoQfhLFz52R6r372DqkdDeaIq+3kVxtlQr",
+	"uIO6ITTK6xa3jUuShDKqhHJZhdsGQ+khIYkL09U3kP1ZsGMALSxp45Ut1+cPk1rWKKsjNqODlc3Fh6QS",
+	"fDA35r4eyaA3EJfUBaFPa3shgvA+0ri0O5lW+u87uU5o+LEnzpKocg1NTH1fWJx23xGuGsDuKT9NRbtq",
+	"Hxfr9vhNFI5oFY4Olq5Oulp5uElOHdeot+Gb6VkvzLfQGWlC1xJ8zNj7V7xiGrn20fa+a0LlxP4qWZ/U",
+	"njZn8QDRwPs3jBhqSoseF4ZKXEiFhnr42ja0tLdA/VZndNvRA+H88fHeSR0amIzLUQGv88bvLTfaxZy9",
+	"5TeC0O6V97GvbQr2AsTuMPe4aEOaf3AajFhNYaXhtJMnurYgbpFvm0Fi5LSLoxtzPu37NQCo5cj71O0b",
+	"DflGcbO7snB0dK+biDM2Gc6lvOYQtW4Otxj+EkY2mqvifwBUXUZeQ9ObF0UhUBWXdK2NqVwzXi6WMh3q",
+	"/ent2zfk2ZtXdc+h+gKFKxidk+a2FFlsDCnkigvMmTk3jQgApglwDK26q7TaS2t7KmcRu7c0GO1rwO2S",
+	"eAJLDR+e+Y5PmII9Iz/iQT7M/xcPzk3RAkqEm7PZyfx4fuwvuQla8dnZ7PH8eP4Yb1+YNYL7iFb86Obk",
+	"iEZNeFeuG4W7eMaleMVmZ7OfuTZ1p96s1Q7+1zRzNEOOXIfzu6xfI1/ssEcxB98ihxJd0qKw7hkbajTt",
+	"PLrZ/l7de9tyd/dRa/Ejq8OP/NWV1NoROyV7lD85edQPl7zvtLh+dHw8qa/0KFuuRk6/P0ev1N5Stwc7",
+	"9ro+dRtKTV9vPLTStqNPJoyu29WPfCO2PGfv1pIwHqqs1iCyEBKr25cYrF5qbrvaCQJV48VvHdF0z6gS",
+	"hlhg6TPywU3wgfwHo4aeEReJ/V1GPgSc1486hpwdE/inHhPQ8bs5eYVpyVwB1XDubzg4aSlWJC+43cTK",
+	"sn8U8bOb8ZFPx+ptbrwyCmh54Y53kLoM3BoHi281vtgmr0RH9kTPCXxx/pnxf4WC9ltsV+6Q6WSmpjtH",
+	"E063s0OEUF9/H5RtL3HEVMHmv4PRlyjuLuatad2Id4LrvL5rB4WGbkO7ku4I48ula+2TEkHuqv1s8CMJ",
+	"qc9ZjJXQ/6ikOtRUAJsTDFCYBdGXLY3sCUL/pLYgwrb62PTARK3PA0X6JgY9gjxa0hzMAbp0Qx6MMK98",
+	"FMjdVrfUBzRfE2zaNERxRlZDXyBpf4DkgN79LHrQddMaqQTx2F6moKFNHWCy0GPrFnvAMsuNXzJl2rOU",
+	"0lIjyhFhkvjNGmHjeoC5ZJpvJeYaXo2i25DxGKFV8YVaK1JBEB92I5abMiILVnPReZTuw29VbLGLYUg3",
+	"lJXZZeiCmvimuzuKXHrxarVxpeSigLJeFkH2uzm5sKBopbx8mjGXpQWWyCEjhdW8UoAmRso5aZSfy65K",
+	"4fMHlPhlXMCbAfkQtef4kDmDNsh67yZn6B6AYDrMInYESy9Sav4t5cUDK6YfwXobuLUQEJbLBECHZEFB",
+	"9X0+R3R8L3Hw4IbLF8q+Q2ZOTpXa4eXhms4d9e+w2rzJ2u7h2MihZlCAS9t09IxcyY3p25Gnfeb+WWLF",
+	"u9yYz20K/ixXbtnI0vNHe49tFxIK9PdgruoowSczbMISQwToHs//Ca4T16RwCONiCHCVb5fdIwkumgjQ",
+	"j9J9tOJB4BV/puGuHa8yagN3XwqqPp2wOH30/ScmAx9Ym539+r7LRFycu2hTPyCVppFYmNTlSYP85kZ8",
+	"Shy6FQbFvX36uZntzy7olrlrRplvpEdT98Os2l1SdchjDUGH/d5BXY89+xymdaL4cIyRXR/lc2PlWVE0",
+	"i2fOjgdGFq7BQIyBBtppJBx9rEOEd0cfr7lgd+6nu3288C66AvmpuKFe4wDw7wH7U2cAfA5M/UlECXM0",
+	"TrnRLoPjeSrYzS5xMYS7qWZy843KETES/CToiHH4kc2799Po6Cj6vMkgu4dvo/SOmfw0ZCHN3g9cHsq2",
+	"pSLlb7FPYpSkGvNlyKgG/GE/r3kQFS7T+UnDWgEnA/zn0frpTYrPx6zvXNTAov8b3aQuO1/MiROXGVkp",
+	"uanavkq4Vfk1M62/79H9QPI/9wxDNv0bt9nL9sdvH9q6j+7dfG7jvrlDkmDGqILGhfuki/xFiqd9ewRZ",
+	"9tHxo8+0v8uQaz/ff6kFpS8GmL8oiXJ6/P3nkj8Xru44VT9xjuXJ8gaDd015khVVWWOOc0OYBLzi4ivz",
+	"Ol0PuxJqolRQvd4vQxbiZfeC9TQp4tXbYcngvvb8SfVg5ygD6rANmn9fGsae2VQwzqiBUDkaStaX4ZtM",
+	"7hPcPpIcmjT8q+lQhU0jvg4V6hpcvKnv438C/dnuofGZVegBY1ah9vpXsmWxEXrIBa25/WPnvl/tWOvc",
+	"B3DQouUmNmr/+0E0RXTpcdDta8oeP0eUp7YPR4Z36jN82SEGZ/+FzQ7XEX2RInVIHj3HLiGf2KKPW6KP",
+	"kkcnDygM43WHae/f15C4clULrqEUsGBK1Eny26YZ/Jy8bpp842Vk566He3zuzvD8IcXa0cfw591+Mzgi",
+	"4E9mn04ipS84UNrs9MuWWofHBZy89lfMJpuOoQ/V12E8ht3+Fnj5LfDyNeqaHxXedKD5dZPWxPiKq7zC",
+	"zovUGlYZWfMVdnbcJ6omMrsON6y+fE7H+zO/xVl/Y/evmt2fWRPR25YuuFptTIBME3t1wdXobjNxDQYw",
+	"3sqUrHQognwIKeCbbX0dcuAXt9nfJMFvkuDrdjKNrJzHiB+Gc522OiJgkLndXci/7/P//AcS05S6f7v+",
+	"1X1Fb3i5RMkcu2DhR9v1YPWVAsp2f9/vq1LGhWtGfv/tZrMnx48f7HSWWZQsorKz5wXPr3+SGw3+yOkT",
+	"t+eNbt/++t5KP3+P9tf3VsS5S69O1m5UMTubHaHo87N+rOtO6saYzU++ZK/5pSnaiX6sQpvf+hdXz3z3",
+	"/u7/AgAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
