@@ -17,6 +17,7 @@ type Dialect string
 // The dialects.
 const (
 	NetworkPolicy Dialect = "networkpolicy" // networking.k8s.io/v1
+	Cilium        Dialect = "cilium"        // cilium.io/v2 CiliumNetworkPolicy
 )
 
 // dialect is one way to write.
@@ -30,7 +31,7 @@ type dialect struct {
 	subject     func(x *exporter, s *subject)
 }
 
-var dialects = []dialect{networkPolicy}
+var dialects = []dialect{networkPolicy, cilium}
 
 // Dialects returns all of them, in the order that help texts list them.
 func Dialects() []Dialect {
