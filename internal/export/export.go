@@ -18,6 +18,12 @@ type Dialect string
 const (
 	NetworkPolicy Dialect = "networkpolicy" // networking.k8s.io/v1
 	Cilium        Dialect = "cilium"        // cilium.io/v2 CiliumNetworkPolicy
+	// Calico and CalicoStaged are projectcalico.org/v3 NetworkPolicy and
+	// StagedNetworkPolicy.
+	Calico       Dialect = "calico"
+	CalicoStaged Dialect = "calico-staged"
+	// ClusterNetworkPolicy is that of policy.networking.k8s.io/v1alpha2.
+	ClusterNetworkPolicy Dialect = "clusternetworkpolicy"
 )
 
 // dialect is one way to write.
@@ -31,7 +37,7 @@ type dialect struct {
 	subject     func(x *exporter, s *subject)
 }
 
-var dialects = []dialect{networkPolicy, cilium}
+var dialects = []dialect{networkPolicy, cilium, calico, calicoStaged, clusterNetworkPolicy}
 
 // Dialects returns all of them, in the order that help texts list them.
 func Dialects() []Dialect {
