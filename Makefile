@@ -149,6 +149,12 @@ bench-store: build ## Measure storing and summing up flows, write build/bench/st
 	go build -o $(BUILD)/bench/store ./test/bench/store
 	./$(BUILD)/bench/store -engine-library $(ENGINE) -output $(BUILD)/bench/store.json $(ARGS)
 
+.PHONY: bench-analyzer
+bench-analyzer: build ## Measure learning, replay and learning from files, write build/bench/analyzer.json (2 GiB of disk, 3 minutes)
+	@mkdir -p $(BUILD)/bench
+	go build -o $(BUILD)/bench/analyzer ./test/bench/analyzer
+	./$(BUILD)/bench/analyzer -binary $(BIN) -output $(BUILD)/bench/analyzer.json $(ARGS)
+
 .PHONY: fuzz-datapath
 fuzz-datapath: ## Send N (default 20 million) frames through the datapath and its model; SEED=… repeats a run (root)
 	@N=$${N:-20000000} SEED=$${SEED:-$$(date +%s)} go test -count=1 -timeout 12h -v -run '^TestAgreement$$' ./bpf

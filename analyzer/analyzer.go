@@ -333,19 +333,25 @@ func (v *view) read(ctx context.Context, w *flow.Workload) ([]flow.Edge, error) 
 	if v.unordered {
 		return edges, nil
 	}
-	return sorted(edges), nil
+	return arranged(edges, compareEdges), nil
 }
 
-// sorted returns edges in order. Edges are large: places are sorted, not they.
-func sorted(edges []flow.Edge) []flow.Edge {
-	places := make([]int32, len(edges))
+// arranged returns list in order, equal ones in theirs. What is listed is large:
+// places are sorted, not it.
+func arranged[T any](list []T, compare func(a, b *T) int) []T {
+	places := make([]int32, len(list))
 	for i := range places {
 		places[i] = int32(i)
 	}
-	slices.SortFunc(places, func(a, b int32) int { return cmp.Or(compareEdges(&edges[a], &edges[b]), cmp.Compare(a, b)) })
-	out := make([]flow.Edge, len(edges))
+	slices.SortFunc(places, func(a, b int32) int {
+		if c := compare(&list[a], &list[b]); c != 0 {
+			return c
+		}
+		return cmp.Compare(a, b)
+	})
+	out := make([]T, len(list))
 	for i, at := range places {
-		out[i] = edges[at]
+		out[i] = list[at]
 	}
 	return out
 }

@@ -115,7 +115,7 @@ func (v *view) replay(ctx context.Context, p *policy.Policy) (*ReplayResult, err
 	for i := range unknown {
 		r.Unjudged += count(&unknown[i])
 	}
-	slices.SortFunc(r.Denials, func(a, b Denial) int {
+	r.Denials = arranged(r.Denials, func(a, b *Denial) int {
 		if c := cmp.Compare(b.Connections, a.Connections); c != 0 {
 			return c
 		}

@@ -62,9 +62,11 @@ func run(ctx context.Context) error {
 	}
 	r := &Report{Commit: report.Commit(), Machine: report.NewMachine(0)}
 	for _, part := range []func() error{
+		// First, while this process is small: the kernel counts a child's memory from
+		// its parent's on.
+		func() error { return r.offline(ctx, *binary, *samples) },
 		func() error { return r.recommend(ctx, *rows, *samples) },
 		func() error { return r.replay(ctx, *samples) },
-		func() error { return r.offline(ctx, *binary, *samples) },
 	} {
 		if err := part(); err != nil {
 			return err
