@@ -42,6 +42,7 @@ func (l *learner) Recommend(ctx context.Context, w flow.Workload, since, until t
 			CoveredSeconds: r.Coverage.CoveredSeconds, LostRecords: signed(r.Coverage.LostRecords),
 			Ready: r.Coverage.Ready, Missing: r.Coverage.Missing, Words: r.Coverage.Words,
 		},
+		Completeness: completeness(&r.Completeness),
 	}
 	if r.NoPolicy != "" {
 		out.NoPolicy = &r.NoPolicy
@@ -62,11 +63,30 @@ func (l *learner) Recommend(ctx context.Context, w flow.Workload, since, until t
 	return out, nil
 }
 
+func completeness(c *analyzer.Completeness) api.Completeness {
+	out := api.Completeness{
+		WeekHours: c.WeekHours.Count(), Replicas: c.Replicas, WatchedReplicas: c.WatchedReplicas, SeenReplicas: c.SeenReplicas,
+		Curve: make([]api.CurvePoint, 0, len(c.Curve)), Words: c.Words,
+	}
+	for _, p := range c.Curve {
+		out.Curve = append(out.Curve, api.CurvePoint{Time: p.Time, Edges: p.Edges})
+	}
+	if e := c.Estimate; e != nil {
+		out.Estimate = &api.UnseenEstimate{
+			Days: e.Slices, Edges: e.Edges, Once: e.Once, Twice: e.Twice, Unseen: e.Unseen, Low: e.Low, High: e.High, UnseenEdges: e.UnseenEdges,
+		}
+	}
+	if s := c.Split; s != nil {
+		out.Split = &api.TimeSplit{At: s.At, Judged: signed(s.Judged), Denied: signed(s.Denied), DeniedEdges: s.DeniedEdges, Share: s.Share}
+	}
+	return out
+}
+
 func recommendedRule(r *analyzer.Rule) api.RecommendedRule {
 	out := api.RecommendedRule{
 		Rule: api.RuleOf(r.Rule), Direction: api.DirectionOf(r.Direction), Sentence: r.Sentence,
 		Evidence: make([]api.Evidence, 0, len(r.Evidence)), Flags: make([]api.Flag, 0, len(r.Flags)),
-		Proposed: api.RecommendedRuleProposed(r.Proposed), Implied: &r.Implied, AlsoAdmits: r.AlsoAdmits,
+		Proposed: api.RecommendedRuleProposed(r.Proposed), Implied: &r.Implied, AlsoAdmits: r.AlsoAdmits, MayAdmit: r.MayAdmit,
 	}
 	for i := range r.Evidence {
 		e := &r.Evidence[i]
@@ -76,7 +96,7 @@ func recommendedRule(r *analyzer.Rule) api.RecommendedRule {
 			BytesForward: signed(e.Forward.Bytes), BytesReverse: signed(e.Reverse.Bytes),
 			FirstSeen: e.FirstSeen, LastSeen: e.LastSeen,
 			SourceEndpoints: int(signed(e.SourceEndpoints)), DestinationEndpoints: int(signed(e.DestinationEndpoints)),
-			Hours: int(signed(e.Hours)), ObservedAt: api.EvidenceObservedAt(e.ObservedAt),
+			Hours: int(signed(e.Hours)), Days: int(signed(e.Days)), WeekHours: e.WeekHours.Count(), ObservedAt: api.EvidenceObservedAt(e.ObservedAt),
 		})
 	}
 	for _, f := range r.Flags {

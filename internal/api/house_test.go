@@ -180,7 +180,7 @@ func (a fakeAnalyzer) Recommend(ctx context.Context, w flow.Workload, since, unt
 		<-ctx.Done()
 		return Recommendation{}, ctx.Err()
 	}
-	return Recommendation{Workload: RefOf(w), Rules: []RecommendedRule{}, Excluded: []ExcludedEdge{},
+	return Recommendation{Workload: RefOf(w), Completeness: Completeness{Curve: []CurvePoint{}}, Rules: []RecommendedRule{}, Excluded: []ExcludedEdge{},
 		Coverage: Coverage{Since: since, Until: until, Missing: []string{}}}, a.err
 }
 

@@ -286,6 +286,29 @@ type Activity struct {
 	Workload *WorkloadRef `json:"workload,omitempty"`
 }
 
+// Completeness defines model for Completeness.
+type Completeness struct {
+	// Curve Edges known by a time.
+	Curve []CurvePoint `json:"curve"`
+
+	// Estimate Share of connections on edges that were not seen yet; missing below four days.
+	Estimate *UnseenEstimate `json:"estimate,omitempty"`
+
+	// Replicas Endpoints in the inventory.
+	Replicas int `json:"replicas"`
+
+	// SeenReplicas Seen to take part, at least.
+	SeenReplicas int `json:"seenReplicas"`
+
+	// Split What the rules learned before a time deny after it.
+	Split           *TimeSplit `json:"split,omitempty"`
+	WatchedReplicas int        `json:"watchedReplicas"`
+
+	// WeekHours Hours of the week that were watched without a loss, of 168.
+	WeekHours int    `json:"weekHours"`
+	Words     string `json:"words"`
+}
+
 // Connection defines model for Connection.
 type Connection struct {
 	// Allowed False as soon as one end denies.
@@ -330,6 +353,12 @@ type Coverage struct {
 type Credentials struct {
 	Password string `json:"password"`
 	User     string `json:"user"`
+}
+
+// CurvePoint defines model for CurvePoint.
+type CurvePoint struct {
+	Edges int       `json:"edges"`
+	Time  time.Time `json:"time"`
 }
 
 // Denial defines model for Denial.
@@ -398,9 +427,12 @@ type Evidence struct {
 	Answered int64 `json:"answered"`
 
 	// BytesForward From the initiator.
-	BytesForward         int64     `json:"bytesForward"`
-	BytesReverse         int64     `json:"bytesReverse"`
-	Connections          int64     `json:"connections"`
+	BytesForward int64 `json:"bytesForward"`
+	BytesReverse int64 `json:"bytesReverse"`
+	Connections  int64 `json:"connections"`
+
+	// Days Distinct days with traffic.
+	Days                 int       `json:"days"`
 	DestinationEndpoints int       `json:"destinationEndpoints"`
 	FirstSeen            time.Time `json:"firstSeen"`
 
@@ -416,6 +448,9 @@ type Evidence struct {
 	Port            int    `json:"port"`
 	Protocol        string `json:"protocol"`
 	SourceEndpoints int    `json:"sourceEndpoints"`
+
+	// WeekHours Hours of the week with traffic, of 168.
+	WeekHours int `json:"weekHours"`
 }
 
 // EvidenceObservedAt Which end's interface saw it.
@@ -679,6 +714,7 @@ type Port struct {
 
 // Recommendation defines model for Recommendation.
 type Recommendation struct {
+	Completeness    Completeness   `json:"completeness"`
 	Coverage        Coverage       `json:"coverage"`
 	EgressObserved  bool           `json:"egressObserved"`
 	Excluded        []ExcludedEdge `json:"excluded"`
@@ -709,6 +745,9 @@ type RecommendedRule struct {
 
 	// Implied Not observed; follows from another rule.
 	Implied *bool `json:"implied,omitempty"`
+
+	// MayAdmit Whom it may come to admit, as labels, names and nodes change.
+	MayAdmit []string `json:"mayAdmit"`
 
 	// Proposed Flagged rules are accepted one by one.
 	Proposed RecommendedRuleProposed `json:"proposed"`
@@ -854,6 +893,31 @@ type Status struct {
 
 	// WarmUpSeconds An endpoint is observed for so long before it may be enforced.
 	WarmUpSeconds *int `json:"warmUpSeconds,omitempty"`
+}
+
+// TimeSplit What the rules learned before a time deny after it.
+type TimeSplit struct {
+	At          time.Time `json:"at"`
+	Denied      int64     `json:"denied"`
+	DeniedEdges int       `json:"deniedEdges"`
+	Judged      int64     `json:"judged"`
+	Share       float64   `json:"share"`
+}
+
+// UnseenEstimate Share of connections on edges that were not seen yet; missing below four days.
+type UnseenEstimate struct {
+	Days  int     `json:"days"`
+	Edges int     `json:"edges"`
+	High  float64 `json:"high"`
+	Low   float64 `json:"low"`
+
+	// Once Edges seen on one day only.
+	Once   int     `json:"once"`
+	Twice  int     `json:"twice"`
+	Unseen float64 `json:"unseen"`
+
+	// UnseenEdges At least so many edges were not seen.
+	UnseenEdges float64 `json:"unseenEdges"`
 }
 
 // Workload defines model for Workload.
@@ -10211,121 +10275,128 @@ func (sh *strictHandler) GetReadiness(ctx *gin.Context) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H37b9y4tf+/Quj7BXJ7oYwdx8ndtbEovHm0abdZw842P+wNGo50ZoZriVRJjsfTwP/7BQ9JiZKoGclr",
-	"p8l2UaAbjx4kD8/jcx48+pRkoqwEB65VcvIpqaikJWiQ+NdrVmiQ5l85qEyySjPBk5PkheA5M/9WRK2z",
-	"FaGKfFxIUc44LUFVNIPv1EpURItZJaT+7vj4afrN8fFTcg0yZ5n+jq5zpiEnj7WYFXQOxXeagfwunxPF",
-	"eAbfPVl9PCW0KMiiEBtF1rwApciSXQOfJWnCzCT+uQa5TdLEjJmcJAs71zRR2QpKaiZd0psfgC/1Kjk5",
-	"Pvz2eZrobWVuVVoyvkxub9Pkr4zn5lZ8Y0X1qnnhlbmUJhL+uWYS8uREyzUMvP750zQpGfd/PokN9QMr",
-	"ma7H6sy+wIvh23NY0HWhk5Mnh4epGYuV6xL/OsSx3J/1SIxrWILEod7iS6Orwv+MXNXRsxHLeuu3fMeA",
-	"9vp9jnoB10wxwd+uy7nl0MjQ0t20c+SFkCXVloDPj5OA1MdH3x5/+/x/jr59tpfgl4Zr+3JyqanURCyI",
-	"XgHZMJ6LzSnRKyb1luR0qwhdilHMjVKRRKedUw2PNcNd7dPpJ65Z0Z/YK553p8XFZtRU1vjGyVO5NXug",
-	"KsEVoGp5JaXAfcsE18BRMGhVFSyjZo4Hvygz0U/BMP9fwiI5Sf7fQaOxDuxVdWDfhqO0F/p+RTVhimyk",
-	"4EtCeU425hctSC5myW2a/BloYbjsnibiXhedCegVSMLsfKAoZrhD7knz4rMMdWp/u3AVJd2SOZBccDCb",
-	"dUooKZlSjC8JcC234Q0poaSSoIBrYu5Xhtk2qy3hQpuNraSoQGpm9wK1sflHZ9PSBPhCSMvZvWtSFMWc",
-	"ZleRi7f1/ov5L5Bpc7tZ3DXTW7Qy7eEzu8zIGDTTlkt6V1geFd6ubKaNEhh3u4Yb3d+Ad0ZQVqIAY+oo",
-	"MXQFnsGsz+hpggIwUizSZCPkVSFovo+x3rv7LmCRWGHyCu1nQws3rKdY6onqFvQhsiEvBOdQk76zJUUh",
-	"NpD3CfGaFgqJoITg5r+Gu4DnJAfOQAUEmQtRAOWJFQTNOB3cZVhKUGqvjN9UBXVvMQzA7/KUgSPBHIKN",
-	"r6TQIhNFdIZKrIfEQK3LksptXArCXXLvaJMjGNdNLq2J37x79/adcbWxNrC9iVl9R0Sl/GiUhJBEwTVI",
-	"WpDNCiTuZCUY18pYB0o8c5IlaJKzxQKk0SgUB8TNZhrKvXsQcFqjGaiUdGv+/mWdLyH/fjug9jZG4tQV",
-	"oMECmq3qWY0e/y9+hN7onS0KKRZMLE5+Q7clxMh+DRLyS8gEz1VbE4j1vAjUALfo5TZNCqH0BWRCdp4Y",
-	"VlRO9yP08UTo66IOrSXQPGTVQEjVpPkqD3jGabm1hyGjlWKu4lpY0dJYtz1auCt6Dj7V2MWtNe1uVnsj",
-	"PL0aYvupRTlCQg5cM1pYFZpbF4kW5wF7LIz+7Nrfiipl3tsBwk8Oj473IOE0WSsr+uFzR9/sB9AhefAd",
-	"aTON2OpeAme02KtkRjBuxxrsEtxzKjXybc5kY6p2PfGyvvE2TRZMKn0JwMdzXkGnPlHR7Ar02MXf0f5I",
-	"oGrAeDamaQQlOxvfkDUdb57cXNKOtvR0CMke0HOYp1SfqfLmwigF75gzovAQluTRCIafu4UuuTGGG7Eu",
-	"8sc58K3RKSO205qI3a+394x84US0OkkNdzbfzb2mUVqTPbpXoQQCN67wz8maX3Gx4UmDxmow9yEiKq8c",
-	"uojgzTw3T4GaZs5WQum4NTM0kgs6gNm4i4/0L4gc9iM5F0PBm9Ng7m5CMfLV7m5Xe9rxPEEZv6YFwvk1",
-	"p2u9EpL9C7dmIeSc5TnKFBf6HwuxxuhUJviiYJl2P3t7JamGf2BMCdzLrikrqDXmSBtOi+geZaJYlzxu",
-	"e1GwSbaikmYapI0gUE0qKvUjRYynYX/wDndKFlKU5MksyrwLBkUeH6kK4iaG8qA6b456XiUo5SBZ/1oD",
-	"l+IRAu9Lz2EhJBg3PaPc+9MtqLmHLXuYErnEzy3KHNcsByfIHblApA1jfd35VoN6LeSGypjvZvbCUJRx",
-	"phnVQo5USvjaC+MoKBg5k18FC7yeUHFLeQezvhJrGQGUL5kZM9MEr5MN0yuiJV0sWBZn2enwQMwVyGvI",
-	"z3SM9Vi2Mj7XI0VqhUUU3RCGURqvFeYCo5rGQzOGFkBGRRcvjEVUv8oR3rlBHf7HWdXgIYATbfhQc3qH",
-	"izvcN4Au+hMbYCjPCq2NicrkTVasc8hf5XEf78tFvb8BiNlmDTez+C410Z24ZnfxqUeKVKJg2RZDoae1",
-	"tl8ISSjHCJa3L1y0IgztjV+uqcwljcXU35nnLZaKWqcdBJbrAnaZXG3jvzpbDb17XcB4uHyxLuDHtc5E",
-	"CTFUNRzRShOXwNuPkfyNgb/g3+unG9vQ1zSDCD4cgApnRm8SSmzuL0qZa1qsIaL6/yaUJtI6+pbKo8NJ",
-	"OMe/m/fuNf523vUsBlds33YPakZOiiFpkGWc7zKf4bW8t6FcK2eV4iQewRF4mxu0mWlb2qMUKuhyGDqP",
-	"l7M4MNuhXV4XYtMfuAuyvkAANd7CNM+cWTcmStK7GSK4dum03vvugOBYPhwPtMHra5DOXzCMZTS58Yai",
-	"HFuwaxgVNC7NCob9whpFyEnpmzQRTvvGXukCKdM4zD00jcc8UuhT1aZqc5CPVBwIj8yWjGJCe/su/rN3",
-	"nA8CG6WpC8OM3lGlhYxFbt6vgCMb4Q1EC3FFmE6JFvZXDBS3/KadbOuTgZ3ki/VsOWyMY2v3jmRizTWM",
-	"fncsB+gWVScDQ6zsohVWKNMxuKy9L1Fl0dqa/SC/w9o9tt2H/b3YOAmuN35IeZ9HEzRYUzQaLKERiKAk",
-	"PpgoztZSCenDFxVdAqELjdqJYcK0gZ/C8prxY/ZnMey8Y2v9U4hK24sdDHX57MlQRMRhWZUaiLVxpnpU",
-	"XKx+c2yqTb1FN+Sr3fz7M9VUr1UYJhNXnaDWh70ZIPuO2Iz+EuQf23MKg7Ed9Oj2b1Nri0Kg8wBlpccG",
-	"j80z+7jv0txzT2UC9TsGqVBCLDi7y3GZFq6+u/cQm/IPdA7Fq5vKaCI3hwlJtyuIezjmHuqqTjy/vTHq",
-	"8K3Q+N9XN0xhJOGlAPVWaPw7GpBpfI/h2GFJb97Yi7ayb6c7YeYczHCQKJdQgK+cmUASWsRKxa5BbvWK",
-	"8eUpUZryHH2uqqAZGBWH1ZsDdR/osTYbNF7ndne2S6e+Nsah8LEdydfh0K2nX6xw6S1sLgI2n0DPTJRe",
-	"osL6xnCfA76TbMla2RUDZM0Lcm+QIWdxRquodOP0rZEDGV5SUVvZ1AJRdHNKDmslJgGLLbjgMCNnXGC5",
-	"muBg9BolPtMQVW51eeRhHGcWLNvuxYP2rl780P5cE6hebYz73zqcHnWjLdzrsymE0cxOgEFrmq0gt4Ya",
-	"g0M5xBEx+AxPb3eWwI3AjleTBg5cgEfn44DmoJ2vKGfZVQzqfjS3LIylJnjTR7PRjBMs+TshhgGMjWOK",
-	"5FJUVSv0FJDPgDM2xuF28KDZjZD0wURbFBvaZWMY1Y6Yn9moR4pcgeRQkJUocoXBPix5dYYQ60iYRvhF",
-	"FGWReJ/heibLIdbZw1k50LxgHHa4GWaeZClAkTnNrsh8S5hWUCxSX4xbz2C80wGLhcHc+31cQ0Sv21RP",
-	"FKbw+D4HOb+cVjCE7ryG/LUU5dhc+IZhgPRM3zEh7jykFn/WlGzzasMWMf60nm2s5A4DzVhaZ8D8aVBi",
-	"lxJqvG6kFakAJFbnUU5cejlStbvDYYYg0x4JpQDXLDrDheE+a9OJAm1NA/UhFWMdSmoV4Cg1NtkcR4Qk",
-	"OnqP5J500bfeFTz3N9Zl2HZigA58uqGZLraok4Qlb7ONEX3D8qmoDW4yqPS0wolKwoLd9BngyeEM/3fw",
-	"jeG+o8PDJyf5/JuTk4OnR3vFx70zJhCLf+YRJ4pWbAY3tKwKmGWiRIb/7/AXVNhGEWyJsR1IQ8ubc0Dx",
-	"sbUmRPBiO5ByabjCoyos0UCeKOzxnlJoeOxk/2o9h8e0Yi6oF8NaKsDWO3Wrvy/OSTUkmrLTdcXz6DRP",
-	"38WIgOeglPqeX6xEQTW8WnYUVVioY295w3fcc6/Ob2/I7jR3FjOFO2jh2ZT947l/qj5k9PzZs6fP9gFo",
-	"lpXVC2dh6yePno167h3+Ou05Dyb72Aqj7LYMGOFLEBMkK6rImuc+0MWxUjf0FQ2ijcppPBB9aBSCj5SV",
-	"QLlyysC/ZxoRw5B1x016cZ6Sn16ep+TyxbvzlLx58Tf3/9fP0Qq7FY9QgW6IGMNctN25eN24C1jurqZ3",
-	"99UnJ36c94xf6N64SobR4t0qfbgdVBe7R+2JfpvkRlaEGnIp+kphytNcNNq1y8Fb5+hSaaA3wUR0E44N",
-	"PGEq46d7uNCxdPIFlFReKZstNdaJL4kWZgjz4gJwpClVZJNz+p67IPfqufvCe1ajdn59duhx5QiNW/No",
-	"2ojBThlyq4wcXFLiLC/ZoG+IGcJ1AYTiXWQOW+FPBRqE6f2VaXt11wRpU/c3TjL9A5EpLAq6nJLVoNGF",
-	"sLIqogXTb4WuaXNKFqLAg9lY3kldqMizeF8iKyevkZrEgi6XkFtBRKmkmYGzGHIB4w676ksP3+zlxIae",
-	"YROFaL6cZgyGCdMgu5U7vrWTOPMPB3vpdyJYdRqyZZytq4JuL2yh69TDI5OCaw97ciceuouvuImodg+j",
-	"6tVAkCGIp/avSaB6ivNvdnIJKv42Xh8rH+Hnjo3cBkdmdwdxR6Xup+16bUza4vdGKy96qj5PNf5gnxGi",
-	"Sy8DD29xahTmdi6ICTuuCfkgbULHw/Vm3opMELhYJcpLnBBiXACp8KC5QanqlJjlrjXkKWFLLiTkFmUY",
-	"YsexMLjmG6N2ACMSe9NIFmFPeKvB41OTU3bifqghYv/YVL7EyNoPVvEcIoGKsxIRljPmyifba+XsTh4c",
-	"xmP1rpRy6CDkoEVIk81q6JxqznLChSvT/BXnBeyCU1fQ0RgYP2c7hyHyXgaT7yTY7wRRBnZlvNXEZURt",
-	"ZmwJoxOXnQ1wOkIZwKBXwKTLS9ogalE4/ijRH8X0gO9KYm5gBvQLBRa915f8ZEjFsqtYAHYwXVpHdf8D",
-	"UqZp0OFl6KxVi5yjVrI7enbZZPy7sdCKSVAT4I07PjvigGyUX10Jhzf8Q2VJzYDmiRcrypdTzc5wMYot",
-	"2PPpXUFw9JSsOf7DMHglRSk0nGJA1YOQ1JYesWsbWNWCLIVNQmErp2iad2prnFZ2MFoDpwqhEX2089Io",
-	"rfeZhe6C+aY1kJ/h0P5egMI+TMMVS/0ggzEELnAtcsDIGPaUgZww3Yk3GPW0otdD4YZ8QhCgSYxGz/6j",
-	"ezENIwdnAcYAuEt3ey8dN5D9xMxrO1XrKi5DIrHCsugKqxP0HSskm+MHlqhtigzvvk+PRmI+TuYsLlVh",
-	"Rx7PsNxWhCGb9y2Ir0Mek92sS1z33hzVmNpFFusSOuvLI3S2zonv9RPVWnUJXjQ9HvS66MC0wfy2T29T",
-	"kqE2NNSqs6rWIjNFzMYOnMQDKrk70PlrD02EkddOA68VleDBpZmM7U+Hf9qjOS45iciBLo1QENdTIiWH",
-	"Rqk+abPrYEcNyJew64giXrdVyWMPk09vKmKLhV7lS9gptq6myEwJg2aWFAps17CRmiXeMu11SNXIasfL",
-	"uyVotwS53d9jZ7Bxuu6N1gnbMyQjiaKpnKqhDY0m1dNCOYc8H3J/VligG20S0yWwf0/zUIyMw/VBabKh",
-	"svypGlYfvO5IZPSDjz8ijFGCYJS9Oa/t+p85PZbPkr0owE8tJLzdscZIWPoGCie2xvdBoCPW3Gwv9/jW",
-	"b90anHFhYV/tEWG/+sDiUECcC38y0jcE9E2fMorgRGxccyjsXIdxe6O2a59udLSoqVKPism9AZ27YpZB",
-	"vBBW/ni2oLVGCSi8izUuzEymVSi73qQT2lfs8MQixXi+LafrdIqv3bWEy4awO6rkYv5wjYKxvMi4HLXD",
-	"0qpvG6ywm3QObn/Ll9rzqafBgjr+5hDviOFquz3m3rsX5mGmrEZxO5/VPjm8u5jP5e2mvbO4h3jB3Zso",
-	"DLVZRUyGzpR1uqgv262th+G9OQAPclht/4JbxD4ev9TOw+S9HOUSnzbIuFwrG5VyB3BHMNqdAu/msXWR",
-	"vwS+3S891h+Jyw++Bn3aKaI0HPd3TNdWxC32bQtIuDntGs7G4MfRYUOAWo98iB0SUJCtJdPbS0NHy/eq",
-	"iUlh29xMiCsGQTNiX2z9D39nY7kq9lew3QnFFTTdZlEVApVh5clK68q2l2V8IeLBoD+/e3dOzs7f1B10",
-	"6jpvW9c2I82hDjJfa1KIJeOYtLBAjnCAXBFgGHyx5x6V09ZmVdbdsU8p0MqVqpohcQWGGz6euf5FmAM7",
-	"Id/jQj7O/hcXznTRIkqwNyfJk9nh7NCdxeG0YslJ8nR2OHuKReJ6heQ+oBU7uH5yQIO2skvbOsCej2GC",
-	"v8mTk+QHpnTdezZtNTj/OS4czS0Htmf3bdov5S222HWXgWsbQ4kqaVGAJLaMPNY62ULVZHf36Z2Nprvz",
-	"qK34gbHhB67CPjZ2IE7RrtvPnhz1HaoPnabNR4eHkzolj8Jy9eb0MyO9imDD3Y7s2L352E4o9vp64r45",
-	"tLn7yYS76wbsI58IkWfyfiUwI2TrSlbAU+80170mNNZrNEcTzQs8V+MpXRXwdA9UcU0MsdQJ+Whf8JH8",
-	"V041PSE2VvOHlHz0e15f6gA5c4+Xn/oevx1/mJE3mLjIJFAFp64Q22pLviRZwcwklkb8g5iAmYyLjVhR",
-	"b0vjpZZAy1d2eXu5S8ONtrR4rPDBNntFeoxHGgTgg7PPvP+XqGgfYwNuu5lWZyq6tTxhbXu+lxFuqoLa",
-	"4oKodntlrwcddnsqrhuRq/07qkhEfxhd3vxsizibYwg2odY+qVB/AwJrqgdb2PtD5qM+AoDqaE8P00g3",
-	"GDvI0BTax9sfbB7v2nWxjxSeMzo+fpqSZ08Pfnp5bmhoA6EW1mHF4Sl59+J8VAf+ug/nmA9THE+e/vfb",
-	"vntk990mVz30ExzMyrBzUpBHajeORqZfuVOF7slBDilE+xMY+w9GRyyzw9DICKkB99nKIuh5Z27t2mTb",
-	"/akBsbvZ+KJJH93vlyQGedqPOIK3H2pyvxYNjGsR7rqZD2hz2ybuwW3/8eHx57IUb1xa0y2fuO7vqZE2",
-	"y71yXUDqvl1hU4tOEDE3qv4YmBBfcReakLrdxSA8fo13TMXG7uNAcf3H4Ua3OmBY7HtanyqFQkG3w2dJ",
-	"t67L/BCX29YayeCXY55H9ds4kP+Q7F03Ixlga0OiLxvQmhX4fmltLIvfGsEmJ5rQJmPnONI1Lekx5MGC",
-	"ZqD38KW95d4Y81KQkvItsX0Z6u8JYJO2IY7Tohr6LFP7q0wPrDzHd6Yb60fhspW30NdAqCVM6nvq3WBT",
-	"7PwzqNtfxZlmLaUw3Ih6hOvo/qaNsrE9/2zG1rUOtA3uRvGtT6uNcMzwgdqxMiDa7IeZiJGmlIgir6Xo",
-	"NMgp4wd8HHJxOa2y0tsUgZQOezrYpYiFU6/GoaukmBdQ1sMiyf4wI68MKVp5VZfLzkRpiMUNXCqM82aA",
-	"HdFCzEjjP9kUvjFP2MmIEjeMGTsTOZCPQTuej6mNiXhd7yKt1oYBz5V/C99aGxbzFN9RVtyzYfoelozb",
-	"qSmnCsQiQtAhXVBQdZdvtB3eSR3cu+/7hYrvkKecUSm3eEy+5nPL/Vs8JtKUBuyQ2CAmm0MBGiJ2RizF",
-	"WvdDEcd94f5B4FEVsdafO5rwg1jaYYNggVvaB2wwEjGgfwJ9WQeaHwzY+CGGGNBenv0bom9MkcJuGOND",
-	"hKvc9wN6LMF4k0T4XthP5tyPnxN8JOa2nfIwXvztl7JVD+haHX37wGzgcjPJyc8fukLE+KlNWPRzGnEe",
-	"CZVJXQM3KG/2jofcQzvCoLo3Vz+3sP3d5m1STPKr1DXOpLFDlcbsLqjcF/T0EZrd3kFd9J98DmgdqXAd",
-	"A7LrpXzuXTkrimbw1OJ4yMncttIId6ChdnwTDj7V4eDbg09XjOe39qfbXbLwPjgo/FDSUI+xh/izLzoA",
-	"9CMPaq4QnDKtbBGAkymPm23ue2jvpsLk5sO9I2Ik+J3kEffhl4dvP0zjo4Pge0+D4u4/FtVb5o5Q8nCI",
-	"/C6h5XedEPGoYL18uEjxnq2wxTIPGtbyezIgf25bf0vR2vc2amC2/5Fqql86nxALa19SspRiXbV9lTpO",
-	"+xULrTtU1P1q/L93DUOY/txO9qL9RfD7RvfB4a7PDe6bg0oRYQyKMG24T9jIX2B42keUUGSPDo8+0/wu",
-	"fLnW6e6TU6h9McD8RWmU48NvP5f+eWWL22MleKdYAy+uMXjX5GSNqkobOM40yQXgOSpX3N3p77kjkzRG",
-	"K8hel6MhhHjRbZIwTYs487ZfM9hP4D+oHewsZcActknzn8vD2COf8pzlVIM/fIDHKyC3x/ZRMzGei42L",
-	"JPvuKr81Gyqx8cvXYUJtk5rzuqfGA9jPdh+cz2xC94BZidbrt4RlseW/zwWtmPnHlsy3hDqZPHUBHES0",
-	"TIeg9o/3YimCk7WDbl9TOf85ojw1PhwZ3qnX8GWHGCz+85MdLkX9IlXqkD56gZ1+HhjRh83/R+mjJ/eo",
-	"DMNxh3nvPxdIXNqqBdsJDnIPJeok+U3z2YMZedu0s8cT79Zd94dFbT3m7D7V2sEn/8/b3TA4YOAHw6eT",
-	"WOkLDpTKoAzyS9Za++/ze/LWdQCYDB19L7mvAzz62f4eePk98PI12prvJR6Wo9lVk9bE+IqtvMISf2qA",
-	"VUpWbIntUHepqonCrvwh3S9f0vEI5u9x1t/F/asW9zMDER22tMHVaq09ZZrYqw2uBu0xyC/4NUGMt+ZS",
-	"VMoXQd6HFnAd3b4OPfCTnezvmuB3TfB1O5laVNZjxE8g2nZuHRUwKNz2OP2/dvl/7oOocU7dPV336K6i",
-	"NzxcIkWGrdbw7JQarL6SQPPtv3b7qjRn3Lbsv/t00+TZ4dN7W50RFimKoOzsRcGyqz+LtWqOi8VW3H5v",
-	"0MDh5w9G+7lWDD9/MCrO9k2wunYti+QkOUDV5976qa47qbuvNj+5kr3ml6ZoJ/ix8q26619sPfPth9v/",
-	"CwAA//8=",
+	"7D39c9y2lf8KZu9mcr1hVpIt+xJpMh3Flhu3qaORnPqHnKfGkm93UZEAC2C12nr0v9/gASBBEuSSiuSz",
+	"00xnGmtJ4uN9f+Hh4ywVRSk4cK1mJx9nJZW0AA0S/3rFcg3S/CsDlUpWaib47GT2QvCMmX8rojbpmlBF",
+	"PiylKOacFqBKmsJ3ai1KosW8FFJ/d3z8NPnm+PgpuQGZsVR/RzcZ05CRr7WY53QB+XeagfwuWxDFeArf",
+	"Ha0/nBKa52SZi60iG56DUmTFboDPZ8mMmUX8cwNyN0tmZs7ZyWxp15rMVLqGgppFF/T2R+ArvZ6dHB9+",
+	"+zyZ6V1pXlVaMr6a3d0ls78wnplXccSS6nU94LV5lMwk/HPDJGSzEy030DP886fJrGDc/3kUm+pHVjBd",
+	"zdVafY4Pw9EzWNJNrmcnR4eHiZmLFZsC/zrEudyf1UyMa1iBxKne4KDRXeF/Ru7qybMR23rjUT4woX3+",
+	"kLNewg1TTPA3m2JhKTQytXQvDc68FLKg2gLw+fEsAPXxk2+Pv33+P0++fbYX4FeGart8cqWp1EQsiV4D",
+	"2TKeie0p0Wsm9Y5kdKcIXYlRxI1cMYsuO6MavtYMsdqF089cs7y7sHOetZfFxXbUUjY44uSl3BkcqFJw",
+	"BShazqUUiLdUcA0cGYOWZc5SatZ48A9lFvoxmOY/JSxnJ7P/OKgl1oF9qg7saDhLc6Pv1lQTpshWCr4i",
+	"lGdka37RgmRiPrtLZj8AzQ2VPdBC3HDRlYBegyTMrgfyfI4Ycl+agc9SlKlddOEuCrojCyCZ4GCQdUoo",
+	"KZhSjK8IcC134QsJoaSUoIBrYt5Xhti26x3hQhvEllKUIDWzuEBpbP7RQloyA74U0lJ255kUeb6g6XXk",
+	"4V2Ff7H4B6TavG42d8P0DrVMc/rUbjMyB021pZLOE5ZFmbfNm0ktBMa9ruFWdxHw1jDKWuRgVB0lBq7A",
+	"U5h3CT2ZIQOMZItkthXyOhc020dY79x7l7CcWWbyAu0XAws3rYdY4oHqNvQ+gpAXoihz0MBBqS5S0o28",
+	"iUi082wFilxzseVksSOUmGlRVGgo1L5NvDCDXgjGcQFuRVRKukNiU5oVVMO+UX7mCoCf+7cRGMivKiro",
+	"SjOfIoyjuGP8BrgWcjePot+MfNk72hUAN7JD02sgJZU6IVSTHKjSPcOVueWsof28ZQVc4YuGHqhO15CF",
+	"a+gOuwW4/kFsZGSJ+HMl2wGuiTbCYwsSiBubbJlei40mlORCqcS8ffT8m/gOtkJmKs7iIQnWKwqw0d1N",
+	"C8CJIzM/TZxMOYdKQrQkR56LLWRdKLyiuUJeVUJw818jBIFnJAPOQAVbXQiRA+UzK68147RXGMFKOlYZ",
+	"VEW3ZU7dKEZO8ft8ZazmOOpLKbRIRR5doRKbPmmtNkVB5W4/Jt0YTXAE87rFJRXw67GH0XfG1daaai1J",
+	"U70RIeefjC4Tkii4AUlzsl0bQoaKq8WSUOJlKFmBJhlbLkEaxUdxQjVeOtWUFpFO/9hkK8i+3/Vo561R",
+	"DOoa0K4Cmq6rVY2e/89+hs7sLRSFEAsWFge/gdsKYmC/AQnZFaSCWw6vFZbYLPJAW3FrZN8ls1wofQmp",
+	"lwkj9KkzUdBC90DoqswWrCXQLCTVgEnVpPUqb5ePU8Ybby2P1t2ZihsLihbGCNtjLLRZz1n5lYnt9pq0",
+	"kdVEhIdXDexBeSohA64Zza0IzawnT/OLgDyWRn62zcSSKmXGbflrR4dPjvc4bMlsoyzrh989+Wa/nxeC",
+	"B8dI6mVEd1dbGB2KB2O7xKXqFJuttSr3kh08tqSXwBnN98q9EbzUUlBDsuSCSo2slDFZa8+hL15WL94l",
+	"syWTShtrZzwz5HTqFyVNr0GP3fw9VaIEqnr0ea0tR0CyhfUarMl4jenWkrQEuIdDCPYAnv00FTHbs/rB",
+	"KJ3jiDMig9FSyqKxP792a01lRj9vxSbPvs6Ao109Ap1Waw0Pb98ZOeBEP2+SZmgh3629glFSgT2Kq5AD",
+	"gW8KlGUcfahZbSBW9uX7CKt4NyZiAmeZ+QrUNA27FkrHFayBkVzSHjOSu8hi94HIYL9x6aKP+HISrN0t",
+	"KAa+KlDUlp52Pg9Qxm9ojo7whtONXgvJ/oWoWQq5YFmGPMWF/vtSbDCumwq+zFmq3c9ehUqq4e8YjQU3",
+	"2A1lObX2BcKG0zyKo1Tkm4LHzQFkbJKuqaSpBmn9M6rRh/xKEeOj2x98qCohSykKchR3ypYM8iw+UxlE",
+	"HA3kQbVGjsYsClDKWYndZ7UFF4+t+SjUApZCAmGapJT7SFTD+t1Dlh0zF6nEry1KHDcsA8fILb5A4x/G",
+	"RokWOw3qlZBbKmPupMGFjR4wzagWcqRQwmEvje+iYORK7mEW0F3ECn3JjDJKtQ00G5efaEmXS5bO9xkX",
+	"VdAkrm/vYRys48GKao34fMQipxsZYqFA3kB2pmMEzNK1cSa/UqQSe0TRLWEYz/GyZSEwq2BcT6OuAWRU",
+	"AOCDsXbZr/Lw9yBoUngoBPpQKKjFnLjZyrIJbJ2mbVOxYYvFWqzRY/p099tDp57CHDMkjXhUQAJRGXKb",
+	"5psMsvMs7iZ/vlb6b8AkblKLW1kcS3WALK6JXIjvK0VKkbN0h0mP00o7LYUklGMQ0OtDLhpBmibiVxsq",
+	"M0lj2bO35ntr+0W16QCA5SaHIRNB20wPRk3jY29yGG/eX25y+GmjU1FAzArsDwomM5eq32/T+RcD/8aP",
+	"65cbQ+grmkLEnu0xbc4wgE+JzfJHIXND8w1ERN5fhdJE2liJhfLoiByu8W9m3L3Gil13tYreHdvRHkDM",
+	"yElhOA2yiNNd6ms5XKKAYrJE94N4BEXga27SeqVNbo9CKKerflN/PJ/FDckB6fIqF9vuxG2j8LMx+O6j",
+	"YepvzqzbFQXp/RQR3LjEeWe8e9iKLOsPqdr4/w1I598YwjKS3HhvUYrN2Q2MirsXYJOSvI/YnBUhJyVq",
+	"k5lw0jc2pAv8TKMw99E0GvOWQheqtigjA/mVipvcIxNOo4jQvj5Ef/aNi17DRmnqwkajMaq0kLFI07s1",
+	"2JQwvkC0ENeE6QTzu+ZXjLU3/LxBsvUh5Fb+ylraHLbGEbe4I6nYcA2jx45l+92mqrR/aD676IplymSM",
+	"XdbES1RYNFCz3+5vkXaHbPe5A55tHAdXiO8T3hfRHBdWD442llAJRKwk3lsSkm6kEtK7UyVdAaFLjdKJ",
+	"Yc65Nj+FpbW8WSrQg2K77the/xRapc3N9obmfAKqL4LjbFmVGBNr61T1qDheNXJsqXVlVTtErd36uyvV",
+	"VG9UGNYT160g3Pu9STQ7RmxFfw5SuM01hcHjlvXo8LetpEUu0HmAotRjg93mm33Ud2XeeaCCoGqMXigU",
+	"EAsmDzku08Lr9/ceYkv+kS4gP78tjSRya5iQt7yGuIdj3qGuvszT22sjDt8Ijf89v2UKgwsvBag3QuPf",
+	"0dBP7Xv0xzoLevvaPrQ1vIPuhFlzsMJeoFxBDr5GbgJIaB4rCr0BudNrxlenRGnKM/S5ypymYEQc1mn3",
+	"lM6gx1ojaLzMbWO2DaeuNMap8LOB/HV/qNnDL1ai+Aa2lwGZT4BnKgrPUWElc4jngO4kW7FGNsgYsmaA",
+	"zCtkyFic0Eoq3TxdbeSMDM+pKK1sKoQouj0lh5UQw1owRbjgMCdnXGBhquBg5BolPjMSFW5VIfRh3M7M",
+	"Wbrbaw/atzohRftzBaBqtzHqf+Ps9Kgbbc29LplCGDdtBRi0plgch4DD4FAGcYsYfEaqg50VcMOw48Wk",
+	"MQcuwVvn4wzNXj1fUs7S65ip+8G8sjSamuBLHwyiGSdY3HtCDAEYHccUyaQoy0boKQCfMc7YGIfbmQc1",
+	"NkLQBwttQKwPy0YxqoGYn0HUV4pcg+SQk7XIM4XBPoxwO0WIpThMo/lFFGWReJ+heiaLPtLZQ1kZ0Cxn",
+	"HAbcDLNOshKgyIKm12SxI0wryJeJL7uvVjDe6YDl0tjc+31cA0Qv21SHFabQ+D4HObuaVnOF7ryG7JUU",
+	"xdjc/ZZhgPRM3zOB7zykBn1WkGzSak0WMfq0nm2sahEDzVidaIz506BKMSHUeN0IK1ICSCxwpJy4dHik",
+	"Pn/AYYagMiASSgGuWXSFS0N9VqcTBdqqBupDKkY7FNQKwFFibLI6jjBJdPYOyD3ooqPe13juItbl8gZt",
+	"gJb5dEtTne9QJgkL3hqNEXnDsqlWG9ymUOpphR6lhCW77RLA0eEc/3fwjaG+J4eHRyfZ4puTk4OnT/ay",
+	"jxszxhDLf2YRJ4qWbA63tChzmKeiQIL/7/AXFNhGEOyI0R0IQ0ubC0D2sbUxRPB815NyqanCW1VYUoI0",
+	"kduDfIXQ8LXj/evNAr6mJXNBvZitpQLbelC2+vfilFSZRFMwXRWNj07zdF2MiPEcVKM/8MBK5FTD+aol",
+	"qMLCIvvKaz7wzoM6v50p28scLL4KMWjNsyn445n/qjpO+PzZs6fP9hnQLC3KF07DVl8+eTbqu7f467Tv",
+	"vDHZta0wym4rqdF8CWKCZE0V2fDMB7o4FjuHvqKxaKN8Gg9EHxqB4CNlBVCunDDw40wDYhiybrlJLy4S",
+	"8vPLi4RcvXh7kZDXL/7q/v/mOWpht+MRItBNESOYy6Y7F/FSmievhg8lBO/euUpwF+wc/s69Vx1c+WnR",
+	"UZyha+SqIEaLhkbZxF2vqBmetSM2mugyfCZUnzvSFShTvuailsxt6t85J5lKY7YTTGLXodzAi6YyfgaQ",
+	"Cx1LRV9CQeW1splWo9n4imhhpjAD54AzTamYm1wP4CkTMi/a2wM+sAi26+uSQ4cqR0jrikYDNkia3DTI",
+	"jm7TkWNkSpxlBet1MzHZuMmBUHyLLGAn/FFiY6x612ca6u6ba61LHscxqv8gsoRlTldTEiQ0uhFWlHm0",
+	"VvyN0BVsTslS5NjNAStbqYs6eYqPxRR3iJQYTkRhvPmC7kgqCjA8hJhBN986IwlqJYVHvo3Jp0i6pnw1",
+	"kbtKJ0IiJaE5Xa0gs7IBBQVNjXWOESQw3r0rfvXWqH08s5F02EYtTl8dNMYkC7M6w7oKR23lAf3HAT15",
+	"agh2nYSsEWAkzmVlTneXtuR46smiSWHDxz3WFQ9Kxndcx4rbB+r1uid8EkSKu88kUD0lrGGQugIVH41X",
+	"rTFGePBjY9LBsf/h8PSoooRpWK9UXZMTX2vluVBVh+3Gn/o0/HTl2eHx9WFlXzrMBdFuRzUhHSR1ULy/",
+	"ks4rtQkMF6uxeYkLQusdQFrJaexvdWqEbLnRkCWErbiQkFkbyAA7buWDayA0CgMYa9mbILO+w4RRjacx",
+	"Ne1mF+6n6gP2T3VNTwys3TAczyASgjkr0P5ztkVVlV3JaXcG5DCehXBFon2nZHuVQzLbrvsOMWfMKEtX",
+	"gPorTm7YDSeuVKXWNX7Ndg194L0KFt8qHbiXxdSDlfEKFLcRVZ+xLYxOybYQ4GSEMraDXgOTlSVjHNM8",
+	"d/RRoKeNiQ/fWcm8gO0thALrW1SP/GJIydLrWGi5NxFcxav/DZLBSdClqu/UWwOco3YyHBe8qmsZ2lHe",
+	"kklQE8wbd7Z6xOnpKL264hSv+PsKruoJzRcv0JqeqHb6y2xsKaJPXAuCsydkw/EfhsBLKQqh4RRDxd4I",
+	"SWxRFbuxIWMtyErY9Bq2o4smsKe292rkPaPVfSoXGq2PZsYdufUh8+ttu75ub+ZX2IffS1DYS66/Fqsb",
+	"AjGKwIXkRQYY88O+WJARplvRECOe1vSmLxiSTQhR1CnfaGMIdC+m2cjBKYcxBtyVe72TaOzJ62JOuZmE",
+	"drWkIZBYbkl0jXUX+p61n/XBCgvUJkT6se8Tv5GIlOM5a5eqsKuYJ1hua92QzLsaxFdYj8nbVsW7e1+O",
+	"Skzt4p5VcaANLaDpbJ0T368sKrWq4sJo4j9ohNIy03oz9z5xT11swUCryhdbjcxU1SErkjYFKrk7Wvtr",
+	"j4OEceFW06o1leCNS7MY22MT/7SHjlzaFS0HujJMQVzDkYQcGqF61CTX3nYrVYeNnmOe+NzWW4891j+9",
+	"44wtgzrPVjDItq5ayiwJY3gWFAps58ORkiXe9vFVCNXIbsfzuwVou7i62fylwnyM/afL3mgFtD0dMxIo",
+	"msqpEtrAaFKlMBQLyLI+92eNpcfRDkJtAPtx6o9iYOyvfEpmWyqLn8t+8cGrdlVGPvhwKJoxShDMAdQn",
+	"510PRyfHshEHcf3SQsBbjNVKwsI3EDixPdZt6IaD4IrgMJD5ZdsmgCQDvnPl7yzWZHJKVKvqPTLqNJR5",
+	"+by/uU/damSMjjLSclR3qRYeqK56cbU7g/jV+dFj0G81NeyX4oEoIII7kVr3+DNWmxmJ7CCwP7CKgizF",
+	"RmI7gC52fA+BSCVYP2DXbLUe3ThsO/JNERWptu8kbkxY7zeju3Y5SHjeccsavlzwaIOQHrka+/J5XK+d",
+	"ud6Pho8LyncOGQ08jNKc7ZPU9gy7F/7CBk/slqr1W5g6JDQXGqOvd0EYM9Z+da9u8M1p27WD43JQvkot",
+	"olyqg9Z92Tcu/Ilu37fA9/tLKboeYuv6AmJvXcwZGqOsitiMjgXXp2uiSvDB3Jj7eiS93kBYseiFPq3s",
+	"hQDCQ6RxaVYy7WSF654+oU3QQJwlUkTsG4e7Xuw47NAWrmrADlT3xqJdlY+LZZHsJghHNOpyeyuDJ53f",
+	"3d9aq4prVMtgwfmjuvnAiOkqCT7m3fsXFGOWvvLRBr/VvjBluAjZ1QxMGzN/gGjg/dvM9DWCR48LQyU2",
+	"pEL9cYPKNjS0t0D9ViXMm9EDbv3x8d5JFRqYjMtRAa/T2u8tNsrGnJ3lN4LQ7pVWM59t8uwl8N1+7rHR",
+	"hjj/4DAYsZrCSv1ZPUd0TUHcIN8mg4TIadae1+Z83PerAVDJkfexw00K0o1kendl4GjpXtURZ2zsnwpx",
+	"zSC4LsEfEvm7f7PWXCX7C9jGtOIa6n74KAqByrBibq11aRvgM74U8VDvD2/fXpCzi9dVp7LqfIqtx52T",
+	"+jAaWWw0ycWKcUxJWjeNcIBMEWAYWrXntZWT1mZX1iK2XynQypXYmylxB4YaPpy5PnGY4T4h3+NGPsz/",
+	"FzfOdN4ASoCbk9nR/HB+6M4Qclqy2cns6fxw/hQPt+g1gvuAluzg5uiABo3vV7bliT3XxwR/nc1OZj8y",
+	"pavu+EnjCpZf4sxRv3JgbxW5S7pHEPId3gvAwDXWokQVNM+Ne5b1Xe5gPbrZ8P0Yg1dhtNdRafEDo8MP",
+	"3Mmg2NwBO0XvBXl29KQbLnnfulbiyeHhpLscRtlyFXK6ec/OSQZD3Q7seL/EsV1QbPhq4f76CvP20YS3",
+	"qytiRn4RWp6zd2uB+V5bxLYGnviQWNUjR2NxWH2k2gzgqRq7C6iApjtGFdfEAEudkA92gA/kvzKq6Qmx",
+	"kdg/JOSDx3n1qGXImXc8/1TveHT8YU5eY1oylUAVnLoDJFZa8hVJc2YWsTLsH0T8zGJc5NOyepMbr7QE",
+	"Wpzb7e2lLg232sLia4UfNskrcgtKpLEJfjj/xPi/QkH7NV4RYpFpZaaiO0sTVrdnewnhtsypLR2KSrdz",
+	"+zxort4Rce14e+XfUUUi8sPI8vpnW3xeH5+y6fLmCavqlio8C9J7yY5vjjHqmiIUR3vaV0e6WNlJ+pbQ",
+	"bMvxaOt426zn/0ph4eTx8dOEPHt68PPLCwNDm+awZh1WO5+Sty8uRt0RVPU7HnN11vHk5X+/67pHFu+2",
+	"dMKbfoKD2Rl2fAuyxM07A5Do1+40tPuyl0Jy0byka39Dh4hmdjY0EkJijPt0bS3oRWttzTMVtmtdbcQO",
+	"k/FlnRx+2LuuemnazziCth9rcb/WGhh3O4S7yKJHmtuOl4+u+48Pjz+Vpnjtihbc9om7+CMx3GapV25y",
+	"SNztWrZwwDEiVj6oPwYqxNfThiqkatPTax6/wjem2sbu+sK4/ONwqxude6zte1qdhodcQbuTckF37oKR",
+	"Piq3LYFmvXfbPY/Kt3FG/mOSd9VEqYesDYg+b4PW7MD3eWzasngbGjZn0sGNVZ4iXbOlDkEeLGkKeg9d",
+	"2lcejDCvXCLB9pOprpLB5pJ9FKdF2XdxZPPeyEcWnuM7ao71o3DbymvoGyDUAibxvUBv8fKB7BOI219F",
+	"mWYvhTDUiHKE6yh+k1rY2F6lth7DtTy1jTlH0a1Pmo9wzPCDyrEyRrTBh1mI4aaEiDyruOg0qBjBKwad",
+	"5eIy1kWpdwkaUjrsRWO3IpZOvBqHrpRikUNRTYsg+8OcnBtQNKomXKVKKgoDLG7Mpdw4b8awI1qIOan9",
+	"J1ugY9QTpqApcdPYnGkG5EPQRuxDYmMiXta7SKvVYcAz5UfhO6vDYp7iW8ryB1ZM38OKcbs0n1MUywhA",
+	"+2RBTtV9bpE9vJc4eHDf9zNl3z5POaVS7rC9R0Xnlvp3eB6sLvwZ4NggJptBDjbz39IzYiU2uhuKOO4y",
+	"948Cz6SJjf7U0YQfxcpOGwQL3NbeY2OkiAL9E+irKtD8aIaNn6KPAO3j+f9D9I0pkluEMd4HuNLd09Ih",
+	"CcbrJML3wt6W9jB+TnA/2F0z5WG8+LvPBVWP6Fo9+faRycDlZmYnv7xvMxHjpzZh0c1pxGkkFCZVhWsv",
+	"v9k3HhOHdoZecW+efmpm+5vN2yT2IHDiGv7S2Aluo3aXVO4LevoIzbB3UB3pmX0K0zpSvz7GyK628qmx",
+	"cpbn9eSJteMhIwvbAijEQA3tOBIOPlbh4LuDj9eMZ3f2p7shXngXNCl4LG6o5tgD/PlnHQD6iQc1V2ic",
+	"Mq1sEYDjKW8329x3H+6mmslvqgqgETGSvzCejXnPDDq7ez+Njg6Ce/V62d1fytfZ5kAouT9Efp/Q8ttW",
+	"iHhUsF4+XqR4DypsscyjhrU8Tnr4z6H1txStfWejBgb9X6m6+qV1VWNY+5KQlRSbsumrVHHaL5hp3ZFB",
+	"e3ft57KHPpv+wi42SI08hnUfHN381MZ9fQwxwoxBEaYN9wkb+QsUT/MAIrLsk8Mnn2h9l75c63T4XCRK",
+	"Xwwwf1YS5fjw208lf87t0ZVYCd4pnnARNxi8q3OyRlQltTnONMkE4ClJV9zd6ks8kEkaIxVkpztbn4V4",
+	"2W6BMk2KOPW2XzL8jP1pHlUPtrbSow6boPn3pWG824PyjGVUgz984E89Lf1loFvGM7F1kWTfRum3pkMl",
+	"tnX6MlSobUF1UXXMeQT92exy9YlV6B5jVqL2+i3ZsnhVic8FrZn5x44sdoQ6njx1ARy0aJkOjdo/Poim",
+	"CM7N97p9deX8p4jyVPbhyPBOtYfPO8Rg7T+/2P5S1M9SpPbJoxfYx+uRLfrw0pJR8ujoAYVhOG8/7f37",
+	"GhJXtmrBtnyEzJsSVZL8tr6uZU7e1NdwYD8L6677o+C2HnP+kGLt4KP/592wGRwQ8KPZp5NI6TMOlMqg",
+	"DPJzllr73/M4eeNOKU82HX2nyC/DePSr/T3w8nvg5UvUNd9LPCxH0+s6rYnxFVt5hSX+1BhWCVmzFfZe",
+	"HhJVE5ld+UO6nz+n4xHM3+Osv7P7F83uZ8ZEdLalDa6WG+0hU8debXA1aI9BbI8ajLdmUpTKF0E+hBRw",
+	"/Rq/DDnws13s75Lgd0nwZTuZWpTWY8SrW22zxpYI6GVue5z+X0P+n7vIOU6pw8t1nw4VveHhEilSbKSI",
+	"Z6dUb/WVBJrt/jXsq9KMcXtdyP2Xm8yeHT59sN0ZZpEiD8rOXuQsvf5BbFR9XCy24+a4QQOHX94b6eda",
+	"Mfzy3og42zfBytqNzGcnswMUfW7Uj1XdSdVbuf7JlezVv9RFO8GPpW/EX/1i65nv3t/9XwAAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -111,6 +111,8 @@ const evidence = (peer, protocol, port, connections) => ({
   sourceEndpoints: 2,
   destinationEndpoints: 1,
   hours: 26,
+  days: 2,
+  weekHours: 24,
   observedAt: "both",
 });
 
@@ -130,6 +132,7 @@ function rulesOf(name) {
         flags: [],
         proposed: "accept",
         alsoAdmits: [],
+        mayAdmit: ["any later workload in boutique with app=adservice"],
       };
     });
 }
@@ -156,6 +159,8 @@ function unusualRules() {
           lastSeen: ago(41 * minute),
           sourceEndpoints: 1,
           hours: 1,
+          days: 2,
+          weekHours: 24,
         },
       ],
       flags: [
@@ -164,6 +169,7 @@ function unusualRules() {
       ],
       proposed: "review",
       alsoAdmits: ["every other endpoint of adservice in boutique"],
+      mayAdmit: [],
     },
     {
       rule: external,
@@ -183,6 +189,7 @@ function unusualRules() {
       flags: [{ code: "rare", reason: "Rare: about once an hour" }],
       proposed: "review",
       alsoAdmits: [],
+      mayAdmit: [],
     },
     {
       rule: dnsTcp,
@@ -199,6 +206,7 @@ function unusualRules() {
       proposed: "accept",
       implied: true,
       alsoAdmits: ["TCP 53 to the same resolver, which was not observed"],
+      mayAdmit: [],
     },
   ];
 }
@@ -246,6 +254,25 @@ export function recommendation(name) {
       missing: [],
       words:
         "Observed for 26 hours on both nodes; 18 minutes are missing while node-2 was restarted. No records were lost.",
+    },
+    completeness: {
+      weekHours: 25,
+      replicas: 2,
+      watchedReplicas: 2,
+      seenReplicas: 2,
+      curve: [{ time: ago(hour), edges: rules.length }],
+      estimate: {
+        days: 4,
+        edges: 6,
+        once: 1,
+        twice: 0,
+        unseen: 0.004,
+        low: 0,
+        high: 0.021,
+        unseenEdges: 0.4,
+      },
+      split: { at: ago(13 * hour), judged: 4100, denied: 12, deniedEdges: 1, share: 0.003 },
+      words: "25 of 168 hours of the week watched without a loss.",
     },
   };
 }

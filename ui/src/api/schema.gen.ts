@@ -747,6 +747,10 @@ export interface components {
             destinationEndpoints: number;
             /** @description Distinct hours with traffic. */
             hours: number;
+            /** @description Distinct days with traffic. */
+            days: number;
+            /** @description Hours of the week with traffic, of 168. */
+            weekHours: number;
             /**
              * @description Which end's interface saw it.
              * @enum {string}
@@ -772,6 +776,8 @@ export interface components {
             implied?: boolean;
             /** @description What the rule admits beyond what was observed. */
             alsoAdmits: string[];
+            /** @description Whom it may come to admit, as labels, names and nodes change. */
+            mayAdmit: string[];
         };
         ExcludedEdge: {
             direction: components["schemas"]["Direction"];
@@ -799,6 +805,56 @@ export interface components {
             /** @description The same, as a sentence. */
             words: string;
         };
+        Completeness: {
+            /** @description Hours of the week that were watched without a loss, of 168. */
+            weekHours: number;
+            /** @description Endpoints in the inventory. */
+            replicas: number;
+            watchedReplicas: number;
+            /** @description Seen to take part, at least. */
+            seenReplicas: number;
+            /** @description Edges known by a time. */
+            curve: components["schemas"]["CurvePoint"][];
+            estimate?: components["schemas"]["UnseenEstimate"];
+            split?: components["schemas"]["TimeSplit"];
+            words: string;
+        };
+        CurvePoint: {
+            /** Format: date-time */
+            time: string;
+            edges: number;
+        };
+        /** @description Share of connections on edges that were not seen yet; missing below four days. */
+        UnseenEstimate: {
+            days: number;
+            edges: number;
+            /** @description Edges seen on one day only. */
+            once: number;
+            twice: number;
+            /** Format: double */
+            unseen: number;
+            /** Format: double */
+            low: number;
+            /** Format: double */
+            high: number;
+            /**
+             * Format: double
+             * @description At least so many edges were not seen.
+             */
+            unseenEdges: number;
+        };
+        /** @description What the rules learned before a time deny after it. */
+        TimeSplit: {
+            /** Format: date-time */
+            at: string;
+            /** Format: int64 */
+            judged: number;
+            /** Format: int64 */
+            denied: number;
+            deniedEdges: number;
+            /** Format: double */
+            share: number;
+        };
         Recommendation: {
             workload: components["schemas"]["WorkloadRef"];
             rules: components["schemas"]["RecommendedRule"][];
@@ -810,6 +866,7 @@ export interface components {
             isolateEgress: boolean;
             excluded: components["schemas"]["ExcludedEdge"][];
             coverage: components["schemas"]["Coverage"];
+            completeness: components["schemas"]["Completeness"];
             /** @description Why there are no rules; missing when there are. */
             noPolicy?: string;
             /** @description Remarks that belong to no single rule. */

@@ -5,6 +5,7 @@ type Schemas = components["schemas"];
 
 export type Actions = Schemas["Actions"];
 export type Activity = Schemas["Activity"];
+export type Completeness = Schemas["Completeness"];
 export type Coverage = Schemas["Coverage"];
 export type Denial = Schemas["Denial"];
 export type Denials = Schemas["Denials"];

@@ -1,8 +1,8 @@
 import { useQuery } from "@tanstack/react-query";
 import { useTranslation } from "react-i18next";
 import { queries } from "../../../api/queries";
-import type { Coverage, WorkloadRef } from "../../../api/wire";
-import { formatCount, formatDuration, parseTime } from "../../../app/format";
+import type { Completeness, Coverage, WorkloadRef } from "../../../api/wire";
+import { formatCount, formatDuration, formatPercent, parseTime } from "../../../app/format";
 import { Icon } from "../../../components/Icon";
 import { Panel } from "../../../components/Panel";
 import { useNow } from "../../../components/useNow";
@@ -12,9 +12,11 @@ import classes from "./CoveragePanel.module.css";
 /** How much of the window was seen, and what is missing before enforcing. */
 export function CoveragePanel({
   coverage,
+  completeness,
   workload,
 }: {
   coverage: Coverage;
+  completeness: Completeness;
   workload: WorkloadRef;
 }) {
   const { t } = useTranslation();
@@ -45,6 +47,34 @@ export function CoveragePanel({
         <dd data-bad={coverage.lostRecords > 0 || undefined}>
           {formatCount(coverage.lostRecords)}
         </dd>
+        <dt>{t("coverage.week")}</dt>
+        <dd>{t("coverage.weekOf", { hours: completeness.weekHours })}</dd>
+        <dt>{t("coverage.replicas")}</dt>
+        <dd>
+          {t("coverage.replicasOf", {
+            seen: completeness.seenReplicas,
+            watched: completeness.watchedReplicas,
+            all: completeness.replicas,
+          })}
+        </dd>
+        {completeness.estimate && (
+          <>
+            <dt>{t("coverage.unseen")}</dt>
+            <dd data-testid="unseen">
+              {t("coverage.unseenBetween", {
+                share: formatPercent(completeness.estimate.unseen),
+                low: formatPercent(completeness.estimate.low),
+                high: formatPercent(completeness.estimate.high),
+              })}
+            </dd>
+          </>
+        )}
+        {completeness.split && (
+          <>
+            <dt>{t("coverage.split")}</dt>
+            <dd>{formatPercent(completeness.split.share)}</dd>
+          </>
+        )}
       </dl>
     </Panel>
   );

@@ -67,7 +67,11 @@ export function ReviewPage() {
       </div>
       <aside className={classes.side} aria-label={t("review.sideLabel")}>
         {recommendation.data && (
-          <CoveragePanel coverage={recommendation.data.coverage} workload={ref} />
+          <CoveragePanel
+            coverage={recommendation.data.coverage}
+            completeness={recommendation.data.completeness}
+            workload={ref}
+          />
         )}
         <CreatePanel workload={ref} control={control} />
       </aside>

@@ -54,6 +54,11 @@ export function RuleCard({
             <strong>{t("rule.alsoAdmits")}</strong> {recommended.alsoAdmits.join("; ")}
           </p>
         )}
+        {recommended && !rule.edited && recommended.mayAdmit.length > 0 && (
+          <p className={classes.admits}>
+            <strong>{t("rule.mayAdmit")}</strong> {recommended.mayAdmit.join("; ")}
+          </p>
+        )}
         <div className={classes.buttons}>
           <Decide rule={rule} sentence={sentence} onDecide={onDecide} />
           <ActionIcon
