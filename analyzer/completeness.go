@@ -75,8 +75,8 @@ func (v *view) measure(ctx context.Context, r *Recommendation, learned []learned
 		if learned[i].direction == flow.Ingress {
 			own = e.DestinationEndpoints
 		}
-		c.SeenReplicas = max(c.SeenReplicas, min(int(own), c.Replicas))
-		seen = append(seen, Incidence{Slices: int(e.Days), Connections: float64(count(e))})
+		c.SeenReplicas = max(c.SeenReplicas, int(min(own, uint64(c.Replicas))))             //nolint:gosec // at most Replicas
+		seen = append(seen, Incidence{Slices: int(e.Days), Connections: float64(count(e))}) //nolint:gosec // days
 	}
 	if days := int(v.window.Until.Sub(from) / (24 * time.Hour)); days >= minDays && len(learned) > 0 {
 		estimate := EstimateUnseen(seen, days)

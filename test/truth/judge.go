@@ -83,7 +83,7 @@ func (w *World) Judge(policies map[flow.Workload]*policy.Policy) Score {
 				case truth[e]:
 					score.Broken++
 					score.BrokenEdges = append(score.BrokenEdges, e.String())
-				case some && !(p == Port{flow.TCP, 53} && truth[Edge{client, server, Port{flow.UDP, 53}}]):
+				case some && (p != Port{flow.TCP, 53} || !truth[Edge{client, server, Port{flow.UDP, 53}}]):
 					score.Over++
 					score.OverEdges = append(score.OverEdges, e.String())
 				}

@@ -63,7 +63,7 @@ func (s Scenario) Run(app App, seed uint64) (Result, *World, error) {
 	if err != nil {
 		return Result{}, nil, err
 	}
-	bulk, err := Accept(recs, func(rec *analyzer.Recommendation, r *analyzer.Rule) bool { return InBulk(rec, r) })
+	bulk, err := Accept(recs, InBulk)
 	if err != nil {
 		return Result{}, nil, err
 	}
@@ -126,7 +126,7 @@ func (w *World) Unseen() (Unseen, error) {
 					seen[k] = &analyzer.Incidence{}
 					order = append(order, seen[k])
 				}
-				seen[k].Slices = max(seen[k].Slices, int(e.Days))
+				seen[k].Slices = max(seen[k].Slices, int(e.Days)) //nolint:gosec // days
 				seen[k].Connections += float64(e.Connections)
 			}
 		}

@@ -48,7 +48,8 @@ func Thinned() Scenario { return Scenario{Name: "thinned", prepare: thin} }
 func (s Scenario) Make(app App, seed uint64) *World {
 	w := &World{
 		App: App{Name: app.Name, Workloads: slices.Clone(app.Workloads), Edges: slices.Clone(app.Edges)}, Hours: 14 * 24,
-		rng: rand.New(rand.NewPCG(seed, 1)), rates: map[Edge]traffic{}, untrue: map[Edge]bool{}, services: map[string]netip.Addr{},
+		rng:   rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // the same seed, the same world
+		rates: map[Edge]traffic{}, untrue: map[Edge]bool{}, services: map[string]netip.Addr{},
 	}
 	if s.hours > 0 {
 		w.Hours = s.hours
@@ -140,7 +141,7 @@ func scan(w *World) {
 			if slices.Contains(w.App.Edges, e) {
 				continue
 			}
-			n := uint64(1 + w.rng.IntN(2))
+			n := uint64(1 + w.rng.IntN(2)) //nolint:gosec // positive
 			s := sight{edge: e, hour: 200, connections: n, clients: 1, servers: 1, atClient: true, atServer: true}
 			if p.Port != 22 {
 				s.answered = n

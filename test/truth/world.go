@@ -106,7 +106,7 @@ func (w *World) generate() {
 				continue
 			}
 			left--
-			n := uint64(1 + w.geometric(rate.Connections-1))
+			n := uint64(1 + w.geometric(rate.Connections-1)) //nolint:gosec // positive
 			s := sight{edge: e, hour: hour, connections: n, answered: n, atClient: true, atServer: true, clients: w.some(n), servers: w.some(n)}
 			if _, inside := w.find(e.Client); w.sides && inside {
 				if _, both := w.find(e.Server); both {
