@@ -73,7 +73,10 @@ func seen(k *edgeKey, e flow.Edge) []flow.Edge {
 func (e *edge) sum(since, until time.Time) (out flow.Edge, ok bool) {
 	k := &e.key
 	out = flow.Edge{Source: k.from, Destination: k.to, Protocol: k.protocol, Port: k.port}
-	var sources, dests []*pod
+	var (
+		sources, dests []*pod
+		lastDay        int64
+	)
 	for i := range e.buckets {
 		b := &e.buckets[i]
 		if !since.IsZero() && b.last.Before(since) || !until.IsZero() && !b.first.Before(until) {
@@ -99,6 +102,10 @@ func (e *edge) sum(since, until time.Time) (out flow.Edge, ok bool) {
 			dests = withPod(dests, p)
 		}
 		out.Hours++
+		out.WeekHours.Set(flow.HourOfWeek(time.Unix(b.hour*3600, 0)))
+		if day := b.hour / 24; out.Days == 0 || day != lastDay {
+			out.Days, lastDay = out.Days+1, day
+		}
 	}
 	out.SourceEndpoints, out.DestinationEndpoints = max(endpoints(sources), 1), max(endpoints(dests), 1)
 	return out, ok
@@ -153,6 +160,11 @@ func (s *Set) Coverage(_ context.Context, since, until time.Time) ([]flow.NodeCo
 			continue
 		}
 		c.Covered = c.Last.Sub(c.First)
+		for _, at := range n.losses {
+			if !at.Before(c.First) && !at.After(c.Last) {
+				c.Losses = append(c.Losses, flow.Gap{Start: at, End: at.Add(time.Second)})
+			}
+		}
 		out = append(out, c)
 	}
 	return out, nil

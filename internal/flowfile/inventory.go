@@ -32,7 +32,11 @@ type pod struct {
 type node struct {
 	first, last time.Time
 	lines, lost uint64
+	losses      []time.Time // when, the first ones of very many
 }
+
+// maxLosses is how many times of losses are kept of a node.
+const maxLosses = 10_000
 
 func (s *Set) beat(name string, at time.Time) *node {
 	n := s.nodes[name]
@@ -62,6 +66,9 @@ func (s *Set) lose(name string, at time.Time, count uint64) {
 		s.nodes[name] = n
 	}
 	n.lost += count
+	if !at.IsZero() && len(n.losses) < maxLosses {
+		n.losses = append(n.losses, at)
+	}
 	s.Summary.Lost += count
 }
 

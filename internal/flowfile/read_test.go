@@ -224,7 +224,7 @@ func TestNamesAndLosses(t *testing.T) {
 		t.Errorf("names %v", names)
 	}
 	c, err := s.Coverage(t.Context(), s.Summary.Since, s.Summary.Until)
-	if err != nil || len(c) != 1 || c[0].Lost != 12 || s.Summary.Lost != 12 {
+	if err != nil || len(c) != 1 || c[0].Lost != 12 || len(c[0].Losses) != 1 || s.Summary.Lost != 12 {
 		t.Errorf("coverage %+v, %v", c, err)
 	}
 }
