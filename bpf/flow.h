@@ -188,31 +188,36 @@ static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow
 }
 
 /* Waking a reader that is caught up costs more than writing the record. It looks
- * by itself, see ring.go, and is woken whenever a quarter of the ring was written.
- * "before" is where the ring was written up to before the reservation, so that no
- * step is missed however many CPUs write. */
-static __always_inline __u64 rf_wakes(__u64 before)
+ * by itself, see ring.go, and is woken whenever a quarter of the ring was written:
+ * by the one record that reaches over the quarter's end. Where a record lies tells
+ * that without asking how far the ring is written: records lie end to end, and
+ * round the ring in a whole number of quarters, from wherever they are counted. */
+static __always_inline __u64 rf_wakes(const struct rf_record *r)
 {
-	__u64 quarter = bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4;
+	__u64 quarter = bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4, at = (__u64)(long)r;
+	__u32 zero = 0;
+	struct rf_settings *fixed = bpf_map_lookup_elem(&settings, &zero);
 
-	return (before ^ bpf_ringbuf_query(&events, BPF_RB_PROD_POS)) >= quarter ? BPF_RB_FORCE_WAKEUP
-										 : BPF_RB_NO_WAKEUP;
+	if (!fixed)
+		return 0;
+	/* A pointer is no number to the verifier, a distance is. */
+	asm volatile("%0 -= %1" : "+r"(at) : "r"(fixed));
+	return (at ^ (at + BPF_RINGBUF_HDR_SZ + sizeof(*r))) >= quarter ? BPF_RB_FORCE_WAKEUP
+									: BPF_RB_NO_WAKEUP;
 }
 
-static __always_inline struct rf_record *rf_reserve(__u64 *before)
+static __always_inline struct rf_record *rf_reserve(void)
 {
-	struct rf_record *r;
+	struct rf_record *r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);
 
-	*before = bpf_ringbuf_query(&events, BPF_RB_PROD_POS);
-	r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);
 	if (!r)
 		rf_count_shared(RF_COUNT_RING_FULL);
 	return r;
 }
 
-static __always_inline void rf_submit(struct rf_record *r, __u64 before)
+static __always_inline void rf_submit(struct rf_record *r)
 {
-	bpf_ringbuf_submit(r, rf_wakes(before));
+	bpf_ringbuf_submit(r, rf_wakes(r));
 	rf_count_shared(RF_COUNT_RECORDS);
 }
 
@@ -246,11 +251,10 @@ static __always_inline void rf_fill_record(struct rf_record *r, const struct rf_
 __noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __u64 now)
 {
 	struct rf_record *r;
-	__u64 before;
 
 	if (!k || !f)
 		return 0;
-	r = rf_reserve(&before);
+	r = rf_reserve();
 	if (!r)
 		return 0;
 	rf_fill_record(r, k, f);
@@ -261,7 +265,7 @@ __noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __
 	r->event = event;
 	rf_fill_counters(r, f, f->initiator);
 	RF_WRITE(f->reported_at, now);
-	rf_submit(r, before);
+	rf_submit(r);
 	return 1;
 }
 

@@ -211,7 +211,8 @@ static __always_inline __u64 rf_judge_either(struct rf_ask *ask, __u64 in, __u64
 	return RF_SLOT_ANSWER(RF_ANSWER_REVISION(said), RF_REASON_MIDSTREAM, RF_VERDICT_ALLOW);
 }
 
-/* A function of its own for the sake of rf_judge's stack. */
+/* Whether the remote side may always be reached. A function of its own for the
+ * sake of rf_judge's stack. */
 __noinline int rf_find_failsafe(struct rf_ask *ask)
 {
 	struct rf_failsafe key = {};
@@ -223,8 +224,6 @@ __noinline int rf_find_failsafe(struct rf_ask *ask)
 	__builtin_memcpy(key.addr, ask->remote, 16);
 	if (bpf_map_lookup_elem(&failsafe, &key))
 		ask->flags |= RF_ASK_SAFE_EGRESS;
-	if (ask->peer == RF_IDENTITY_HOST && ask->flags & RF_ASK_LOCAL_ORIGIN && !(ask->flags & RF_ASK_HOST))
-		ask->flags |= RF_ASK_SAFE_INGRESS;
 	return 0;
 }
 
@@ -240,7 +239,10 @@ __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 	out = rf_word(ask->workload, RF_EGRESS);
 	ask->peer = rf_peer_identity(ask->remote);
 	ask->cidr_known = 0;
-	rf_find_failsafe(ask);
+	if (ask->direction != RF_INGRESS)
+		rf_find_failsafe(ask);
+	if (ask->peer == RF_IDENTITY_HOST && ask->flags & RF_ASK_LOCAL_ORIGIN && !(ask->flags & RF_ASK_HOST))
+		ask->flags |= RF_ASK_SAFE_INGRESS;
 	answer->judged = 0;
 	for (slot = 0; slot < RF_SLOTS; slot++) {
 		if (slot && rf_same_tables(in) && rf_same_tables(out))

@@ -198,9 +198,8 @@ static __always_inline int rf_report_first(const struct rf_visit *v, const struc
 {
 	bool forward = v->initiator == v->side;
 	struct rf_record *r;
-	__u64 before;
 
-	r = rf_reserve(&before);
+	r = rf_reserve();
 	if (!r)
 		return 0;
 	rf_fill_record(r, k, f);
@@ -214,7 +213,7 @@ static __always_inline int rf_report_first(const struct rf_visit *v, const struc
 	r->connections = 1;
 	r->answered = !forward;
 	r->told = RF_FLOW_UNTOLD_BOTH / RF_FLOW_UNTOLD(0);
-	rf_submit(r, before);
+	rf_submit(r);
 	return 1;
 }
 
