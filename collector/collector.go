@@ -35,6 +35,7 @@ type batch struct {
 	sum        uint64
 	rows       []flow.Labelled
 	since      time.Time // its first record was read
+	denied     bool      // a slot denied a record's packets
 	// oldest and newest are of its records' times; those that cannot be are
 	// left out.
 	oldest, newest time.Time
@@ -122,7 +123,7 @@ func (c *Collector) fill(ctx context.Context) error {
 	for {
 		until, cancel := ctx, context.CancelFunc(func() {})
 		if !c.pending.empty() {
-			until, cancel = context.WithDeadline(ctx, c.pending.since.Add(c.cfg.BatchAge))
+			until, cancel = context.WithDeadline(ctx, c.due())
 		}
 		b, err := c.deps.Reader.Next(until)
 		full := until.Err() != nil
@@ -139,6 +140,16 @@ func (c *Collector) fill(ctx context.Context) error {
 	}
 }
 
+// due is when the pending batch is old enough. Denials are waited for, by people
+// and by what rolls back.
+func (c *Collector) due() time.Time {
+	age := c.cfg.BatchAge
+	if p := &c.pending; len(p.rows) < c.cfg.SmallRecords && !p.denied {
+		age = max(age, c.cfg.SmallAge)
+	}
+	return c.pending.since.Add(age)
+}
+
 // take labels a batch of the ring and adds it to the pending one.
 func (c *Collector) take(b bpf.Batch) {
 	if b.End == b.Start {
@@ -153,7 +164,7 @@ func (c *Collector) take(b bpf.Batch) {
 	p.sum += b.Sum
 	unattributed := 0
 	p.rows, unattributed = c.labels.Label(p.rows, b.Records)
-	p.span(b.Records, now)
+	p.note(b.Records, now)
 	c.metrics.unattributed.Add(float64(unattributed))
 	c.metrics.read.Add(float64(len(b.Records)))
 	c.metrics.truncated.Add(float64(b.Truncated))
@@ -164,8 +175,10 @@ func (c *Collector) take(b bpf.Batch) {
 // likely is how old a record may be, to count for the time that a batch is of.
 const likely = 24 * time.Hour
 
-func (b *batch) span(records []flow.Record, now time.Time) {
+// note takes down what a batch is asked for: its time, and whether it has denials.
+func (b *batch) note(records []flow.Record, now time.Time) {
 	for i := range records {
+		b.denied = b.denied || records[i].Outcome != flow.OutcomeForwarded
 		t := records[i].Time
 		if t.After(now) || now.Sub(t) > likely {
 			continue

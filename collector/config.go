@@ -19,6 +19,11 @@ type Config struct {
 	// BatchRecords and BatchAge bound a batch; default 20,000 and 250 ms.
 	BatchRecords int
 	BatchAge     time.Duration
+	// SmallRecords is below how many records a batch in which nothing was denied
+	// may become as old as SmallAge: an insert costs the same for one record as
+	// for thousands. Default 1,000 and 2 s.
+	SmallRecords int
+	SmallAge     time.Duration
 	// Patience is how long the store may take, or be away, before batches go to
 	// the spool; until then they wait in the ring. Default 5 s.
 	Patience time.Duration
@@ -47,6 +52,7 @@ type Config struct {
 func (c *Config) durations() []duration {
 	return []duration{
 		{"batch age", &c.BatchAge, 250 * time.Millisecond},
+		{"small batch age", &c.SmallAge, 2 * time.Second},
 		{"patience", &c.Patience, 5 * time.Second},
 		{"insert", &c.Insert, 30 * time.Second},
 		{"least pause", &c.MinPause, 100 * time.Millisecond},
@@ -73,6 +79,9 @@ func (c Config) withDefaults() Config {
 	if c.BatchRecords == 0 {
 		c.BatchRecords = 20_000
 	}
+	if c.SmallRecords == 0 {
+		c.SmallRecords = 1000
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -90,6 +99,9 @@ func (c Config) Validate() error {
 	}
 	if c.BatchRecords < 0 {
 		errs = append(errs, fmt.Errorf("batch of %d records: want at least one", c.BatchRecords))
+	}
+	if c.SmallRecords < 0 {
+		errs = append(errs, fmt.Errorf("small batch of %d records: want at least one", c.SmallRecords))
 	}
 	for _, d := range c.durations() {
 		if *d.value < 0 {

@@ -56,7 +56,7 @@ func startProcess(t *testing.T, p *pod.Pod, dir string, s Sink, patience time.Du
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := New(Config{Node: "node-1", StateDir: dir, BatchAge: 20 * time.Millisecond, Sweep: 50 * time.Millisecond, Heartbeat: 200 * time.Millisecond, Flush: 200 * time.Millisecond, MinPause: 10 * time.Millisecond, MaxPause: 20 * time.Millisecond, Patience: patience},
+	c, err := New(Config{Node: "node-1", StateDir: dir, BatchAge: 20 * time.Millisecond, SmallAge: 20 * time.Millisecond, Sweep: 50 * time.Millisecond, Heartbeat: 200 * time.Millisecond, Flush: 200 * time.Millisecond, MinPause: 10 * time.Millisecond, MaxPause: 20 * time.Millisecond, Patience: patience},
 		Deps{Reader: r, Datapath: dp, Owners: o, Sink: s, Spool: held})
 	if err != nil {
 		t.Fatal(err)

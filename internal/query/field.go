@@ -1,6 +1,7 @@
 package query
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -60,18 +61,27 @@ func fieldParsers() map[string]func(string) (Value, error) {
 	return out
 }
 
-// fieldNames orders fields with what is asked most first, and a field's sides
-// beside it.
+// endNames and slotNames are those that have sides and slots, with what is asked
+// most first; recordNames are of the record as such.
+var (
+	endNames    = []string{"namespace", "workload", "label", "address", "port", "endpoint", "reserved"}
+	slotNames   = []string{"reason", "revision"}
+	recordNames = []string{"protocol", "verdict", "live.verdict", "staged.verdict", "direction", "event", "node", "observer", sinceField, untilField}
+
+	// fieldList names every field, those with sides and slots once.
+	fieldList = fmt.Sprintf("%s (either end's; from.… and to.… for one), %s (either slot's; live.… and staged.… for one), %s",
+		strings.Join(endNames, ", "), strings.Join(slotNames, ", "), strings.Join(recordNames, ", "))
+)
+
 func fieldNames() []string {
 	var out []string
-	for _, name := range []string{"namespace", "workload", "label", "address", "port", "endpoint", "reserved"} {
+	for _, name := range endNames {
 		out = append(out, name, "from."+name, "to."+name)
 	}
-	out = append(out, "protocol", "verdict", "live.verdict", "staged.verdict")
-	for _, name := range []string{"reason", "revision"} {
+	for _, name := range slotNames {
 		out = append(out, name, "live."+name, "staged."+name)
 	}
-	return append(out, "direction", "event", "node", "observer", sinceField, untilField)
+	return append(out, recordNames...)
 }
 
 // Fields returns the names that a filter may use.
@@ -82,7 +92,7 @@ func Fields() []string { return slices.Clone(fields) }
 func NewTerm(field string, values ...string) (Term, error) {
 	parse := parsers[field]
 	if parse == nil {
-		return Term{}, fmt.Errorf("unknown field %q: want one of %s", field, strings.Join(fields, ", "))
+		return Term{}, errors.New(unknownField(field))
 	}
 	t := Term{Field: field}
 	for _, text := range values {

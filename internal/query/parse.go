@@ -94,13 +94,13 @@ func (p *parser) term() error {
 			return p.wrong(afterName, "%s: want = or != and a value", t.Field)
 		}
 		return p.wrong(begin, "%q is no condition: want field=value, with a field of %s",
-			string(p.text[begin:p.wordEnd()]), strings.Join(fields, ", "))
+			string(p.text[begin:p.wordEnd()]), fieldList)
 	}
 	if t.Field == sinceField || t.Field == untilField {
 		return p.bound(t, begin)
 	}
 	if parsers[t.Field] == nil {
-		return p.wrong(name, "unknown field %q: want one of %s", t.Field, strings.Join(fields, ", "))
+		return p.wrong(name, "%s", unknownField(t.Field))
 	}
 	if err := p.list(&t); err != nil {
 		return err

@@ -159,7 +159,7 @@ func (s *site) command(t *testing.T, args ...string) result {
 }
 
 // noFlow is what flows says, beside its result, when there is none.
-const noFlow = "no flow matches; a longer --since may find some\n"
+const noFlow = "no flow matches; a longer --since or fewer conditions may find some\n"
 
 // says runs a command that must succeed and print every text.
 func (s *site) says(t *testing.T, args []string, texts ...string) string {

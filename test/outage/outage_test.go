@@ -112,7 +112,7 @@ func (s *site) collect() {
 	owners.Learn(inventory.NewIndex(inventory.Inventory{Workloads: []inventory.Workload{workload("client", 1, client), workload("server", 2, server)}}), time.Now())
 	k := &sink{site: s}
 	c, err := collector.New(collector.Config{
-		Node: "node-1", StateDir: s.t.TempDir(), BatchRecords: 4000, BatchAge: 10 * time.Millisecond, Patience: 200 * time.Millisecond,
+		Node: "node-1", StateDir: s.t.TempDir(), BatchRecords: 4000, BatchAge: 10 * time.Millisecond, SmallAge: 10 * time.Millisecond, Patience: 200 * time.Millisecond,
 		Insert: 5 * time.Second, MinPause: 5 * time.Millisecond, MaxPause: 50 * time.Millisecond, Heartbeat: 100 * time.Millisecond,
 	}, collector.Deps{Reader: s.source, Datapath: s.source, Owners: owners, Sink: k, Spool: s.spool})
 	if err != nil {

@@ -422,7 +422,7 @@ function flowsPage(url) {
   if (wrong >= 0) {
     throw new Refusal(400, {
       code: "invalid",
-      message: `filter: column ${wrong + 1}: unknown field "vredict": want one of namespace, from.namespace, to.namespace, workload, verdict`,
+      message: `filter: column ${wrong + 1}: unknown field "vredict": did you mean verdict? want one of namespace, workload, label, address, port`,
       field: "filter",
       column: wrong + 1,
     });
