@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -210,6 +211,7 @@ type view struct {
 	window    Window
 	source    EdgeSource
 	workloads map[flow.Workload]*inventory.Workload
+	names     map[netip.Addr][]string // DNS names, by address
 	order     []flow.Workload
 	coverage  map[string]flow.NodeCoverage
 	edges     map[flow.Workload][]flow.Edge      // by either end, as far as they were read
@@ -244,6 +246,12 @@ func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
 	}
 	for _, n := range inv.Namespaces {
 		v.namespaces[n.Name] = n.Labels
+	}
+	v.names = make(map[netip.Addr][]string, len(inv.Names))
+	for _, n := range inv.Names {
+		for _, a := range n.Addresses {
+			v.names[a.Unmap()] = append(v.names[a.Unmap()], n.Name)
+		}
 	}
 	for i := range inv.Workloads {
 		w := &inv.Workloads[i]

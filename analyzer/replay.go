@@ -62,6 +62,7 @@ func (a *Analyzer) Replay(ctx context.Context, p policy.Policy, window Window) (
 	if err != nil {
 		return nil, err
 	}
+	guard := v.guard(p.Workload).Resolve(&p, v.everybody())
 	r := &ReplayResult{Workload: p.Workload, Window: window, Denials: []Denial{}}
 	for i := range unknown {
 		r.Unjudged += count(&unknown[i])
@@ -74,7 +75,7 @@ func (a *Analyzer) Replay(ctx context.Context, p policy.Policy, window Window) (
 		n := count(&s.edge)
 		r.Judged += n
 		r.JudgedEdges++
-		j, partly := v.judge(&p, s)
+		j, partly := v.judgeBy(guard, &p, s)
 		if !j.Denied() {
 			continue
 		}
@@ -99,18 +100,22 @@ func (v *view) isHost(w flow.Workload) bool {
 		!slices.ContainsFunc(known.Endpoints, func(e inventory.Endpoint) bool { return !e.Host })
 }
 
-// judge evaluates one edge. An edge between workloads holds no addresses, so a
+// judge evaluates one edge by p and what holds beside it, see judgeBy.
+func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly bool) {
+	return v.judgeBy(v.guard(p.Workload), p, s)
+}
+
+// judgeBy evaluates one edge by guard, which is of p's workload. An edge between workloads holds no addresses, so a
 // policy that names some is asked for each address of the peer: the edge is
 // denied when any of them is.
-func (v *view) judge(p *policy.Policy, s *sighting) (j policy.Judgement, partly bool) {
+func (v *view) judgeBy(guard policy.Evaluator, p *policy.Policy, s *sighting) (j policy.Judgement, partly bool) {
 	party := s.peer()
-	guard := v.guard(p.Workload)
 	facts := func(a netip.Addr) policy.Facts {
 		f := v.facts(s, a)
-		f.Peer.Outside = v.isHost(p.Workload)
+		f.Peer.Outside, f.Peer.Names = v.isHost(p.Workload), v.names[a.Unmap()]
 		return f
 	}
-	if !party.IsWorkload() || !namesAddresses(p.Rules(s.direction), guard.Guardrails) {
+	if !party.IsWorkload() || !policy.TellAddresses(guard.Guardrails, p.Rules(s.direction)) {
 		return guard.Evaluate(p, facts(party.Address)), false
 	}
 	var addrs []netip.Addr
@@ -147,6 +152,15 @@ func (v *view) guard(w flow.Workload) policy.Evaluator {
 	return policy.Evaluator{Guardrails: policy.Governing(v.guardrails, v.factsOf(known)), Own: known.NamedPorts()}
 }
 
+// everybody returns what selectors ask of each workload.
+func (v *view) everybody() []policy.PeerFacts {
+	out := make([]policy.PeerFacts, 0, len(v.order))
+	for _, w := range v.order {
+		out = append(out, v.factsOf(v.workloads[w]))
+	}
+	return out
+}
+
 // guardrailOf returns the name of the guardrail that denies an edge of w, also
 // if it denies only some of the peer's addresses.
 func (v *view) guardrailOf(w flow.Workload, s *sighting) string {
@@ -155,10 +169,4 @@ func (v *view) guardrailOf(w flow.Workload, s *sighting) string {
 		Workload: w, IsolateIngress: true, IsolateEgress: true, Ingress: everything, Egress: everything,
 	}, s)
 	return j.Guardrail
-}
-
-func namesAddresses(rules []policy.Rule, guardrails []policy.Guardrail) bool {
-	isAddress := func(p policy.Peer) bool { return p.CIDR != nil }
-	return slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Peers, isAddress) }) ||
-		slices.ContainsFunc(guardrails, func(g policy.Guardrail) bool { return slices.ContainsFunc(g.Peers, isAddress) })
 }
