@@ -242,6 +242,8 @@ type view struct {
 	metrics   *metrics
 
 	guardrails []policy.Guardrail
+	guards     map[flow.Workload]*judge     // of the guardrails alone, as far as they were asked for
+	all        []policy.PeerFacts           // of every workload, once it was asked for
 	namespaces map[string]map[string]string // labels
 	index      *inventory.Index
 	hours      map[string]*weekCover // by node, as far as they were asked for
@@ -267,6 +269,7 @@ func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
 		selectors: map[flow.Workload]selection{},
 
 		guardrails: inv.Guardrails,
+		guards:     map[flow.Workload]*judge{},
 		namespaces: map[string]map[string]string{},
 		index:      inventory.NewIndex(inv),
 		hours:      map[string]*weekCover{},

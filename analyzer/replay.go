@@ -143,9 +143,9 @@ type judge struct {
 }
 
 func (v *view) judgeOf(p *policy.Policy) *judge {
-	j := &judge{v: v, policy: p, guard: v.guard(p.Workload), host: v.isHost(p.Workload)}
+	j := &judge{v: v, policy: p, guard: v.guard(p.Workload).Resolve(p, v.everybody()), host: v.isHost(p.Workload)}
 	for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
-		j.addressed[d] = namesAddresses(p.Rules(d), j.guard.Guardrails)
+		j.addressed[d] = policy.TellAddresses(j.guard.Guardrails, p.Rules(d))
 	}
 	return j
 }
@@ -164,7 +164,7 @@ func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 	allowed, denied := 0, 0
 	for i := range w.Endpoints {
 		for _, a := range w.Endpoints[i].Addresses {
-			f.Peer.Addr = a
+			f.Peer.Addr, f.Peer.Names = a, j.v.index.Names(a)
 			one := j.guard.Evaluate(j.policy, f)
 			if one.Denied() {
 				denied++
@@ -193,21 +193,31 @@ func (v *view) guard(w flow.Workload) policy.Evaluator {
 	return policy.Evaluator{Guardrails: policy.Governing(v.guardrails, v.factsOf(known)), Own: known.NamedPorts()}
 }
 
+// everybody returns what selectors ask of each workload.
+func (v *view) everybody() []policy.PeerFacts {
+	if v.all == nil {
+		v.all = make([]policy.PeerFacts, 0, len(v.order))
+		for _, w := range v.order {
+			v.all = append(v.all, v.factsOf(v.workloads[w]))
+		}
+	}
+	return v.all
+}
+
 // guardrailOf returns the name of the guardrail that denies an edge of w, also
 // if it denies only some of the peer's addresses.
 func (v *view) guardrailOf(w flow.Workload, s *sighting) string {
 	if len(v.guardrails) == 0 {
 		return ""
 	}
-	everything := []policy.Rule{{}}
-	j, _ := v.judgeOf(&policy.Policy{
-		Workload: w, IsolateIngress: true, IsolateEgress: true, Ingress: everything, Egress: everything,
-	}).of(s)
+	guard, ok := v.guards[w]
+	if !ok {
+		everything := []policy.Rule{{}}
+		guard = v.judgeOf(&policy.Policy{
+			Workload: w, IsolateIngress: true, IsolateEgress: true, Ingress: everything, Egress: everything,
+		})
+		v.guards[w] = guard
+	}
+	j, _ := guard.of(s)
 	return j.Guardrail
-}
-
-func namesAddresses(rules []policy.Rule, guardrails []policy.Guardrail) bool {
-	isAddress := func(p policy.Peer) bool { return p.CIDR != nil }
-	return slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Peers, isAddress) }) ||
-		slices.ContainsFunc(guardrails, func(g policy.Guardrail) bool { return slices.ContainsFunc(g.Peers, isAddress) })
 }
