@@ -18,8 +18,8 @@ var update = flag.Bool("update", false, "write golden files")
 // hours of a small shop on two nodes, its probes, and one SSH connection.
 const shop = "testdata/hubble.jsonl.gz"
 
-// ringfence runs a command line.
-func ringfence(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
+// commandLine runs one.
+func commandLine(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, problems bytes.Buffer
 	if stdin != "" {
@@ -54,7 +54,7 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestRecommendFromHubble(t *testing.T) {
-	yaml, summary, code := ringfence(t, "", "recommend", "--from", "hubble", shop)
+	yaml, summary, code := commandLine(t, "", "recommend", "--from", "hubble", shop)
 	if code != 0 {
 		t.Fatalf("exit %d: %s", code, summary)
 	}
@@ -63,20 +63,20 @@ func TestRecommendFromHubble(t *testing.T) {
 	if strings.Contains(yaml, "port: 22") {
 		t.Error("the flagged edge is in the policies")
 	}
-	flagged, _, _ := ringfence(t, "", "recommend", "--from", "hubble", shop, "--include-flagged")
+	flagged, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop, "--include-flagged")
 	if !strings.Contains(flagged, "port: 22") {
 		t.Error("--include-flagged leaves the flagged edge out")
 	}
-	again, _, _ := ringfence(t, "", "recommend", "--from", "hubble", shop)
+	again, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop)
 	if again != yaml {
 		t.Error("the same file gives other bytes")
 	}
-	one, _, _ := ringfence(t, "", "recommend", "--from", "hubble", shop, "-o", "name", "--workload", "shop/cart")
+	one, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop, "-o", "name", "--workload", "shop/cart")
 	if one != "shop/Deployment/cart\n" {
 		t.Errorf("-o name: %q", one)
 	}
 	var doc recommended
-	text, _, _ := ringfence(t, "", "recommend", "--from", "hubble", shop, "-n", "shop", "-o", "json")
+	text, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop, "-n", "shop", "-o", "json")
 	if err := json.Unmarshal([]byte(text), &doc); err != nil || len(doc.Policies) != 3 || len(doc.Recommendations) != 3 || doc.Summary.Bad != 0 {
 		t.Errorf("-o json: %v, %+v", err, doc.Summary)
 	}
@@ -107,7 +107,7 @@ func TestOfflineRefusals(t *testing.T) {
 		{"diff without flows", "", []string{"diff", "a", "b"}, 1, "name two files of policies and the files of flows"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, stderr, code := ringfence(t, c.stdin, c.args...)
+			_, stderr, code := commandLine(t, c.stdin, c.args...)
 			if code != c.code || !strings.Contains(stderr, c.want) {
 				t.Errorf("exit %d, want %d with %q: %s", code, c.code, c.want, stderr)
 			}
@@ -124,8 +124,8 @@ func TestOfflineRefusals(t *testing.T) {
 // a policy that lost a rule denies what that allowed.
 func TestReplayAndDiff(t *testing.T) {
 	dir := t.TempDir()
-	policies, _, _ := ringfence(t, "", "recommend", "--from", "hubble", shop)
-	ours, _, _ := ringfence(t, "", "recommend", "--from", "hubble", shop, "-o", "json")
+	policies, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop)
+	ours, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop, "-o", "json")
 	files := map[string]string{"a.yaml": policies, "a.json": ours, "b.yaml": strings.ReplaceAll(policies, "port: 6379", "port: 6380")}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -133,19 +133,19 @@ func TestReplayAndDiff(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"a.yaml", "a.json"} {
-		table, summary, code := ringfence(t, "", "replay", filepath.Join(dir, name), "--from", "hubble", shop)
+		table, summary, code := commandLine(t, "", "replay", filepath.Join(dir, name), "--from", "hubble", shop)
 		if code != 0 || !strings.Contains(summary, "\n2 of ") || strings.Count(table, "TCP 22") != 2 {
 			t.Errorf("%s: exit %d: %s%s", name, code, summary, table)
 		}
 	}
-	if _, stderr, code := ringfence(t, "", "replay", filepath.Join(dir, "a.yaml"), "--from", "hubble", shop, "--strict"); code != 1 || !strings.Contains(stderr, "would have denied 1 connections") {
+	if _, stderr, code := commandLine(t, "", "replay", filepath.Join(dir, "a.yaml"), "--from", "hubble", shop, "--strict"); code != 1 || !strings.Contains(stderr, "would have denied 1 connections") {
 		t.Errorf("strict: exit %d: %s", code, stderr)
 	}
-	table, summary, code := ringfence(t, "", "diff", filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml"), "--from", "hubble", shop)
+	table, summary, code := commandLine(t, "", "diff", filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml"), "--from", "hubble", shop)
 	if code != 0 || strings.Count(table, "TCP 6379") != 2 || !strings.Contains(summary, "B denies 60 connections that A allows, allows 0 that A denies") {
 		t.Errorf("diff: exit %d: %s%s", code, summary, table)
 	}
-	back, _, _ := ringfence(t, "", "diff", filepath.Join(dir, "b.yaml"), filepath.Join(dir, "a.yaml"), "--from", "hubble", shop, "-o", "name")
+	back, _, _ := commandLine(t, "", "diff", filepath.Join(dir, "b.yaml"), filepath.Join(dir, "a.yaml"), "--from", "hubble", shop, "-o", "name")
 	if back != "shop/Deployment/cart\nshop/StatefulSet/redis\n" {
 		t.Errorf("diff the other way: %q", back)
 	}
