@@ -24,6 +24,8 @@ const (
 	CalicoStaged Dialect = "calico-staged"
 	// ClusterNetworkPolicy is that of policy.networking.k8s.io/v1alpha2.
 	ClusterNetworkPolicy Dialect = "clusternetworkpolicy"
+	// NFTables is a file for nft -f.
+	NFTables Dialect = "nftables"
 )
 
 // dialect is one way to write.
@@ -37,7 +39,7 @@ type dialect struct {
 	subject     func(x *exporter, s *subject)
 }
 
-var dialects = []dialect{networkPolicy, cilium, calico, calicoStaged, clusterNetworkPolicy}
+var dialects = []dialect{networkPolicy, cilium, calico, calicoStaged, clusterNetworkPolicy, nftables}
 
 // Dialects returns all of them, in the order that help texts list them.
 func Dialects() []Dialect {
