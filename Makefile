@@ -84,7 +84,7 @@ demo-check: build ## Run the demo's script, print the table, write build/demo.js
 ## ---- test
 
 .PHONY: test
-test: build test-go test-datapath test-conformance test-ui test-browser test-demo ## Run every test (root)
+test: build test-go test-datapath test-conformance test-export test-ui test-browser test-demo ## Run every test (root)
 
 .PHONY: test-go
 test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
@@ -101,6 +101,10 @@ test-datapath: test-gapless ## The verifier's counts, 2 million frames against t
 .PHONY: test-conformance
 test-conformance: ## Judge the Cyclonus cases and our own by evaluator, tables and kernel; print counts (root)
 	cd test/conformance && go test -count=1 -timeout 15m $(ARGS)
+
+.PHONY: test-export
+test-export: ## Check exported objects against the schemas that Cilium, Calico and sig-network publish
+	cd test/export && go test -count=1 $(ARGS)
 
 .PHONY: test-gapless
 test-gapless: ## Swap, kill, upgrade, flood and lose readers under traffic, with the counts (root)
@@ -164,6 +168,7 @@ lint: ui/node_modules ## Run every linter
 	$(TOOL) golangci-lint run ./...
 	cd test/conformance && go vet ./... && $(TOOL) golangci-lint run ./...
 	cd test/bench/accuracy && go vet ./... && $(TOOL) golangci-lint run ./...
+	cd test/export && go vet ./... && $(TOOL) golangci-lint run ./...
 	cd ui && npm run lint --silent
 
 .PHONY: format
