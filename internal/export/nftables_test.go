@@ -271,12 +271,12 @@ func send(probes []probe) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(v4)
+	defer func() { _ = unix.Close(v4) }()
 	v6, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(v6)
+	defer func() { _ = unix.Close(v6) }()
 	for i := range probes {
 		p := &probes[i]
 		fd, to := v4, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(p.dst.AsSlice()[:4])})
@@ -297,7 +297,7 @@ func TestNFTablesJudgesAlike(t *testing.T) {
 	w := newWire(t)
 	number := uint16(1024)
 	allowed, denied := map[bool]int{}, map[bool]int{}
-	gen := rapid.Custom(func(t *rapid.T) load { return draw(t) })
+	gen := rapid.Custom(draw)
 	for seed := range 12 {
 		l := gen.Example(seed)
 		res, err := export.Export(export.NFTables, l.in)
