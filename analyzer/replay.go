@@ -145,7 +145,7 @@ type judge struct {
 func (v *view) judgeOf(p *policy.Policy) *judge {
 	j := &judge{v: v, policy: p, guard: v.guard(p.Workload), host: v.isHost(p.Workload)}
 	for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
-		j.addressed[d] = namesAddresses(p.Rules(d), j.guard.Guardrails)
+		j.addressed[d] = policy.TellAddresses(j.guard.Guardrails, p.Rules(d))
 	}
 	return j
 }
@@ -164,7 +164,7 @@ func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 	allowed, denied := 0, 0
 	for i := range w.Endpoints {
 		for _, a := range w.Endpoints[i].Addresses {
-			f.Peer.Addr = a
+			f.Peer.Addr, f.Peer.Names = a, j.v.index.Names(a)
 			one := j.guard.Evaluate(j.policy, f)
 			if one.Denied() {
 				denied++
@@ -178,7 +178,7 @@ func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 		}
 	}
 	if allowed+denied == 0 {
-		f.Peer.Addr = netip.Addr{}
+		f.Peer.Addr, f.Peer.Names = netip.Addr{}, nil
 		return j.guard.Evaluate(j.policy, f), false
 	}
 	return out, allowed > 0 && denied > 0
@@ -204,10 +204,4 @@ func (v *view) guardrailOf(w flow.Workload, s *sighting) string {
 		Workload: w, IsolateIngress: true, IsolateEgress: true, Ingress: everything, Egress: everything,
 	}).of(s)
 	return j.Guardrail
-}
-
-func namesAddresses(rules []policy.Rule, guardrails []policy.Guardrail) bool {
-	isAddress := func(p policy.Peer) bool { return p.CIDR != nil }
-	return slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Peers, isAddress) }) ||
-		slices.ContainsFunc(guardrails, func(g policy.Guardrail) bool { return slices.ContainsFunc(g.Peers, isAddress) })
 }

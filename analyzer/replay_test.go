@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringfence/ringfence/analyzer"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
@@ -83,6 +84,48 @@ func TestReplayJudgesByAddressToo(t *testing.T) {
 			}
 			got := replay(t, w, policy.Policy{Workload: ref("shop/cart"), IsolateIngress: true, Ingress: tc.rules})
 			if (got.DeniedEdges == 1) != tc.denied || tc.denied && got.Denials[0].Partly != tc.partly {
+				t.Errorf("%+v, want denied %v, partly %v", got, tc.denied, tc.partly)
+			}
+		})
+	}
+}
+
+func TestReplayJudgesByName(t *testing.T) {
+	named := func(name string) policy.Policy {
+		return policy.Policy{Workload: ref("shop/cart"), IsolateEgress: true, Egress: []policy.Rule{{Peers: []policy.Peer{{FQDN: name}}}}}
+	}
+	// shop/front is the second workload: 10.1.2.1 and fd00:1::2:1.
+	for _, tc := range []struct {
+		name, to, rule string
+		denied, partly bool
+	}{
+		{"an address, IPv4", "world/192.0.2.7", "api.example.com", false, false},
+		{"an address, IPv6", "world/2001:db8::7", "api.example.com", false, false},
+		{"a pattern", "world/192.0.2.7", "*.example.com", false, false},
+		{"another name", "world/192.0.2.7", "www.example.com", true, false},
+		{"an address without a name", "world/2001:db8::8", "api.example.com", true, false},
+		{"a workload by all its addresses", "shop/front", "front.example.com", false, false},
+		{"a workload by one of its addresses", "shop/front", "half.example.com", true, true},
+		{"a workload by another name", "shop/front", "api.example.com", true, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := &world{tb: t}
+			for _, line := range []string{
+				"window 30m", "covered node-1 30m", "workload shop/cart app=cart cart-1@node-1",
+				"workload shop/front app=front front-1@node-1", "flow shop/cart > " + tc.to + " TCP 443",
+			} {
+				if err := w.line(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			addr := netip.MustParseAddr
+			w.inv.Names = []inventory.Name{
+				{Name: "api.example.com", Addresses: []netip.Addr{addr("192.0.2.7"), addr("2001:db8::7")}},
+				{Name: "front.example.com", Addresses: []netip.Addr{addr("10.1.2.1"), addr("fd00:1::2:1")}},
+				{Name: "half.example.com", Addresses: []netip.Addr{addr("fd00:1::2:1")}},
+			}
+			got := replay(t, w, named(tc.rule))
+			if got.JudgedEdges != 1 || (got.DeniedEdges == 1) != tc.denied || tc.denied && got.Denials[0].Partly != tc.partly {
 				t.Errorf("%+v, want denied %v, partly %v", got, tc.denied, tc.partly)
 			}
 		})

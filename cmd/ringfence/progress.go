@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -12,7 +13,11 @@ type progress struct {
 	to    *os.File // nil: nobody looks
 	what  string
 	whole int
+	said  time.Time
 }
+
+// eyeTime is how often a person sees the line change.
+const eyeTime = 100 * time.Millisecond
 
 func newProgress(to *os.File, what string, whole int) *progress {
 	p := &progress{what: what, whole: whole}
@@ -23,7 +28,8 @@ func newProgress(to *os.File, what string, whole int) *progress {
 }
 
 func (p *progress) set(n int) {
-	if p.to != nil && n < p.whole {
+	if p.to != nil && n < p.whole && time.Since(p.said) >= eyeTime {
+		p.said = time.Now()
 		fmt.Fprintf(p.to, "\r%d of at most %d %s", n, p.whole, p.what)
 	}
 }

@@ -120,42 +120,32 @@ func Between(from []End, to []Target) ([]policy.Connection, error) {
 	return out, nil
 }
 
-// distinct leaves out ends between which no policy of the other side can tell.
-func distinct(from []End, to []Target) ([]End, []Target) {
-	sources, destinations := side{}, side{}
+// distinct leaves out ends between which no policy of the other side can tell. It
+// keeps two of them: one end does not connect to itself.
+func distinct(from []End, to []Target) (sources []End, targets []Target) {
+	const kept = 2
+	ofSources, ofTargets := side{}, side{}
 	for i := range from {
-		sources.add(&from[i])
+		ofSources.add(&from[i])
 	}
 	for i := range to {
-		destinations.add(&to[i].End)
+		ofTargets.add(&to[i].End)
 	}
-	var outFrom []End
-	var outTo []Target
-	seen := map[string]bool{}
+	seen := map[string]int{}
 	for _, e := range from {
-		if k := e.key(destinations); !seen[k] {
-			seen[k] = true
-			outFrom = append(outFrom, e)
+		if k := e.key(ofTargets); seen[k] < kept {
+			seen[k]++
+			sources = append(sources, e)
 		}
 	}
 	clear(seen)
 	for _, t := range to {
-		if k := fmt.Sprint(t.key(sources), t.Port); !seen[k] {
-			seen[k] = true
-			outTo = append(outTo, t)
+		if k := fmt.Sprint(t.key(ofSources), t.Port); seen[k] < kept {
+			seen[k]++
+			targets = append(targets, t)
 		}
 	}
-	// The last one of a workload of which only this endpoint was kept must not be
-	// paired with itself alone.
-	if len(outFrom) == 1 && len(outTo) == 1 && outFrom[0].Addr == outTo[0].Addr {
-		for _, t := range to {
-			if t.Addr != outFrom[0].Addr && t.Addr.Is4() == outFrom[0].Addr.Is4() {
-				outTo = append(outTo, t)
-				break
-			}
-		}
-	}
-	return outFrom, outTo
+	return sources, targets
 }
 
 // side is what the policies of one side's ends can tell of the other's.

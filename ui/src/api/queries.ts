@@ -1,7 +1,7 @@
 import { infiniteQueryOptions, keepPreviousData, queryOptions } from "@tanstack/react-query";
 import { client, unwrap } from "./client";
 import { isUnauthorized } from "./error";
-import { refKey, type Session, type Slot, type WorkloadRef } from "./wire";
+import { type Ask, refKey, type Session, type Slot, type WorkloadRef } from "./wire";
 
 const pageSize = 100;
 const path = (ref: WorkloadRef) => ({ namespace: ref.namespace, kind: ref.kind, name: ref.name });
@@ -91,6 +91,13 @@ export const queries = {
             params: { path: path(ref) },
           }),
         ),
+    }),
+
+  explanation: (ask: Ask) =>
+    queryOptions({
+      queryKey: ["explanation", ask],
+      queryFn: ({ signal }) =>
+        unwrap(client.GET("/api/v1/explain", { signal, params: { query: ask } })),
     }),
 
   // Not fetched again by themselves: who wants what comes follows it.

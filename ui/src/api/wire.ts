@@ -1,16 +1,18 @@
-import type { components } from "./schema.gen";
+import type { components, operations } from "./schema.gen";
 
 // The names of the contract's types. Features turn them into view types.
 type Schemas = components["schemas"];
 
 export type Actions = Schemas["Actions"];
 export type Activity = Schemas["Activity"];
+export type Connection = Schemas["Connection"];
 export type Coverage = Schemas["Coverage"];
 export type Denial = Schemas["Denial"];
 export type Denials = Schemas["Denials"];
 export type Direction = Schemas["Direction"];
 export type Endpoint = Schemas["Endpoint"];
 export type ErrorBody = Schemas["Error"];
+export type Explanation = Schemas["Explanation"];
 export type Evidence = Schemas["Evidence"];
 export type ExcludedEdge = Schemas["ExcludedEdge"];
 export type Facet = Schemas["Facet"];
@@ -38,6 +40,9 @@ export type Status = Schemas["Status"];
 export type Workload = Schemas["Workload"];
 export type WorkloadRef = Schemas["WorkloadRef"];
 export type WorkloadSummary = Schemas["WorkloadSummary"];
+
+/** A question about one connection. */
+export type Ask = operations["explainConnection"]["parameters"]["query"];
 
 export const refKey = (w: WorkloadRef): string => `${w.namespace}/${w.kind}/${w.name}`;
 

@@ -11,6 +11,7 @@ import { useNow } from "../../../components/useNow";
 import { When } from "../../../components/When";
 import { useWorkloadRef } from "../hooks/useWorkloadRef";
 import classes from "./EndpointsPage.module.css";
+import { ExplainPanel } from "./ExplainPanel";
 
 /** Where the workload runs, and what each node's kernel holds for it. */
 export function EndpointsPage() {
@@ -45,6 +46,7 @@ export function EndpointsPage() {
           />
         )}
       </Panel>
+      <ExplainPanel workload={workload.summary.workload} />
     </div>
   );
 }
