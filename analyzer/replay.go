@@ -178,7 +178,7 @@ func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 		}
 	}
 	if allowed+denied == 0 {
-		f.Peer.Addr = netip.Addr{}
+		f.Peer.Addr, f.Peer.Names = netip.Addr{}, nil
 		return j.guard.Evaluate(j.policy, f), false
 	}
 	return out, allowed > 0 && denied > 0
