@@ -243,7 +243,6 @@ type view struct {
 
 	guardrails []policy.Guardrail
 	guards     map[flow.Workload]*judge     // of the guardrails alone, as far as they were asked for
-	all        []policy.PeerFacts           // of every workload, once it was asked for
 	namespaces map[string]map[string]string // labels
 	index      *inventory.Index
 	hours      map[string]*weekCover // by node, as far as they were asked for

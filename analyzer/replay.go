@@ -59,7 +59,10 @@ func (a *Analyzer) Replay(ctx context.Context, p policy.Policy, window Window) (
 	if v.workloads[p.Workload] == nil {
 		return nil, fmt.Errorf("workload %s %w", p.Workload, ErrUnknownWorkload)
 	}
-	return v.replay(ctx, &p)
+	// For one policy it pays to ask once whom its selectors pick.
+	judge := v.judgeOf(&p)
+	judge.guard = judge.guard.Resolve(&p, v.everybody())
+	return v.replay(ctx, judge)
 }
 
 // ReplayAll is Replay of several policies that reads the edges once.
@@ -80,17 +83,16 @@ func (a *Analyzer) ReplayAll(ctx context.Context, policies []policy.Policy, wind
 		if v.workloads[policies[i].Workload] == nil {
 			return nil, fmt.Errorf("workload %s %w", policies[i].Workload, ErrUnknownWorkload)
 		}
-		if out[i], err = v.replay(ctx, &policies[i]); err != nil {
+		if out[i], err = v.replay(ctx, v.judgeOf(&policies[i])); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
 }
 
-func (v *view) replay(ctx context.Context, p *policy.Policy) (*ReplayResult, error) {
-	r := &ReplayResult{Workload: p.Workload, Window: v.window, Denials: []Denial{}}
-	judge := v.judgeOf(p)
-	unknown, err := v.eachSighting(ctx, p.Workload, func(s *sighting) {
+func (v *view) replay(ctx context.Context, judge *judge) (*ReplayResult, error) {
+	r := &ReplayResult{Workload: judge.policy.Workload, Window: v.window, Denials: []Denial{}}
+	unknown, err := v.eachSighting(ctx, judge.policy.Workload, func(s *sighting) {
 		if s.forged && !s.here {
 			return // the sender's own node drops it as forged
 		}
@@ -143,7 +145,7 @@ type judge struct {
 }
 
 func (v *view) judgeOf(p *policy.Policy) *judge {
-	j := &judge{v: v, policy: p, guard: v.guard(p.Workload).Resolve(p, v.everybody()), host: v.isHost(p.Workload)}
+	j := &judge{v: v, policy: p, guard: v.guard(p.Workload), host: v.isHost(p.Workload)}
 	for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
 		j.addressed[d] = policy.TellAddresses(j.guard.Guardrails, p.Rules(d))
 	}
@@ -195,13 +197,11 @@ func (v *view) guard(w flow.Workload) policy.Evaluator {
 
 // everybody returns what selectors ask of each workload.
 func (v *view) everybody() []policy.PeerFacts {
-	if v.all == nil {
-		v.all = make([]policy.PeerFacts, 0, len(v.order))
-		for _, w := range v.order {
-			v.all = append(v.all, v.factsOf(v.workloads[w]))
-		}
+	out := make([]policy.PeerFacts, 0, len(v.order))
+	for _, w := range v.order {
+		out = append(out, v.factsOf(v.workloads[w]))
 	}
-	return v.all
+	return out
 }
 
 // guardrailOf returns the name of the guardrail that denies an edge of w, also
