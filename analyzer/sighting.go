@@ -85,7 +85,7 @@ func (v *view) eachSighting(ctx context.Context, w flow.Workload, visit func(*si
 			if !ok {
 				next = -1
 			}
-			last[k] = int32(len(links))
+			last[k] = int32(len(links)) //nolint:gosec // at most two for each of maxEdges
 			links = append(links, link{int32(i), next})
 		}
 	}

@@ -52,7 +52,7 @@ func (o *flowFiles) read(cmd *cobra.Command, files []string) (*flowfile.Set, err
 		*bound.at = t
 	}
 	bar := newProgress(os.Stderr, "lines", 0)
-	cfg.Progress = func(lines uint64) { bar.count(int(lines)) }
+	cfg.Progress = bar.count
 	set, err := flowfile.Read(cmd.Context(), cfg, files, cmd.InOrStdin())
 	bar.end()
 	if err != nil {

@@ -36,7 +36,7 @@ func readPolicyFile(name string) (*policyFile, error) {
 		}
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	defer in.Close()
+	defer in.Close() //nolint:errcheck // only read from
 	f := &policyFile{name: name}
 	d := k8syaml.NewYAMLReader(bufio.NewReader(in))
 	for number := 1; ; number++ {

@@ -35,7 +35,7 @@ func (p *progress) set(n int) {
 }
 
 // count is for reads whose end nobody knows.
-func (p *progress) count(n int) {
+func (p *progress) count(n uint64) {
 	if p.to != nil {
 		fmt.Fprintf(p.to, "\r%d %s", n, p.what)
 	}

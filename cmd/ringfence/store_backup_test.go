@@ -175,12 +175,12 @@ func TestBackupAndRestore(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	during, after := filepath.Join(t.TempDir(), "during"), filepath.Join(t.TempDir(), "after")
-	if code, _, stderr := s.storePlaces.run("store", "backup", during); code != 0 {
+	if code, _, stderr := s.run("store", "backup", during); code != 0 {
 		t.Fatal(stderr)
 	}
 	enough.Store(true)
 	must(t, g.Wait())
-	if code, stdout, stderr := s.storePlaces.run("store", "backup", after); code != 0 || !strings.Contains(stdout, "flows") {
+	if code, stdout, stderr := s.run("store", "backup", after); code != 0 || !strings.Contains(stdout, "flows") {
 		t.Fatal(stdout, stderr)
 	}
 	want := reads(t, s.store, s.controlDB())
@@ -189,7 +189,7 @@ func TestBackupAndRestore(t *testing.T) {
 			t.Errorf("left %q", found)
 		}
 	}
-	if code, _, stderr := s.storePlaces.run("store", "restore", after, "--force"); code != 1 || !strings.Contains(stderr, "end `ringfence up` first") {
+	if code, _, stderr := s.run("store", "restore", after, "--force"); code != 1 || !strings.Contains(stderr, "end `ringfence up` first") {
 		t.Errorf("restore under a running up: %d %s", code, stderr)
 	}
 
@@ -197,10 +197,10 @@ func TestBackupAndRestore(t *testing.T) {
 	must(t, s.store.InsertFlows(t.Context(), "late", batch(9, 1)))
 	must(t, unix.Kill(s.engine.PID(), unix.SIGKILL))
 	s.stop()
-	if code, _, stderr := s.storePlaces.run("store", "restore", after); code != 1 || !strings.Contains(stderr, "--force") {
+	if code, _, stderr := s.run("store", "restore", after); code != 1 || !strings.Contains(stderr, "--force") {
 		t.Errorf("restore over data: %d %s", code, stderr)
 	}
-	if code, _, stderr := s.storePlaces.run("store", "restore", after, "--force"); code != 0 {
+	if code, _, stderr := s.run("store", "restore", after, "--force"); code != 0 {
 		t.Fatal(stderr)
 	}
 	s.begin(t)
@@ -251,10 +251,10 @@ func TestBackupAtRest(t *testing.T) {
 	want := reads(t, s.store, s.controlDB())
 	s.stop()
 	file := filepath.Join(t.TempDir(), "b")
-	if code, _, stderr := s.storePlaces.run("store", "backup", file); code != 0 {
+	if code, _, stderr := s.run("store", "backup", file); code != 0 {
 		t.Fatal(stderr)
 	}
-	if code, _, stderr := s.storePlaces.run("store", "backup", file); code != 1 || !strings.Contains(stderr, "is there already") {
+	if code, _, stderr := s.run("store", "backup", file); code != 1 || !strings.Contains(stderr, "is there already") {
 		t.Errorf("a backup over another: %d %s", code, stderr)
 	}
 	whole, err := os.ReadFile(file)
@@ -274,7 +274,7 @@ func TestBackupAtRest(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(other.StateDir, "*")); len(left) != 1 { // the lock
 			t.Errorf("%s backup left %q", name, left)
 		}
-		if code, _, _ := s.storePlaces.run("store", "restore", spoilt, "--force"); code != 1 {
+		if code, _, _ := s.run("store", "restore", spoilt, "--force"); code != 1 {
 			t.Errorf("%s backup was taken", name)
 		}
 	}
@@ -338,7 +338,7 @@ func TestStoreStatus(t *testing.T) {
 		must(t, s.store.InsertCoverage(t.Context(), []flow.Coverage{c}))
 	}
 	beat("node-1", flow.Coverage{Spooled: 1234})
-	code, stdout, stderr := s.storePlaces.run("store", "status")
+	code, stdout, stderr := s.run("store", "status")
 	if code != 0 || stderr != "" {
 		t.Fatalf("code %d: %s", code, stderr)
 	}
@@ -348,14 +348,14 @@ func TestStoreStatus(t *testing.T) {
 		}
 	}
 	beat("node-2", flow.Coverage{Dropped: 5})
-	code, stdout, stderr = s.storePlaces.run("store", "status", "-o", "json")
+	code, stdout, stderr = s.run("store", "status", "-o", "json")
 	var st store.Status
 	must(t, json.Unmarshal([]byte(stdout), &st))
 	if code != 1 || len(st.Problems) != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "node-2 gave up 5 records") {
 		t.Errorf("code %d, problems %q, stderr %q", code, st.Problems, stderr)
 	}
 	s.stop()
-	if code, stdout, stderr := s.storePlaces.run("store", "status"); code != 1 || !strings.Contains(stdout, "node-2") {
+	if code, stdout, stderr := s.run("store", "status"); code != 1 || !strings.Contains(stdout, "node-2") {
 		t.Errorf("at rest: code %d\n%s\n%s", code, stdout, stderr)
 	}
 	for name, args := range map[string][]string{

@@ -101,7 +101,7 @@ func (s *Set) file(ctx context.Context, name string, stdin io.Reader, line func(
 			}
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it was only read
 		in = f
 	}
 	plain, end, err := decompress(bufio.NewReaderSize(in, 1<<18))

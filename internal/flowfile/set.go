@@ -241,14 +241,15 @@ func (s *Set) count(r *record, e *edge, from, to *pod) {
 	}
 	c.last = r.time.Unix()
 	s.begin(r, c, b)
-	if r.counted {
+	switch {
+	case r.counted:
 		c.fwd, c.back = 2, 2 // they are counted as they are
 		if r.completed {
 			c.complete()
 		}
-	} else if !r.dropped {
+	case !r.dropped:
 		c.packet(r, b)
-	} else if !r.reply {
+	case !r.reply:
 		b.forward.Packets++
 	}
 	if r.denied && !c.denied {

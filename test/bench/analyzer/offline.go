@@ -24,7 +24,7 @@ func (r *Report) offline(ctx context.Context, binary string, samples int) error 
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	e, err := estate.New(estate.Config{Seed: 1})
 	if err != nil {
 		return err
@@ -61,12 +61,12 @@ func (r *Report) offline(ctx context.Context, binary string, samples int) error 
 
 // writeHubble writes n lines with the fields that Hubble writes: connections of
 // four packets between pods of the estate, each seen at both ends.
-func writeHubble(path string, inv inventory.Inventory, n int) (int64, error) {
+func writeHubble(path string, inv inventory.Inventory, n int) (size int64, err error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	w := bufio.NewWriterSize(f, 1<<20)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	type pod struct{ json, ip, node string }
