@@ -259,7 +259,7 @@ func TestCommandsRefuse(t *testing.T) {
 		{"bad protocol", []string{"flows", "--protocol", "carrier-pigeon"}, []string{"protocol"}},
 		{"bad port", []string{"flows", "--port", "70000"}, []string{"port"}},
 		{"bad limit", []string{"flows", "--limit", "0"}, []string{"limit"}},
-		{"bad since", []string{"flows", "--since", "-1m"}, []string{"--since", "positive"}},
+		{"bad since", []string{"flows", "--since", "-1m"}, []string{"--since", "how long ago"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			args := tt.args
