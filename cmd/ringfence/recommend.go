@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ringfence/ringfence/analyzer"
+	"github.com/ringfence/ringfence/internal/export"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/flowfile"
 	"github.com/ringfence/ringfence/internal/inventory"
@@ -34,7 +35,9 @@ of "hubble observe -o jsonpb", or what "ringfence flows -o json" prints. Files
 may be compressed by gzip or zstd; - is stdin. It needs no rights, no server and
 no database.
 
--o yaml prints NetworkPolicies; json our policies with their evidence, flags and
+-o yaml prints NetworkPolicies; cilium, calico, calico-staged,
+clusternetworkpolicy and nftables the same in those words, behind comments that
+say what they cannot say, which stderr has too; json our policies with their evidence, flags and
 what is missing; table and name one line a workload. What was read, and every
 rule that waits for a person, is listed on stderr. Such rules are left out of the
 policies unless --include-flagged is given.`,
@@ -47,6 +50,7 @@ policies unless --include-flagged is given.`,
 	cmd.Flags().Lookup("output").DefValue = "yaml"
 	o.files.register(cmd)
 	f := cmd.Flags()
+	f.Lookup("strict").Usage += ", or an export lacks a workload or allows what guardrails deny"
 	f.StringVarP(&o.namespace, "namespace", "n", "", "only workloads of this namespace")
 	f.StringVar(&o.workload, "workload", "", "only this one: NAMESPACE/KIND/NAME or NAMESPACE/NAME")
 	f.BoolVar(&o.includeFlagged, "include-flagged", false, "put the rules that wait for a person into the policies too")
@@ -88,11 +92,7 @@ func (o *recommendFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	unlabelled, err := o.print(cmd.OutOrStdout(), cmd.ErrOrStderr(), set, list, policies)
-	if err != nil {
-		return err
-	}
-	return o.files.verdict(&set.Summary, unlabelled)
+	return o.print(cmd.OutOrStdout(), cmd.ErrOrStderr(), set, list, policies)
 }
 
 func (o *recommendFlags) asked(w flow.Workload) bool {
@@ -118,46 +118,35 @@ func (o *recommendFlags) policies(list []*analyzer.Recommendation) ([]policy.Pol
 	return out, nil
 }
 
-// print writes the policies, and what a reader has to know of them to stderr.
-func (o *recommendFlags) print(stdout, stderr io.Writer, set *flowfile.Set, list []*analyzer.Recommendation, policies []policy.Policy) (unlabelled int, err error) {
+// print writes the policies, and what a reader has to know of them to stderr. An
+// error may also be the verdict of --strict.
+func (o *recommendFlags) print(stdout, stderr io.Writer, set *flowfile.Set, list []*analyzer.Recommendation, policies []policy.Policy) (err error) {
 	inv := set.Inventory()
 	subjects := make(map[flow.Workload]*inventory.Workload, len(inv.Workloads))
 	for i := range inv.Workloads {
 		subjects[inv.Workloads[i].Ref()] = &inv.Workloads[i]
 	}
-	var documents []document
-	if speak := dialects[o.out.format]; speak != nil {
-		for i := range policies {
-			subject, err := analyzer.Subject(subjects[policies[i].Workload])
-			if err != nil {
-				return 0, err
-			}
-			objects, unsaid, err := speak(&policies[i], subject)
-			if err != nil {
-				return 0, err
-			}
-			for j, object := range objects {
-				d := document{object: object}
-				if j == 0 {
-					d.unsaid = unsaid
-				}
-				documents = append(documents, d)
-			}
+	var exported export.Result
+	d, isDialect := dialects[o.out.format]
+	if isDialect {
+		if exported, err = export.Export(d, exportInput(policies, &inv)); err == nil {
+			err = exported.Write(stdout)
 		}
-		err = writeDocuments(stdout, documents)
 	} else {
 		err = o.printList(stdout, set, list, policies)
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	printRead(stderr, &set.Summary)
-	for _, d := range documents {
-		for _, u := range d.unsaid {
-			fmt.Fprintln(stderr, "not said: "+u)
-		}
+	if isDialect {
+		exportNotices(stderr, &exported)
 	}
-	return o.summary(stderr, list, subjects, len(policies)), nil
+	unlabelled := o.summary(stderr, list, subjects, len(policies))
+	if err := o.files.verdict(&set.Summary, unlabelled); err != nil || !o.files.strict {
+		return err
+	}
+	return exportVerdict(&exported)
 }
 
 func (o *recommendFlags) printList(w io.Writer, set *flowfile.Set, list []*analyzer.Recommendation, policies []policy.Policy) error {
