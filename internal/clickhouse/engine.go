@@ -129,6 +129,9 @@ func (e *Engine) startOnce(ctx context.Context, library string) (err error) {
 	if err := writeServerConfig(&e.cfg, e.creds, port); err != nil {
 		return err
 	}
+	if err := forgetLostTokens(e.cfg.DataDir); err != nil {
+		return err
+	}
 	c, err := spawn(&e.cfg, library, port, e.lock)
 	if err != nil {
 		return err

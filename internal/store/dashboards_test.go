@@ -31,7 +31,9 @@ var grafanaMacros = []struct {
 	pattern *regexp.Regexp
 	with    string
 }{
-	{regexp.MustCompile(`\$__timeFilter\((\w+)\)`), "$1 >= toDateTime(%d) AND $1 <= toDateTime(%d)"},
+	{regexp.MustCompile(`\$__timeFilter\((\w+)\)`), "$1 >= toDateTime(%[1]d) AND $1 <= toDateTime(%[2]d)"},
+	{regexp.MustCompile(`\$__fromTime\b`), "toDateTime(%[1]d)"},
+	{regexp.MustCompile(`\$__toTime\b`), "toDateTime(%[2]d)"},
 	{regexp.MustCompile(`\$__timeInterval\((\w+)\)`), "toStartOfInterval(toDateTime($1), INTERVAL 60 second)"},
 }
 
@@ -39,7 +41,7 @@ func substitute(t *testing.T, query string, from, to time.Time, namespaces strin
 	t.Helper()
 	for _, m := range grafanaMacros {
 		with := m.with
-		if strings.Contains(with, "%d") {
+		if strings.Contains(with, "%[") {
 			with = fmt.Sprintf(with, from.Unix(), to.Unix())
 		}
 		query = m.pattern.ReplaceAllString(query, with)

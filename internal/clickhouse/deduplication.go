@@ -1,0 +1,146 @@
+package clickhouse
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The engine notes an insert's token in a table's log before the insert's part
+// is there. Killed in between it would take the insert, sent again, for a
+// repeated one, and the rows would be lost.
+
+// Operations of that log: a line is the operation, the part and the token's
+// block, with tabs between them.
+const (
+	tokenAdded   = "1"
+	tokenDropped = "2"
+)
+
+// forgetLostTokens takes the tokens back whose parts never came to be, or are
+// gone. The engine must not run.
+func forgetLostTokens(dir string) error {
+	logs, err := filepath.Glob(filepath.Join(dir, dataSubdir, "store", "*", "*", "deduplication_logs"))
+	if err != nil {
+		return fmt.Errorf("find the engine's tokens: %w", err)
+	}
+	for _, log := range logs {
+		if err := forgetLostTokensOf(log); err != nil {
+			return fmt.Errorf("take back tokens of lost inserts in %s: %w", log, bare(err))
+		}
+	}
+	return nil
+}
+
+func forgetLostTokensOf(log string) error {
+	files, err := tokenFiles(log)
+	if err != nil || len(files) == 0 {
+		return err
+	}
+	parts, err := partsOf(filepath.Dir(log))
+	if err != nil {
+		return err
+	}
+	held := map[string]string{} // parts by block
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(data)) {
+			f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+			if len(f) != 3 {
+				continue // cut off with the process that wrote it
+			}
+			switch f[0] {
+			case tokenAdded:
+				held[f[2]] = f[1]
+			case tokenDropped:
+				delete(held, f[2])
+			}
+		}
+	}
+	var lost strings.Builder
+	for block, name := range held {
+		p, ok := parsePart(name)
+		if ok && !slices.ContainsFunc(parts[p.partition], func(o part) bool { return o.from <= p.from && p.to <= o.to }) {
+			fmt.Fprintf(&lost, "%s\t%s\t%s\n", tokenDropped, name, block)
+		}
+	}
+	if lost.Len() == 0 {
+		return nil
+	}
+	return appendTo(files[len(files)-1], lost.String())
+}
+
+// appendTo adds lines to a file. One whose last line was cut off, as only a loss
+// of power does, is the engine's to read.
+func appendTo(path, lines string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	last := []byte{'\n'}
+	if err == nil && info.Size() > 0 {
+		_, err = f.ReadAt(last, info.Size()-1)
+	}
+	if err == nil && last[0] == '\n' {
+		_, err = f.WriteString(lines)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// tokenFiles returns the files of a log, oldest first.
+func tokenFiles(log string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(log, "deduplication_log_*.txt"))
+	if err != nil {
+		return nil, err
+	}
+	number := func(path string) int {
+		n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "deduplication_log_"), ".txt"))
+		return n
+	}
+	slices.SortFunc(files, func(a, b string) int { return number(a) - number(b) })
+	return files, nil
+}
+
+// part is the range of blocks that a part of a partition holds.
+type part struct {
+	partition string
+	from, to  uint64
+}
+
+// parsePart reads PARTITION_FROM_TO_LEVEL, which a mutation's number may follow.
+func parsePart(name string) (part, bool) {
+	f := strings.Split(name, "_")
+	if len(f) != 4 && len(f) != 5 {
+		return part{}, false
+	}
+	from, err1 := strconv.ParseUint(f[1], 10, 64)
+	to, err2 := strconv.ParseUint(f[2], 10, 64)
+	return part{f[0], from, to}, err1 == nil && err2 == nil
+}
+
+// partsOf returns the parts of a table by partition.
+func partsOf(table string) (map[string][]part, error) {
+	entries, err := os.ReadDir(table)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]part{}
+	for _, e := range entries {
+		if p, ok := parsePart(e.Name()); ok && e.Type()&fs.ModeDir != 0 {
+			out[p.partition] = append(out[p.partition], p)
+		}
+	}
+	return out, nil
+}
