@@ -152,11 +152,11 @@ func (s *site) established(r *Report) (err error) {
 			name := m.String() + "_" + sc.name
 			empty = append(empty, samples[name+"/empty"]...)
 			r.NS[name] = r.varied(samples, name)
-			r.NSOneFlow[name] = r.series("ns."+name+"/plain", samples[name+"/plain"]).Q1
+			r.NSOneFlow[name] = r.Series.Add("ns."+name+"/plain", samples[name+"/plain"]).Q1
 		}
 	}
-	r.NS["empty"] = r.series("ns.empty", empty).Q1
-	r.AuditEnforceNS = r.series("ns.audit_v4 - ns.enforce_v4, one flow", difference(
+	r.NS["empty"] = r.Series.Add("ns.empty", empty).Q1
+	r.AuditEnforceNS = r.Series.Add("ns.audit_v4 - ns.enforce_v4, one flow", difference(
 		samples["audit_v4/plain"], samples["enforce_v4/plain"])).Median
 	return err
 }
@@ -166,9 +166,9 @@ func (s *site) established(r *Report) (err error) {
 // for many. Subtracting an empty program behind the same driver instead gives
 // less, because the processor works on driver and program at the same time.
 func (r *Report) varied(samples map[string][]float64, name string) float64 {
-	many := r.series("ns."+name+"/many", samples[name+"/many"])
-	one := r.series("ns."+name+"/one", samples[name+"/one"])
+	many := r.Series.Add("ns."+name+"/many", samples[name+"/many"])
+	one := r.Series.Add("ns."+name+"/one", samples[name+"/one"])
 	plain := report.Sum(samples[name+"/plain"])
-	r.series("ns."+name+"/driver", samples[name+"/driver"])
+	r.Series.Add("ns."+name+"/driver", samples[name+"/driver"])
 	return report.Round(plain.Q1 + many.Q1 - one.Q1)
 }

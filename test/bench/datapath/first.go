@@ -144,14 +144,14 @@ func (s *site) first(r *Report) (err error) {
 		return err
 	}
 	cost := func(name string) float64 {
-		return report.Round(r.series(name, samples[name]).Q1 - r.series(name+"/driver", samples[name+"/driver"]).Q1 + r.NS["empty"])
+		return report.Round(r.Series.Add(name, samples[name]).Q1 - r.Series.Add(name+"/driver", samples[name+"/driver"]).Q1 + r.NS["empty"])
 	}
 	for _, b := range list {
 		err = errors.Join(err, b.check())
 	}
 	r.Rules = Rules{NS10: cost("rules.ns_10"), NS10000: cost("rules.ns_10000"), NS10000Apart: cost("rules.ns_10000_apart")}
 	r.Rules.Ratio = report.Round(r.Rules.NS10000 / r.Rules.NS10)
-	cold := func(b *beginner) float64 { return r.series(b.name+", cold", b.cold).Q1 }
+	cold := func(b *beginner) float64 { return r.Series.Add(b.name+", cold", b.cold).Q1 }
 	r.Rules.ColdRatio = report.Round(cold(list[1]) / cold(list[0]))
 	r.NS["first_packet_cold"] = cold(list[3])
 	r.NS["first_packet"] = cost("ns.first_packet")

@@ -150,11 +150,11 @@ func (s *site) prefilter(r *Report) (err error) {
 	if err != nil {
 		return err
 	}
-	base := r.series("xdp_ns.empty", samples["empty"]).Q1
+	base := r.Series.Add("xdp_ns.empty", samples["empty"]).Q1
 	r.XDP["empty"] = &base
 	for name := range sizes {
-		many := r.series("xdp_ns."+name, samples[name])
-		driver := r.series("xdp_ns."+name+"/driver", samples[name+"/driver"])
+		many := r.Series.Add("xdp_ns."+name, samples[name])
+		driver := r.Series.Add("xdp_ns."+name+"/driver", samples[name+"/driver"])
 		cost := report.Round(many.Q1 - driver.Q1 + base)
 		r.XDP[name] = &cost
 	}

@@ -341,7 +341,7 @@ func (f *fleet) measure(r *Report) error {
 			}
 		}
 	}
-	b, c := r.series("promote_500_ms", batches), r.series("promote click, ms", clicks)
+	b, c := r.Series.Add("promote_500_ms", batches), r.Series.Add("promote click, ms", clicks)
 	r.Promote = b.Max
 	r.Promotes = Promotes{MedianMS: b.Median, ClickMedianMS: c.Median, ClickP99MS: c.P99, ClickMaxMS: c.Max}
 	return nil

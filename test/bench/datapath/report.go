@@ -30,9 +30,9 @@ type Report struct {
 	FlowsIn256MiB  int                 `json:"flows_in_256_mib"`
 	XDP            map[string]*float64 `json:"xdp_ns"`
 
-	Goals   report.Goals             `json:"goals"`
-	Series  map[string]report.Series `json:"series"`
-	Remarks []string                 `json:"remarks"`
+	Goals   report.Goals `json:"goals"`
+	Series  report.List  `json:"series"`
+	Remarks []string     `json:"remarks"`
 }
 
 // Rules is what a new flow's first packet costs by the policy's size.
@@ -67,15 +67,8 @@ func newReport(quick bool) *Report {
 		Schema: 1, Started: time.Now().UTC(), Quick: quick,
 		NS: map[string]float64{}, NSOneFlow: map[string]float64{}, CRR: map[string]float64{}, CPU: map[string]float64{},
 		XDP:    map[string]*float64{"empty": nil, "entries_1000": nil, "entries_1000000": nil},
-		Series: map[string]report.Series{}, Remarks: []string{},
+		Series: report.List{}, Remarks: []string{},
 	}
-}
-
-// series notes the samples under a name and returns what they come to.
-func (r *Report) series(name string, samples []float64) report.Series {
-	s := report.Sum(samples)
-	r.Series[name] = s
-	return s
 }
 
 // judge compares the figures with what is promised.

@@ -30,7 +30,7 @@ func (s *site) transactions(r *Report) error {
 		{"ringfence_without_agent", withoutAgent},
 	})
 	for name, list := range samples {
-		r.CRR[name] = r.series("crr_us."+name, list).Q1
+		r.CRR[name] = r.Series.Add("crr_us."+name, list).Q1
 	}
 	return err
 }
@@ -46,7 +46,7 @@ func (s *site) bulk(r *Report) error {
 		{"empty_again", emptyPrograms},
 	})
 	for name, list := range samples {
-		r.CPU[name] = r.series("cpu_s_per_gb."+name, list).Q1
+		r.CPU[name] = r.Series.Add("cpu_s_per_gb."+name, list).Q1
 	}
 	return err
 }

@@ -16,6 +16,16 @@ type Series struct {
 	Max     float64 `json:"max"`
 }
 
+// List is the series of a run, by name.
+type List map[string]Series
+
+// Add notes the samples under a name and returns what they come to; there must
+// be at least one.
+func (l List) Add(name string, samples []float64) Series {
+	l[name] = Sum(samples)
+	return l[name]
+}
+
 // Sum sums up samples; there must be at least one.
 func Sum(samples []float64) Series {
 	s := slices.Sorted(slices.Values(samples))

@@ -74,7 +74,7 @@ func decode(ctx context.Context, s *site, r *Report) (err error) {
 		allocs, records = allocs+p.allocs, records+uint64(p.records) //nolint:gosec // a count
 	}
 	out := &Decode{
-		NS: r.series("decode.ns_per_record", whole).Q1, LabelNS: r.series("decode.label_ns_per_record", label).Q1,
+		NS: r.Series.Add("decode.ns_per_record", whole).Q1, LabelNS: r.Series.Add("decode.label_ns_per_record", label).Q1,
 		AllocsPerRecord: report.Round(float64(allocs) / float64(records)), Records: k.size,
 	}
 	out.RecordsPerS = float64(int(1e9 / out.NS))

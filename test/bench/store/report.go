@@ -26,24 +26,17 @@ type Report struct {
 	AgentRSS  *float64            `json:"agent_rss_mib"`
 	Agent     *Agent              `json:"agent"`
 
-	Goals   report.Goals             `json:"goals"`
-	Series  map[string]report.Series `json:"series"`
-	Remarks []string                 `json:"remarks"`
+	Goals   report.Goals `json:"goals"`
+	Series  report.List  `json:"series"`
+	Remarks []string     `json:"remarks"`
 }
 
 func newReport(quick bool) *Report {
 	return &Report{
 		Schema: 1, Started: time.Now().UTC(), Quick: quick, Commit: report.Commit(), Machine: report.NewMachine(0),
 		SummaryMS: map[string]*float64{}, Stored: map[string]*Stored{},
-		Series: map[string]report.Series{}, Remarks: []string{},
+		Series: report.List{}, Remarks: []string{},
 	}
-}
-
-// series notes the samples under a name and returns what they come to.
-func (r *Report) series(name string, samples []float64) report.Series {
-	s := report.Sum(samples)
-	r.Series[name] = s
-	return s
 }
 
 // judge compares the figures with what is promised.

@@ -274,7 +274,7 @@ func (a *asker) rounds(name string, ask func() (float64, bool)) *float64 {
 		samples = append(samples, ms)
 		a.s.progress("%s of %s flows: %.0f ms", name, a.size.name, ms)
 	}
-	return new(a.r.series(fmt.Sprintf("summary_ms.%s_%s", name, a.size.name), samples).Q1)
+	return new(a.r.Series.Add(fmt.Sprintf("summary_ms.%s_%s", name, a.size.name), samples).Q1)
 }
 
 func (a *asker) warm(ctx context.Context, st *store.Store) error {
@@ -294,7 +294,7 @@ func (a *asker) warm(ctx context.Context, st *store.Store) error {
 		}
 		each = append(each, report.Sum(samples).Q1)
 	}
-	of := a.r.series("summary_ms.one_"+a.size.name, each)
+	of := a.r.Series.Add("summary_ms.one_"+a.size.name, each)
 	a.r.SummaryMS["one_"+a.size.name], a.out.OneWorstMS = &of.Median, &of.Max
 	return ctx.Err()
 }
@@ -319,7 +319,7 @@ func (a *asker) conclude() {
 		out     **float64
 	}{"all": {a.coldAll, &a.out.AllColdMS}, "one": {a.coldOne, &a.out.OneColdMS}} {
 		if len(c.samples) > 0 {
-			*c.out = new(a.r.series(fmt.Sprintf("summary_ms.%s_cold_%s", name, a.size.name), slices.Clone(c.samples)).Median)
+			*c.out = new(a.r.Series.Add(fmt.Sprintf("summary_ms.%s_cold_%s", name, a.size.name), slices.Clone(c.samples)).Median)
 		}
 	}
 }
