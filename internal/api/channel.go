@@ -10,8 +10,13 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// writeTimeout is how long a client may take to accept what it is sent.
-const writeTimeout = 10 * time.Second
+const (
+	// writeTimeout is how long a client may take to accept what it is sent.
+	writeTimeout = 10 * time.Second
+	// settle is how long a stream waits for more once something changed, so that
+	// many changes at once make one look.
+	settle = 50 * time.Millisecond
+)
 
 // channel carries server-sent events to one client. It runs in its request's
 // goroutine, so a slow client holds up nobody else.
@@ -61,6 +66,39 @@ func (x *channel) visit(w http.ResponseWriter, run func() error) error {
 		x.s.metrics.dropped.Inc()
 	}
 	return nil
+}
+
+// follow calls send at once, every so often and when there is news, until it
+// says to stop, or the client, its session or the server ends. news may be nil.
+func (x *channel) follow(every time.Duration, news func() <-chan struct{}, send func() (bool, error)) error {
+	look := time.NewTicker(every)
+	defer look.Stop()
+	beat := time.NewTicker(x.s.cfg.Heartbeat)
+	defer beat.Stop()
+	for {
+		var updated <-chan struct{}
+		if news != nil {
+			updated = news()
+		}
+		if on, err := send(); !on || err != nil {
+			return err
+		}
+		select {
+		case <-x.ctx.Done():
+			return nil
+		case <-x.s.closing:
+			return nil
+		case <-look.C:
+		case <-updated:
+			if !x.pause(settle) {
+				return nil
+			}
+		case <-beat.C:
+			if on, err := x.beat(); !on || err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func (x *channel) pause(d time.Duration) bool {

@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// settle is how long a stream waits for more once something changed, so that
-	// many changes at once make one look.
-	settle = 50 * time.Millisecond
 	// firstActivity is how many entries a new stream begins with; maxActivity is
 	// how many may come between two looks.
 	firstActivity = 20
@@ -40,40 +37,12 @@ type stream struct {
 }
 
 // VisitStreamEventsResponse implements StreamEventsResponseObject.
-func (x *stream) VisitStreamEventsResponse(w http.ResponseWriter) error { return x.visit(w, x.run) }
-
-// run sends until the client, its session or the server ends. Its error is one
-// of writing.
-func (x *stream) run() error {
-	look := time.NewTicker(x.s.cfg.StreamEvery)
-	defer look.Stop()
-	beat := time.NewTicker(x.s.cfg.Heartbeat)
-	defer beat.Stop()
-	for {
-		updated := x.s.deps.Control.Updated()
-		if err := x.send(); err != nil {
-			return err
-		}
-		select {
-		case <-x.ctx.Done():
-			return nil
-		case <-x.s.closing:
-			return nil
-		case <-look.C:
-		case <-updated:
-			if !x.pause(settle) {
-				return nil
-			}
-		case <-beat.C:
-			if on, err := x.beat(); !on || err != nil {
-				return err
-			}
-		}
-	}
+func (x *stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
+	return x.visit(w, func() error { return x.follow(x.s.cfg.StreamEvery, x.s.deps.Control.Updated, x.send) })
 }
 
-// send writes what is not as it was when last sent.
-func (x *stream) send() error {
+// send writes what is not as it was when last sent. A stream always goes on.
+func (x *stream) send() (bool, error) {
 	snap := x.s.snapshot.get(x.ctx, x.s)
 	var out bytes.Buffer
 	x.add(&out, "status", snap.status)
@@ -91,9 +60,9 @@ func (x *stream) send() error {
 		}
 	}
 	if out.Len() == 0 {
-		return nil
+		return true, nil
 	}
-	return x.write(out.Bytes())
+	return true, x.write(out.Bytes())
 }
 
 func (x *stream) add(out *bytes.Buffer, kind string, k keyed) {

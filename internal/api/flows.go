@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/query"
@@ -109,29 +108,8 @@ type tail struct {
 }
 
 // VisitTailFlowsResponse implements TailFlowsResponseObject.
-func (x *tail) VisitTailFlowsResponse(w http.ResponseWriter) error { return x.visit(w, x.run) }
-
-func (x *tail) run() error {
-	look := time.NewTicker(x.s.cfg.TailEvery)
-	defer look.Stop()
-	beat := time.NewTicker(x.s.cfg.Heartbeat)
-	defer beat.Stop()
-	for {
-		if on, err := x.send(); !on || err != nil {
-			return err
-		}
-		select {
-		case <-x.ctx.Done():
-			return nil
-		case <-x.s.closing:
-			return nil
-		case <-look.C:
-		case <-beat.C:
-			if on, err := x.beat(); !on || err != nil {
-				return err
-			}
-		}
-	}
+func (x *tail) VisitTailFlowsResponse(w http.ResponseWriter) error {
+	return x.visit(w, func() error { return x.follow(x.s.cfg.TailEvery, nil, x.send) })
 }
 
 // send writes what came, and reports whether the stream goes on.

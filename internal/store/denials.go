@@ -45,21 +45,17 @@ func (s *Store) Denials(ctx context.Context, f DenialFilter) ([]flow.Denial, err
 	var out []flow.Denial
 	err := s.each(ctx, "denials", text, args, func(rows driver.Rows) error {
 		var (
-			d                 flow.Denial
-			from, to          party
-			direction, reason string
-			protocol          uint8
+			d      flow.Denial
+			ends   edgeEnds
+			reason string
 		)
-		dest := append([]any{&direction}, workloadInto(&d.Observer)...)
-		dest = append(append(dest, from.into()...), to.into()...)
-		dest = append(dest, &protocol, &d.Port, &reason, &d.Revision, &d.Connections, &d.Packets, &d.FirstSeen, &d.LastSeen)
-		if err := rows.Scan(dest...); err != nil {
+		err := rows.Scan(append(ends.into(), &reason, &d.Revision, &d.Connections, &d.Packets, &d.FirstSeen, &d.LastSeen)...)
+		if err != nil {
 			return err
 		}
-		d.Source, d.Destination, d.Protocol = from.flow(), to.flow(), flow.Protocol(protocol)
+		d.Observer, d.Source, d.Destination, d.Protocol, d.Port = ends.observer, ends.from.flow(), ends.to.flow(), flow.Protocol(ends.protocol), ends.port
 		d.Reason = parseReason(reason)
-		var err error
-		d.Direction, err = flow.ParseDirection(direction)
+		d.Direction, err = flow.ParseDirection(ends.direction)
 		out = append(out, d)
 		return err
 	})

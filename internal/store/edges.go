@@ -61,29 +61,22 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	var out []flow.Edge
 	err := s.each(ctx, "edges", text, args, func(rows driver.Rows) error {
 		var (
-			e             flow.Edge
-			from, to      party
-			direction     string
-			protocol      uint8
-			forward, back flow.Counters
-			live, staged  uint64 // rows
-			hours         []uint8
+			e            flow.Edge
+			ends         edgeEnds
+			live, staged uint64 // rows
+			hours        []uint8
 		)
-		dest := append([]any{&direction}, workloadInto(&e.Observer)...)
-		dest = append(append(dest, from.into()...), to.into()...)
-		dest = append(dest, &protocol, &e.Port, &e.Connections, &e.Answered,
-			&forward.Packets, &forward.Bytes, &back.Packets, &back.Bytes, &e.FirstSeen, &e.LastSeen,
-			&e.SourceEndpoints, &e.DestinationEndpoints, &e.Hours, &e.Days, &hours, &live, &e.DeniedLive, &staged, &e.DeniedStaged)
-		if err := rows.Scan(dest...); err != nil {
+		err := rows.Scan(append(ends.into(), &e.Connections, &e.Answered,
+			&e.Forward.Packets, &e.Forward.Bytes, &e.Reverse.Packets, &e.Reverse.Bytes, &e.FirstSeen, &e.LastSeen,
+			&e.SourceEndpoints, &e.DestinationEndpoints, &e.Hours, &e.Days, &hours, &live, &e.DeniedLive, &staged, &e.DeniedStaged)...)
+		if err != nil {
 			return err
 		}
-		e.Source, e.Destination, e.Protocol = from.flow(), to.flow(), flow.Protocol(protocol)
-		e.Forward, e.Reverse = forward, back
+		e.Observer, e.Source, e.Destination, e.Protocol, e.Port = ends.observer, ends.from.flow(), ends.to.flow(), flow.Protocol(ends.protocol), ends.port
 		for _, h := range hours {
 			e.WeekHours.Set(int(h))
 		}
-		var err error
-		e.Direction, err = flow.ParseDirection(direction)
+		e.Direction, err = flow.ParseDirection(ends.direction)
 		out = append(out, e)
 		return err
 	})
@@ -95,6 +88,12 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	}
 	return out, nil
 }
+
+const totalKey = `direction,
+    observer_namespace, observer_kind, observer_name,
+    source_namespace, source_kind, source_name, source_reserved, source_peer,
+    destination_namespace, destination_kind, destination_name, destination_reserved, destination_peer,
+    protocol, destination_port`
 
 const totalQuery = `
 SELECT
@@ -112,21 +111,9 @@ FROM flows
 WHERE time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
   AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
   AND ({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8})
-  AND ({any_workload:Bool}
-       OR (source_namespace = {namespace:String} AND source_kind = {kind:String} AND source_name = {name:String})
-       OR (destination_namespace = {namespace:String} AND destination_kind = {kind:String} AND destination_name = {name:String}))
-GROUP BY
-    direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_peer,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_peer,
-    protocol, destination_port
-ORDER BY
-    direction,
-    observer_namespace, observer_kind, observer_name,
-    source_namespace, source_kind, source_name, source_reserved, source_peer,
-    destination_namespace, destination_kind, destination_name, destination_reserved, destination_peer,
-    protocol, destination_port
+  AND (` + atEitherEnd + `)
+GROUP BY ` + totalKey + `
+ORDER BY ` + totalKey + `
 LIMIT {limit:UInt64}`
 
 // Totals returns what each edge carried, from the flows themselves: records are
@@ -138,21 +125,16 @@ func (s *Store) Totals(ctx context.Context, f EdgeFilter) ([]flow.EdgeTotal, err
 	var out []flow.EdgeTotal
 	err := s.each(ctx, "totals", totalQuery, args, func(rows driver.Rows) error {
 		var (
-			t         flow.EdgeTotal
-			from, to  party
-			direction string
-			protocol  uint8
+			t    flow.EdgeTotal
+			ends edgeEnds
 		)
-		dest := append([]any{&direction}, workloadInto(&t.Observer)...)
-		dest = append(append(dest, from.into()...), to.into()...)
-		dest = append(dest, &protocol, &t.Port, &t.Connections, &t.Forward.Packets, &t.Forward.Bytes,
-			&t.Reverse.Packets, &t.Reverse.Bytes, &t.FirstSeen, &t.LastSeen)
-		if err := rows.Scan(dest...); err != nil {
+		err := rows.Scan(append(ends.into(), &t.Connections, &t.Forward.Packets, &t.Forward.Bytes,
+			&t.Reverse.Packets, &t.Reverse.Bytes, &t.FirstSeen, &t.LastSeen)...)
+		if err != nil {
 			return err
 		}
-		t.Source, t.Destination, t.Protocol = from.flow(), to.flow(), flow.Protocol(protocol)
-		var err error
-		t.Direction, err = flow.ParseDirection(direction)
+		t.Observer, t.Source, t.Destination, t.Protocol, t.Port = ends.observer, ends.from.flow(), ends.to.flow(), flow.Protocol(ends.protocol), ends.port
+		t.Direction, err = flow.ParseDirection(ends.direction)
 		out = append(out, t)
 		return err
 	})

@@ -1,8 +1,12 @@
 package store
 
 import (
+	"context"
+	"database/sql"
 	"fmt"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +32,15 @@ func empty(t testing.TB) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if s.cfg.Database != model.database { // tables take memory, also idle ones
+			err := s.withDB("", func(db *sql.DB) error {
+				_, err := db.ExecContext(context.Background(), "DROP DATABASE IF EXISTS `"+s.cfg.Database+"`")
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -35,13 +48,38 @@ func empty(t testing.TB) *Store {
 	return s
 }
 
-// migrated returns a store on a database of its own.
+// model is a database that Migrate made, and the definitions of its tables.
+var model struct {
+	sync.Mutex
+	database string
+	tables   []string
+}
+
+// migrated returns a store on a database of its own that is as Migrate leaves
+// it. One is migrated, and the others are made like it.
 func migrated(t testing.TB) *Store {
 	t.Helper()
+	model.Lock()
+	defer model.Unlock()
+	if model.database == "" {
+		s := empty(t)
+		if err := s.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		const tables = "SELECT create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY engine = 'MaterializedView', name"
+		if err := s.conn.QueryRow(t.Context(), "SELECT groupArray(create_table_query) FROM ("+tables+")").Scan(&model.tables); err != nil {
+			t.Fatal(err)
+		}
+		model.database = s.cfg.Database
+	}
 	s := empty(t)
-	if err := s.Migrate(t.Context()); err != nil {
+	if err := s.createDatabase(t.Context(), s.cfg.Database); err != nil {
 		t.Fatal(err)
 	}
+	for _, table := range model.tables {
+		mustExec(t, s, strings.ReplaceAll(table, model.database+".", s.cfg.Database+"."))
+	}
+	mustExec(t, s, "INSERT INTO "+versionTable+" SELECT * FROM "+model.database+"."+versionTable)
 	return s
 }
 

@@ -124,8 +124,11 @@ func (s *Store) checkWindows(ctx context.Context) error {
 }
 
 func (s *Store) checkWindowsOn(ctx context.Context, db *sql.DB) (err error) {
-	tables := []string{"coverage", "edge_days", "edge_months", "edges", "flows", "flows_misdated"}
-	var seen []string
+	var tables, seen []string
+	for _, l := range s.cfg.Retention.lifetimes() {
+		tables = append(tables, l.table)
+	}
+	slices.Sort(tables)
 	rows, err := db.QueryContext(ctx, "SELECT name, engine, engine_full FROM system.tables WHERE database = {database:String} AND has({tables:Array(String)}, name)",
 		clickhouse.Named("database", s.cfg.Database), clickhouse.Named("tables", tables))
 	if err != nil {

@@ -78,11 +78,14 @@ func (s *Store) spanShardsOn(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
+// withRows picks the tables of system.tables that have rows of their own, the
+// record of steps excepted.
+const withRows = "endsWith(engine, 'MergeTree') AND name != '" + versionTable + "' AND NOT startsWith(name, '.')"
+
 // localTables are the tables with rows in them.
 func (s *Store) localTables(ctx context.Context, db *sql.DB) (out []string, err error) {
-	rows, err := db.QueryContext(ctx, `SELECT name FROM system.tables
-		WHERE database = {database:String} AND endsWith(engine, 'MergeTree') AND name != {versions:String} AND NOT startsWith(name, '.')
-		ORDER BY name`, clickhouse.Named("database", s.cfg.Database), clickhouse.Named("versions", versionTable))
+	rows, err := db.QueryContext(ctx, "SELECT name FROM system.tables WHERE database = {database:String} AND "+withRows+" ORDER BY name",
+		clickhouse.Named("database", s.cfg.Database))
 	if err != nil {
 		return nil, s.explain("list tables", err)
 	}

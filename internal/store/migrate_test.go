@@ -48,6 +48,7 @@ func insertAsFirst(t *testing.T, s *Store) {
 func TestMigrateFromEarlier(t *testing.T) {
 	for done := range stepsKnown(t) {
 		t.Run(fmt.Sprintf("%d steps done", done), func(t *testing.T) {
+			t.Parallel()
 			s := empty(t)
 			for step := 1; step <= stepsKnown(t); step++ {
 				if err := s.migrateTo(t.Context(), int64(step)); err != nil {

@@ -29,3 +29,19 @@ func (p *party) flow() flow.Party {
 }
 
 func workloadInto(w *flow.Workload) []any { return []any{&w.Namespace, &w.Kind, &w.Name} }
+
+// edgeEnds is what makes an edge, as a query reads it: the columns of edgeKey.
+type edgeEnds struct {
+	direction string
+	observer  flow.Workload
+	from, to  party
+	protocol  uint8
+	port      uint16
+}
+
+// into lists the destinations of the columns of edgeKey, in their order.
+func (e *edgeEnds) into() []any {
+	dest := append([]any{&e.direction}, workloadInto(&e.observer)...)
+	dest = append(append(dest, e.from.into()...), e.to.into()...)
+	return append(dest, &e.protocol, &e.port)
+}

@@ -126,12 +126,11 @@ func (s *Store) step(ctx context.Context) (int64, error) {
 	return step, s.explain("read the schema's version", err)
 }
 
-// ownTables are the tables with rows of their own, the record of steps excepted.
+// ownTables are the tables that a snapshot holds.
 func (s *Store) ownTables(ctx context.Context) (out []SnapshotTable, err error) {
 	const query = `SELECT name, data_paths[1], ifNull(total_rows, 0), create_table_query FROM system.tables
-		WHERE database = currentDatabase() AND endsWith(engine, 'MergeTree') AND name != {versions:String} AND NOT startsWith(name, '.')
-		ORDER BY name`
-	err = s.each(ctx, "list tables", query, []any{clickhouse.Named("versions", versionTable)}, func(rows driver.Rows) error {
+		WHERE database = currentDatabase() AND ` + withRows + ` ORDER BY name`
+	err = s.each(ctx, "list tables", query, nil, func(rows driver.Rows) error {
 		var t SnapshotTable
 		var definition string
 		err := rows.Scan(&t.Name, &t.Dir, &t.Rows, &definition)

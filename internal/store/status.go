@@ -171,10 +171,10 @@ func (s *Store) serverStatus(ctx context.Context, out *ServerStatus) (err error)
 SELECT name, create_table_query, ifNull(total_rows, 0), ifNull(total_bytes, 0), parts.count
 FROM system.tables
 LEFT JOIN (SELECT table, count() AS count FROM system.parts WHERE database = currentDatabase() AND active GROUP BY table) AS parts ON parts.table = name
-WHERE database = currentDatabase() AND endsWith(engine, 'MergeTree') AND name != {versions:String} AND NOT startsWith(name, '.')
+WHERE database = currentDatabase() AND ` + withRows + `
 ORDER BY name`
 	var definitions []string
-	err = s.each(ctx, "status", tables, []any{clickhouse.Named("versions", versionTable)}, func(rows driver.Rows) error {
+	err = s.each(ctx, "status", tables, nil, func(rows driver.Rows) error {
 		var t TableStatus
 		var definition string
 		if err := rows.Scan(&t.Name, &definition, &t.Rows, &t.Bytes, &t.Parts); err != nil {

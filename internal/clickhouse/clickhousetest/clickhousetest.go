@@ -48,14 +48,18 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// runEngine is the engine's process. Elements that Profile gave come first.
+// runEngine is the engine's process. What changes its configuration comes first.
 func runEngine(args []string) {
+	dir := args[slices.Index(args, "--data-dir")+1]
+	var err error
 	if profile, ok := strings.CutPrefix(args[0], profileFlag); ok {
-		args = args[1:]
-		if err := addToProfile(args[slices.Index(args, "--data-dir")+1], profile); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+		args, err = args[1:], addToProfile(dir, profile)
+	} else if args[0] == unsyncedFlag {
+		args, err = args[1:], dropSyncs(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	if err := clickhouse.RunEngine(args); err != nil {
 		os.Exit(1) // the parent was told why
@@ -81,6 +85,26 @@ func addToProfile(dataDir, elements string) error {
 		b = bytes.Replace(b, []byte("<async_insert>0</async_insert>"), nil, 1)
 	}
 	return os.WriteFile(path, bytes.Replace(b, []byte("</default>"), []byte(elements+"</default>"), 1), 0o600) //nolint:gosec // the test's own directory
+}
+
+// unsyncedFlag is for engines that tests share: none of those is about what a power cut
+// leaves, and waiting for the disk is most of what an insert of a few rows takes.
+const unsyncedFlag = "--test-unsynced"
+
+func dropSyncs(dataDir string) error {
+	path := filepath.Join(dataDir, "config.xml")
+	b, err := os.ReadFile(path) //nolint:gosec // the test's own directory
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge"} {
+		synced := []byte("<" + name + ">1<")
+		if !bytes.Contains(b, synced) {
+			return fmt.Errorf("%s does not set %s to 1", path, name)
+		}
+		b = bytes.Replace(b, synced, []byte("<"+name+">0<"), 1)
+	}
+	return os.WriteFile(path, b, 0o600) //nolint:gosec // the test's own directory
 }
 
 // Start returns the address, user and password of the test binary's engine.
@@ -156,7 +180,9 @@ func start(tb testing.TB) (*clickhouse.Engine, error) {
 		return nil, fmt.Errorf("make a data directory: %w", err)
 	}
 	shared.dir = dir
-	engine, err := clickhouse.New(Config(tb, dir))
+	cfg := Config(tb, dir)
+	cfg.Command = append(cfg.Command, unsyncedFlag)
+	engine, err := clickhouse.New(cfg)
 	if err != nil {
 		return nil, err
 	}

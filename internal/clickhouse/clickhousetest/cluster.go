@@ -44,6 +44,7 @@ func StartCluster(tb testing.TB, layout ...int) *Cluster {
 			m.Shard, m.Replica = fmt.Sprintf("s%d", shard+1), fmt.Sprintf("r%d", replica+1)
 			cfg := Config(tb, tb.TempDir())
 			cfg.Cluster = &m
+			cfg.Command = append(cfg.Command, unsyncedFlag)
 			engine, err := clickhouse.New(cfg)
 			if err != nil {
 				tb.Fatal(err)
