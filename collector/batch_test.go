@@ -33,8 +33,7 @@ func TestWhenABatchIsDue(t *testing.T) {
 		{"few with an unknown outcome", with(flow.OutcomeUnknown), 250 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				a := newAgent(t)
+			alone(t, func(t *testing.T, a *agent) {
 				stop := a.start(func(c *Config) { c.BatchRecords, c.SmallRecords = 0, 0 })
 				synctest.Wait()
 				a.ring.write(tt.records...)
@@ -52,8 +51,7 @@ func TestWhenABatchIsDue(t *testing.T) {
 	}
 	// A denial that comes later does not wait as long as what came before.
 	t.Run("few, then one dropped", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			a := newAgent(t)
+		alone(t, func(t *testing.T, a *agent) {
 			stop := a.start(func(c *Config) { c.BatchRecords, c.SmallRecords = 0, 0 })
 			synctest.Wait()
 			a.ring.write(few...)
