@@ -560,7 +560,7 @@ func TestConfig(t *testing.T) {
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("metrics: %v, %v", problems, err)
 	}
-	if c := (Config{}).withDefaults(); c.BatchRecords != 20_000 || c.BatchAge != 250*time.Millisecond || c.SmallRecords != 1000 || c.SmallAge != 2*time.Second {
+	if c := (Config{}).withDefaults(); c.BatchRecords != 20_000 || c.BatchAge != 250*time.Millisecond || c.SmallRecords != 20 || c.SmallAge != 10*time.Second {
 		t.Errorf("defaults %s", fmt.Sprint(c.BatchRecords, c.BatchAge, c.SmallRecords, c.SmallAge))
 	}
 }
