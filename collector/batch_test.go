@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -8,16 +9,16 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// Few records may wait for more; many, and denials, may not.
+// Few records may wait for more, the longer the fewer; many, and denials, may not.
 func TestWhenABatchIsDue(t *testing.T) {
-	few, many := numbered(0, 10), numbered(0, 1000)
-	for _, records := range [][]flow.Record{few, many} {
+	few, some, many := numbered(0, 10), numbered(0, 100), numbered(0, 1000)
+	for _, records := range [][]flow.Record{few, some, many} {
 		for i := range records {
 			records[i].Outcome = flow.OutcomeForwarded
 		}
 	}
 	with := func(o flow.Outcome) []flow.Record {
-		out := append([]flow.Record(nil), few...)
+		out := slices.Clone(few)
 		out[5].Outcome = o
 		return out
 	}
@@ -26,15 +27,16 @@ func TestWhenABatchIsDue(t *testing.T) {
 		records []flow.Record
 		stored  time.Duration // after they were written
 	}{
-		{"few", few, 2 * time.Second},
+		{"few", few, 10 * time.Second},
+		{"just few", append(slices.Clone(few), few...), 10 * time.Second},
+		{"some", some, 2 * time.Second},
 		{"many", many, 250 * time.Millisecond},
 		{"few with one dropped", with(flow.OutcomeDropped), 250 * time.Millisecond},
 		{"few with one audited", with(flow.OutcomeAudited), 250 * time.Millisecond},
 		{"few with an unknown outcome", with(flow.OutcomeUnknown), 250 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				a := newAgent(t)
+			alone(t, func(t *testing.T, a *agent) {
 				stop := a.start(func(c *Config) { c.BatchRecords, c.SmallRecords = 0, 0 })
 				synctest.Wait()
 				a.ring.write(tt.records...)
@@ -50,10 +52,28 @@ func TestWhenABatchIsDue(t *testing.T) {
 			})
 		})
 	}
+	// Those that come later wait as briefly as all of them together may.
+	t.Run("few, then some", func(t *testing.T) {
+		alone(t, func(t *testing.T, a *agent) {
+			stop := a.start(func(c *Config) { c.BatchRecords, c.SmallRecords = 0, 0 })
+			synctest.Wait()
+			a.ring.write(few...)
+			time.Sleep(time.Second)
+			a.ring.write(some[:90]...)
+			time.Sleep(time.Second - time.Millisecond)
+			if n := len(a.sink.rows()); n != 0 {
+				t.Errorf("%d records were stored early", n)
+			}
+			time.Sleep(2 * time.Millisecond)
+			if n := len(a.sink.rows()); n != 100 {
+				t.Errorf("%d of 100 records were stored 2 s after the first", n)
+			}
+			stopped(t, stop)
+		})
+	})
 	// A denial that comes later does not wait as long as what came before.
 	t.Run("few, then one dropped", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			a := newAgent(t)
+		alone(t, func(t *testing.T, a *agent) {
 			stop := a.start(func(c *Config) { c.BatchRecords, c.SmallRecords = 0, 0 })
 			synctest.Wait()
 			a.ring.write(few...)

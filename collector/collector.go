@@ -140,12 +140,13 @@ func (c *Collector) fill(ctx context.Context) error {
 	}
 }
 
-// due is when the pending batch is old enough. Denials are waited for, by people
-// and by what rolls back.
+// due is when the pending batch is old enough: the later, the fewer records wait
+// in it. Denials are waited for, by people and by what rolls back.
 func (c *Collector) due() time.Time {
 	age := c.cfg.BatchAge
-	if p := &c.pending; len(p.rows) < c.cfg.SmallRecords && !p.denied {
-		age = max(age, c.cfg.SmallAge)
+	if p := &c.pending; !p.denied {
+		few := c.cfg.SmallRecords
+		age = max(age, c.cfg.SmallAge*time.Duration(few)/time.Duration(max(few, len(p.rows))))
 	}
 	return c.pending.since.Add(age)
 }

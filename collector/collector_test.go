@@ -42,6 +42,12 @@ func newAgent(t *testing.T) *agent {
 	return a
 }
 
+// alone runs a test with an agent, in a time of its own.
+func alone(t *testing.T, test func(t *testing.T, a *agent)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newAgent(t)) })
+}
+
 // start begins a process and returns how to end it.
 func (a *agent) start(change ...func(*Config)) (stop func() error) {
 	a.t.Helper()
@@ -68,6 +74,9 @@ func (a *agent) deps() Deps {
 	}
 	return Deps{Reader: a.ring.reader(), Datapath: a.path, Owners: a.owners, Sink: a.sink, Spool: s}
 }
+
+// store makes the sink fail, or work again.
+func (a *agent) store(err error) { a.sink.set(func() { a.sink.err = err }) }
 
 // disk takes the spool's directory away, or gives it back.
 func (a *agent) disk(there bool) {
@@ -114,8 +123,7 @@ func stopped(t *testing.T, stop func() error) {
 }
 
 func TestStoresBySizeAndAge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		stop := a.start()
 		a.ring.write(numbered(0, 10)...)
 		time.Sleep(249 * time.Millisecond)
@@ -155,9 +163,8 @@ func TestStoresBySizeAndAge(t *testing.T) {
 // A store that is away for longer than patience lasts gets its batches from the
 // spool, and what comes meanwhile does not stay in the ring.
 func TestStoreAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
-		a.sink.err = errors.New("connection refused")
+	alone(t, func(t *testing.T, a *agent) {
+		a.store(errors.New("connection refused"))
 		stop := a.start()
 		a.ring.write(numbered(0, 500)...)
 		time.Sleep(4 * time.Second)
@@ -175,7 +182,7 @@ func TestStoreAway(t *testing.T) {
 		if n := a.sink.attempts(); n < 10 || n > 60 {
 			t.Errorf("%d attempts in a minute", n)
 		}
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		time.Sleep(20 * time.Second)
 		a.each(5500)
 		// And then past the spool again.
@@ -201,9 +208,8 @@ func TestStoreAway(t *testing.T) {
 
 // With neither store nor disk, records wait in the ring, as many as it holds.
 func TestStoreAndDiskAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
-		a.sink.err = errors.New("connection refused")
+	alone(t, func(t *testing.T, a *agent) {
+		a.store(errors.New("connection refused"))
 		stop := a.start()
 		synctest.Wait()
 		a.disk(false)
@@ -217,7 +223,7 @@ func TestStoreAndDiskAway(t *testing.T) {
 		if a.ring.left() != 0 {
 			t.Errorf("%d records are left with the disk back", a.ring.left())
 		}
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		time.Sleep(20 * time.Second)
 		a.each(5500)
 		if got := testutil.ToFloat64(a.c.metrics.spoolErrors); got < 1 {
@@ -229,14 +235,13 @@ func TestStoreAndDiskAway(t *testing.T) {
 
 // A spool that cannot be used keeps nothing from a store that is back.
 func TestDiskAwayStoreBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
-		a.sink.err = errors.New("connection refused")
+	alone(t, func(t *testing.T, a *agent) {
+		a.store(errors.New("connection refused"))
 		stop := a.start()
 		a.ring.write(numbered(0, 100)...)
 		time.Sleep(20 * time.Second)
 		a.disk(false)
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		a.ring.write(numbered(100, 100)...)
 		time.Sleep(20 * time.Second)
 		if a.ring.left() != 0 || len(a.sink.rows()) != 100 {
@@ -251,9 +256,8 @@ func TestDiskAwayStoreBack(t *testing.T) {
 
 // While the spool is emptied, live batches are stored at once.
 func TestCatchingUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
-		a.sink.err = errors.New("connection refused")
+	alone(t, func(t *testing.T, a *agent) {
+		a.store(errors.New("connection refused"))
 		stop := a.start()
 		a.ring.write(numbered(0, 30_000)...)
 		time.Sleep(time.Minute)
@@ -280,8 +284,7 @@ func TestCatchingUp(t *testing.T) {
 // What a process left in the spool, the next one stores, also when it was killed
 // between the insert and the file's removal, or between the spool and the ring.
 func TestKilledWithASpool(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		a.sink.err, a.sink.lose = errors.New("reset"), true
 		stop := a.start()
 		a.ring.write(numbered(0, 50)...)
@@ -294,7 +297,7 @@ func TestKilledWithASpool(t *testing.T) {
 		}
 		// The second batch was not yet given back to the ring.
 		a.ring.consumed = 50 * width
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		stop = a.start()
 		a.ring.write(numbered(120, 30)...)
 		time.Sleep(10 * time.Second)
@@ -309,9 +312,8 @@ func TestKilledWithASpool(t *testing.T) {
 
 // What the spool gives up is told of, once, also by another process.
 func TestDroppedIsCoverage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
-		a.sink.err = errors.New("refused")
+	alone(t, func(t *testing.T, a *agent) {
+		a.store(errors.New("refused"))
 		began := time.Now()
 		stop := a.start()
 		records := numbered(0, 40)
@@ -332,7 +334,7 @@ func TestDroppedIsCoverage(t *testing.T) {
 		stop = a.start()
 		time.Sleep(10 * time.Second)
 		stopped(t, stop)
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		stop = a.start()
 		a.ring.write(numbered(0, 3)...)
 		time.Sleep(10 * time.Second)
@@ -352,14 +354,13 @@ func TestDroppedIsCoverage(t *testing.T) {
 
 // The store has the batch, and its answer is lost.
 func TestLostAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		a.sink.err, a.sink.lose = errors.New("connection reset"), true
 		stop := a.start()
 		a.ring.write(numbered(0, 300)...)
 		time.Sleep(5 * time.Second)
 		a.ring.write(numbered(300, 300)...)
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		time.Sleep(10 * time.Second)
 		a.each(600)
 		stopped(t, stop)
@@ -379,8 +380,7 @@ func TestKilled(t *testing.T) {
 		{"while it was stored", func(s *sink) { s.hang = true }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				a := newAgent(t)
+			alone(t, func(t *testing.T, a *agent) {
 				stop := a.start()
 				a.ring.write(numbered(0, 50)...)
 				time.Sleep(time.Second)
@@ -409,8 +409,7 @@ func TestKilled(t *testing.T) {
 }
 
 func TestLastRecordsAreStoredAtTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		stop := a.start(func(c *Config) { c.BatchAge = time.Hour })
 		a.ring.write(numbered(0, 40)...)
 		synctest.Wait()
@@ -426,8 +425,7 @@ func TestLastRecordsAreStoredAtTheEnd(t *testing.T) {
 }
 
 func TestEndIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		a.sink.hang = true
 		stop := a.start(func(c *Config) { c.Flush = 2 * time.Second })
 		a.ring.write(numbered(0, 40)...)
@@ -441,8 +439,7 @@ func TestEndIsBounded(t *testing.T) {
 }
 
 func TestWaitsForInventory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		a.owners = owners(t)
 		stop := a.start()
 		a.ring.write(numbered(0, 40)...)
@@ -461,8 +458,7 @@ func TestWaitsForInventory(t *testing.T) {
 }
 
 func TestNewInventoryCountsFromItsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		stop := a.start()
 		a.ring.write(numbered(0, 1)...)
 		time.Sleep(time.Second)
@@ -483,8 +479,7 @@ func TestNewInventoryCountsFromItsTime(t *testing.T) {
 }
 
 func TestTruncatedRecordsAreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		a.ring.records = numbered(0, 1)
 		stop := a.start()
 		synctest.Wait()
@@ -516,8 +511,7 @@ func TestTruncatedRecordsAreCounted(t *testing.T) {
 }
 
 func TestRingThatCannotBeRead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		a.ring.err = errors.New("bad file descriptor")
 		stop := a.start()
 		time.Sleep(time.Second)
@@ -528,8 +522,7 @@ func TestRingThatCannotBeRead(t *testing.T) {
 }
 
 func TestSweeps(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		stop := a.start()
 		time.Sleep(10*time.Second + time.Millisecond)
 		a.path.mu.Lock()
@@ -567,7 +560,7 @@ func TestConfig(t *testing.T) {
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("metrics: %v, %v", problems, err)
 	}
-	if c := (Config{}).withDefaults(); c.BatchRecords != 20_000 || c.BatchAge != 250*time.Millisecond || c.SmallRecords != 1000 || c.SmallAge != 2*time.Second {
+	if c := (Config{}).withDefaults(); c.BatchRecords != 20_000 || c.BatchAge != 250*time.Millisecond || c.SmallRecords != 20 || c.SmallAge != 10*time.Second {
 		t.Errorf("defaults %s", fmt.Sprint(c.BatchRecords, c.BatchAge, c.SmallRecords, c.SmallAge))
 	}
 }

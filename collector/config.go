@@ -19,9 +19,10 @@ type Config struct {
 	// BatchRecords and BatchAge bound a batch; default 20,000 and 250 ms.
 	BatchRecords int
 	BatchAge     time.Duration
-	// SmallRecords is below how many records a batch in which nothing was denied
-	// may become as old as SmallAge: an insert costs the same for one record as
-	// for thousands. Default 1,000 and 2 s.
+	// A batch of up to SmallRecords in which nothing was denied may become as old
+	// as SmallAge, one of n times as many an nth of that, down to BatchAge: an
+	// insert costs about the same for one record as for thousands, and so it goes
+	// when enough has waited long enough. Default 20 and 10 s.
 	SmallRecords int
 	SmallAge     time.Duration
 	// Patience is how long the store may take, or be away, before batches go to
@@ -52,7 +53,7 @@ type Config struct {
 func (c *Config) durations() []duration {
 	return []duration{
 		{"batch age", &c.BatchAge, 250 * time.Millisecond},
-		{"small batch age", &c.SmallAge, 2 * time.Second},
+		{"small batch age", &c.SmallAge, 10 * time.Second},
 		{"patience", &c.Patience, 5 * time.Second},
 		{"insert", &c.Insert, 30 * time.Second},
 		{"least pause", &c.MinPause, 100 * time.Millisecond},
@@ -80,7 +81,7 @@ func (c Config) withDefaults() Config {
 		c.BatchRecords = 20_000
 	}
 	if c.SmallRecords == 0 {
-		c.SmallRecords = 1000
+		c.SmallRecords = 20
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

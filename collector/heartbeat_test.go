@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -14,8 +13,7 @@ import (
 )
 
 func TestHeartbeats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		began := time.Now()
 		a.path.counters = map[string]uint64{counterLost: 100, counterDelayed: 10}
 		stop := a.start()
@@ -87,8 +85,7 @@ func compare(t *testing.T, got, want []flow.Coverage) {
 // While the store is away heartbeats wait, without end to end gaps and without
 // growing for ever.
 func TestOwedHeartbeats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		began := time.Now()
 		a.sink.err, a.sink.lose = errors.New("reset"), true
 		stop := a.start()
@@ -97,7 +94,7 @@ func TestOwedHeartbeats(t *testing.T) {
 		a.path.mu.Lock()
 		a.path.counters[counterLost] = 5
 		a.path.mu.Unlock()
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		time.Sleep(10 * time.Second)
 		stopped(t, stop)
 		got := a.sink.coverage
@@ -119,8 +116,7 @@ func TestOwedHeartbeats(t *testing.T) {
 }
 
 func TestDamagedHeartbeatFile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		if err := os.WriteFile(filepath.Join(a.dir, stateName), []byte("garbage"), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -51,8 +50,7 @@ func TestAttachGaps(t *testing.T) {
 		e.ID, e.Name, e.Addresses = 9, "cart-9", nil
 		inv.Workloads[1].Endpoints = append(inv.Workloads[1].Endpoints, e)
 	}
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		began := time.Now()
 		a.owners = owners(t, snapshot{began.Add(-time.Hour), world()})
 		a.path.detach(2) // waits for its interface from before the agent
@@ -89,14 +87,13 @@ func TestAttachGaps(t *testing.T) {
 
 // While the store is away gaps wait, and do not become many.
 func TestOwedGaps(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		began := time.Now()
 		a.path.detach(2)
-		a.sink.err = errors.New("refused")
+		a.store(errors.New("refused"))
 		stop := a.start()
 		time.Sleep(3 * time.Hour)
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		time.Sleep(2 * time.Minute)
 		stopped(t, stop)
 		got := a.gaps(began)
@@ -114,16 +111,15 @@ func TestOwedGaps(t *testing.T) {
 }
 
 func TestClockSkew(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAgent(t)
+	alone(t, func(t *testing.T, a *agent) {
 		a.sink.behind = 3 * time.Second
 		stop := a.start()
 		time.Sleep(6 * time.Second)
 		a.sink.set(func() { a.sink.behind = -time.Second })
 		time.Sleep(2 * time.Minute)
-		a.sink.set(func() { a.sink.err = errors.New("refused") })
+		a.store(errors.New("refused"))
 		time.Sleep(2 * time.Minute)
-		a.sink.set(func() { a.sink.err = nil })
+		a.store(nil)
 		time.Sleep(6 * time.Second)
 		stopped(t, stop)
 		got := a.sink.coverage

@@ -13,12 +13,15 @@ import (
 )
 
 // learner is the analyzer as the API and the control store ask it.
-type learner struct{ analyzer *analyzer.Analyzer }
+type learner struct {
+	analyzer *analyzer.Analyzer
+	store    *storeDoor
+}
 
 // Missing implements control.Readiness.
 func (l *learner) Missing(ctx context.Context, w flow.Workload) ([]string, error) {
 	now := time.Now()
-	r, err := l.analyzer.Recommend(ctx, w, analyzer.Window{Since: now.Add(-retained), Until: now})
+	r, err := l.analyzer.Recommend(ctx, w, analyzer.Window{Since: now.Add(-l.store.retained()), Until: now})
 	if err != nil {
 		return nil, refusal(err)
 	}

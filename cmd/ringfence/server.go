@@ -267,7 +267,7 @@ func (s *server) restartEngine(ctx context.Context) error {
 // openControl opens the control store, gives it the inventory, and connects it
 // with the analyzer, which says what a workload still lacks.
 func (s *server) openControl(ctx context.Context, inv inventory.Inventory) (*learner, error) {
-	l := &learner{}
+	l := &learner{store: s.store}
 	var err error
 	s.control, err = control.Open(ctx, control.Config{
 		Path: s.cfg.controlDB(), ConfirmTimeout: s.cfg.Confirm, WarmUp: s.cfg.WarmUp, GuardWindow: s.cfg.Guard,

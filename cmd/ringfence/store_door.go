@@ -13,10 +13,6 @@ import (
 	"github.com/ringfence/ringfence/internal/store"
 )
 
-// retained is how far back a page looks that names no start: as long as flows
-// are kept.
-const retained = 30 * 24 * time.Hour
-
 // storeDoor is the store as the analyzer, the API and the control store ask it.
 // The store behind it changes when the embedded engine is started again.
 type storeDoor struct{ now atomic.Pointer[store.Store] }
@@ -31,6 +27,10 @@ func (d *storeDoor) replace(s *store.Store) error { return d.now.Swap(s).Close()
 
 // Close closes the store.
 func (d *storeDoor) Close() error { return d.now.Load().Close() }
+
+// retained is how far back a page looks that names no start: as long as flows
+// are kept.
+func (d *storeDoor) retained() time.Duration { return d.now.Load().Retention().Flows }
 
 // Ping asks whether the store answers.
 func (d *storeDoor) Ping(ctx context.Context) error { return d.now.Load().Ping(ctx) }
@@ -95,7 +95,7 @@ func (d *storeDoor) Denials(ctx context.Context, f flow.DenialFilter) (api.Denia
 
 // Stats implements api.Flows.
 func (d *storeDoor) Stats(ctx context.Context, q []api.StatsQuery) (map[flow.Workload]api.Stats, error) {
-	list, err := d.now.Load().Stats(ctx, time.Now().Add(-retained))
+	list, err := d.now.Load().Stats(ctx, time.Now().Add(-d.retained()))
 	if err != nil {
 		return nil, whole(err)
 	}

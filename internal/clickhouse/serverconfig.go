@@ -44,6 +44,7 @@ var configTemplate = template.Must(template.New(configFile).Funcs(xmlFuncs).Pars
   <background_common_pool_size>2</background_common_pool_size>
   <background_fetches_pool_size>1</background_fetches_pool_size>
   <background_move_pool_size>1</background_move_pool_size>
+  <memory_worker_period_ms>1000</memory_worker_period_ms>
   <mark_cache_size>67108864</mark_cache_size>
   <primary_index_cache_size>67108864</primary_index_cache_size>
   <index_mark_cache_size>16777216</index_mark_cache_size>

@@ -43,6 +43,9 @@ func (r *Retention) problems() (errs []error) {
 	return errs
 }
 
+// Retention returns how long the tables keep their rows.
+func (s *Store) Retention() Retention { return s.cfg.Retention }
+
 // lifetime is how long a table keeps a row, from the time that an expression gives.
 type lifetime struct {
 	table, from string

@@ -69,6 +69,10 @@ func room(dir string, bytes uint64) error {
 // database is the part of a name that the engine's user may use.
 const database = "ringfence_bench"
 
+// retention is of flows and hours: those that are loaded, and are found again
+// some days later.
+const retention = kept + 30*24*time.Hour
+
 // engine is an embedded ClickHouse with a store on it.
 type engine struct {
 	*clickhouse.Engine
@@ -87,7 +91,11 @@ func (s *site) start(ctx context.Context, dir string) (e *engine, err error) {
 		return nil, err
 	}
 	c := e.Credentials()
-	e.store, err = store.Open(ctx, store.Config{Addrs: []string{c.Addr}, User: c.User, Password: c.Password, Database: database})
+	e.store, err = store.Open(ctx, store.Config{
+		Addrs: []string{c.Addr}, User: c.User, Password: c.Password, Database: database,
+		// Else what is older would be kept apart, and no edge made of it.
+		Retention: store.Retention{Flows: retention, Hours: retention},
+	})
 	if err == nil {
 		err = e.store.Migrate(ctx)
 	}

@@ -22,9 +22,9 @@ import (
 const (
 	kept       = 90 * 24 * time.Hour // the time that flows are spread over
 	loadBatch  = 100_000
-	layer      = 10_000_000 // is loaded at once, and not again when a run is broken off later
-	manyEdges  = 5_000_000  // a limit that is none
-	drawn      = 20         // workloads whose edges are asked for
+	layer      = 5_000_000 // is loaded at once, and not again when a run is broken off later
+	manyEdges  = 5_000_000 // a limit that is none
+	drawn      = 20        // workloads whose edges are asked for
 	warmRounds = 7
 	coldRounds = 3
 	// bytesPerLoaded is what a loaded flow takes of the disk at most, parts that
@@ -190,7 +190,7 @@ func (s *site) load(ctx context.Context, e *engine, n *note, more int) error {
 		free <- make([]flow.Labelled, loadBatch)
 	}
 	begin := time.Now()
-	g, ctx := errgroup.WithContext(ctx)
+	g, loading := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(full)
 		for i := 0; i < more; i += loadBatch {
@@ -201,7 +201,7 @@ func (s *site) load(ctx context.Context, e *engine, n *note, more int) error {
 				float64(i)/time.Since(begin).Seconds(), stream.Now().Format(time.DateOnly))
 			select {
 			case full <- b:
-			case <-ctx.Done():
+			case <-loading.Done():
 				return nil
 			}
 		}
@@ -210,7 +210,7 @@ func (s *site) load(ctx context.Context, e *engine, n *note, more int) error {
 	for range s.writers {
 		g.Go(func() error {
 			for b := range full {
-				if err := e.store.InsertFlows(ctx, fmt.Sprintf("load/%d", b.number), b.rows); err != nil {
+				if err := e.store.InsertFlows(loading, fmt.Sprintf("load/%d", b.number), b.rows); err != nil {
 					return err
 				}
 				free <- b.rows[:loadBatch]
@@ -222,7 +222,11 @@ func (s *site) load(ctx context.Context, e *engine, n *note, more int) error {
 		return err
 	}
 	n.Flows += more
-	return nil
+	tables, err := e.tables(ctx)
+	if err == nil && tables["flows"].Rows != uint64(n.Flows) { //nolint:gosec // a count
+		err = fmt.Errorf("%d flows are stored, %d were sent", tables["flows"].Rows, n.Flows)
+	}
+	return err
 }
 
 // asker asks one store of one size.
