@@ -275,7 +275,7 @@ func (s *server) openControl(ctx context.Context, inv inventory.Inventory) (*lea
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.control.SetInventory(ctx, inv, "system"); err != nil {
+	if _, err := s.control.SetInventory(ctx, inv, control.System); err != nil {
 		return nil, errors.Join(err, s.control.Close())
 	}
 	l.analyzer, err = analyzer.New(analyzer.Config{MinCovered: s.cfg.MinWindow}, analyzer.Deps{
@@ -295,7 +295,7 @@ func (s *server) credentials(ctx context.Context, l net.Listener) (serverReady, 
 	if err != nil {
 		return serverReady{}, err
 	}
-	token, err := s.control.IssueToken(ctx, "local", control.AdminUser, "system")
+	token, err := s.control.IssueToken(ctx, "local", control.AdminUser, control.System)
 	if err != nil {
 		return serverReady{}, err
 	}

@@ -14,9 +14,9 @@ import (
 // what was decided: nodes may lag behind, and say so themselves.
 func (s *Server) ExplainConnection(ctx context.Context, r ExplainConnectionRequestObject) (ExplainConnectionResponseObject, error) {
 	ctx = own(ctx)
-	x := s.deps.Control.Inventory()
-	if x == nil {
-		return nil, refuse(ErrorCodeUnavailable, "the inventory is not loaded yet: try again in a moment")
+	x, err := s.inventory()
+	if err != nil {
+		return nil, err
 	}
 	out := ExplainConnection200JSONResponse{Connections: []Connection{}, JudgedBy: []JudgedBy{}}
 	judge := func(revision *int64) *connection.Judge {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 )
 
 // defaultWindow is how far back a question looks that does not say.
@@ -42,12 +43,19 @@ func (s *Server) GetRecommendation(ctx context.Context, r GetRecommendationReque
 	return GetRecommendation200JSONResponse(rec), err
 }
 
+func (s *Server) inventory() (*inventory.Index, error) {
+	if x := s.deps.Control.Inventory(); x != nil {
+		return x, nil
+	}
+	return nil, refuse(ErrorCodeUnavailable, "the inventory is not loaded yet: try again in a moment")
+}
+
 // known returns a workload of the inventory.
 func (s *Server) known(namespace, kind, name string) (flow.Workload, error) {
 	w := flow.Workload{Namespace: namespace, Kind: kind, Name: name}
-	x := s.deps.Control.Inventory()
-	if x == nil {
-		return w, refuse(ErrorCodeUnavailable, "the inventory is not loaded yet: try again in a moment")
+	x, err := s.inventory()
+	if err != nil {
+		return w, err
 	}
 	if x.Workload(w) == nil {
 		return w, refuse(ErrorCodeNotFound, "workload "+oneLine(w.String())+" is not in the inventory: check its namespace, kind and name")

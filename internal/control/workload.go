@@ -35,8 +35,6 @@ type Actions struct {
 	Audit    string
 	Enforce  string
 	Rollback string
-	// EnforceMissing is the whole list behind Enforce.
-	EnforceMissing []string
 }
 
 // Workloads returns every workload of the inventory, ordered by name.
@@ -143,7 +141,7 @@ func (s *Store) Actions(ctx context.Context, ref flow.Workload) (Actions, error)
 		var refusal *Error
 		switch {
 		case errors.As(err, &refusal):
-			a.Enforce, a.EnforceMissing = refusal.Message, refusal.Missing
+			a.Enforce = refusal.Message
 		case err != nil:
 			return Actions{}, err
 		}
