@@ -2,6 +2,7 @@ package export
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -132,7 +133,7 @@ func calicoPeer(d flow.Direction, namespace string, p policy.Peer) (out CalicoEn
 		if why := badSelector(p.Selector); why != "" {
 			return out, why
 		}
-		out.Selector = calicoSelector(podLabels(p.Selector))
+		out.Selector = calicoSelector(p.Selector.Labels())
 		switch {
 		case p.Selector.Namespaces != nil:
 			out.NamespaceSelector = calicoSelector(*p.Selector.Namespaces)
@@ -195,7 +196,7 @@ func (x *exporter) calicoPorts(e Effect, r *ruleAt) []CalicoRule {
 	if whole {
 		return []CalicoRule{{Destination: &CalicoEntity{}}}
 	}
-	for _, number := range sortedKeys(ports) {
+	for _, number := range slices.Sorted(maps.Keys(ports)) {
 		for chunk := range slices.Chunk(ports[number], calicoMostPorts) {
 			out = append(out, CalicoRule{Protocol: protocol(policy.Port{Protocol: number}), Destination: &CalicoEntity{Ports: chunk}})
 		}
@@ -207,7 +208,7 @@ func (x *exporter) calicoPorts(e Effect, r *ruleAt) []CalicoRule {
 // hold a quote.
 func calicoSelector(s policy.LabelSelector) string {
 	var says []string
-	for _, k := range sortedKeys(s.MatchLabels) {
+	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
 		says = append(says, fmt.Sprintf("%s == '%s'", k, s.MatchLabels[k]))
 	}
 	for _, e := range s.MatchExpressions {

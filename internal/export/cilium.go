@@ -149,14 +149,14 @@ var anyNamespace = metav1.LabelSelectorRequirement{Key: ciliumNamespace, Operato
 
 func ciliumSelector(s *policy.Selector) metav1.LabelSelector {
 	if s.Namespaces == nil {
-		out := ciliumLabels(podLabels(s))
+		out := ciliumLabels(s.Labels())
 		if out.MatchLabels == nil {
 			out.MatchLabels = map[string]string{}
 		}
 		out.MatchLabels[ciliumNamespace] = s.Namespace
 		return out
 	}
-	out := ciliumLabels(podLabels(s), anyNamespace)
+	out := ciliumLabels(s.Labels(), anyNamespace)
 	namespaces := kubernetesSelector(*s.Namespaces)
 	for k, v := range namespaces.MatchLabels {
 		if out.MatchLabels == nil {

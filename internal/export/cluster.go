@@ -2,6 +2,7 @@ package export
 
 import (
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -89,16 +90,10 @@ func (x *exporter) clusterIngress(r *ruleAt) (out []cnpv1.ClusterNetworkPolicyIn
 		x.lose(NotDenied, r.at, "anyone", "a ClusterNetworkPolicy denies ingress from pods only")
 		peers = []cnpv1.ClusterNetworkPolicyIngressPeer{{Namespaces: &metav1.LabelSelector{}}}
 	}
-	lists, portsOK := x.clusterProtocols(r)
-	if !ok || !portsOK {
-		return nil
-	}
-	for from := range slices.Chunk(peers, clusterMost) {
-		for _, protocols := range lists {
-			out = append(out, cnpv1.ClusterNetworkPolicyIngressRule{
-				Name: ruleName(r.at), Action: cnpv1.ClusterNetworkPolicyRuleActionDeny, From: from, Protocols: protocols,
-			})
-		}
+	for from, protocols := range clusterPieces(x, r, peers, ok) {
+		out = append(out, cnpv1.ClusterNetworkPolicyIngressRule{
+			Name: ruleName(r.at), Action: cnpv1.ClusterNetworkPolicyRuleActionDeny, From: from, Protocols: protocols,
+		})
 	}
 	return out
 }
@@ -108,18 +103,30 @@ func (x *exporter) clusterEgress(r *ruleAt) (out []cnpv1.ClusterNetworkPolicyEgr
 	if anyone {
 		peers = []cnpv1.ClusterNetworkPolicyEgressPeer{{Networks: []cnpv1.CIDR{"0.0.0.0/0", "::/0"}}}
 	}
-	lists, portsOK := x.clusterProtocols(r)
-	if !ok || !portsOK {
-		return nil
-	}
-	for to := range slices.Chunk(peers, clusterMost) {
-		for _, protocols := range lists {
-			out = append(out, cnpv1.ClusterNetworkPolicyEgressRule{
-				Name: ruleName(r.at), Action: cnpv1.ClusterNetworkPolicyRuleActionDeny, To: to, Protocols: protocols,
-			})
-		}
+	for to, protocols := range clusterPieces(x, r, peers, ok) {
+		out = append(out, cnpv1.ClusterNetworkPolicyEgressRule{
+			Name: ruleName(r.at), Action: cnpv1.ClusterNetworkPolicyRuleActionDeny, To: to, Protocols: protocols,
+		})
 	}
 	return out
+}
+
+// clusterPieces returns r's peers and protocols in as many pieces as it takes;
+// none when peers or protocols are lost.
+func clusterPieces[P any](x *exporter, r *ruleAt, peers []P, ok bool) iter.Seq2[[]P, []cnpv1.ClusterNetworkPolicyProtocol] {
+	lists, portsOK := x.clusterProtocols(r)
+	return func(yield func([]P, []cnpv1.ClusterNetworkPolicyProtocol) bool) {
+		if !ok || !portsOK {
+			return
+		}
+		for some := range slices.Chunk(peers, clusterMost) {
+			for _, protocols := range lists {
+				if !yield(some, protocols) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func ruleName(at string) string {
@@ -138,7 +145,7 @@ func clusterPods(p policy.Peer) (*cnpv1.NamespacedPod, string) {
 		return nil, "a ClusterNetworkPolicy has no reserved peers"
 	}
 	return &cnpv1.NamespacedPod{
-		NamespaceSelector: kubernetesSelector(namespacesOf(p.Selector)), PodSelector: kubernetesSelector(podLabels(p.Selector)),
+		NamespaceSelector: kubernetesSelector(namespacesOf(p.Selector)), PodSelector: kubernetesSelector(p.Selector.Labels()),
 	}, badSelector(p.Selector)
 }
 

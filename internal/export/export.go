@@ -1,7 +1,6 @@
 package export
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -258,13 +257,3 @@ func said[P fmt.Stringer, T any](x *exporter, e Effect, where string, parts []P,
 
 // implied is convert's reason for a part that holds without being said.
 const implied = "\x00"
-
-// sortedKeys returns a map's keys in order.
-func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
-	out := make([]K, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
-}

@@ -3,6 +3,7 @@ package export
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,7 +54,7 @@ func badLabels(s policy.LabelSelector) string {
 		}
 		return ""
 	}
-	for _, k := range sortedKeys(s.MatchLabels) {
+	for _, k := range slices.Sorted(maps.Keys(s.MatchLabels)) {
 		if why := check(k, s.MatchLabels[k]); why != "" {
 			return why
 		}
@@ -68,7 +69,7 @@ func badLabels(s policy.LabelSelector) string {
 
 // badSelector says what Kubernetes would refuse of a peer's selector, or "".
 func badSelector(s *policy.Selector) string {
-	if why := badLabels(podLabels(s)); why != "" {
+	if why := badLabels(s.Labels()); why != "" {
 		return why
 	}
 	if s.Namespaces != nil {
@@ -78,11 +79,6 @@ func badSelector(s *policy.Selector) string {
 		return fmt.Sprintf("%q is no name of a Kubernetes namespace", s.Namespace)
 	}
 	return ""
-}
-
-// podLabels returns the part of s that picks pods.
-func podLabels(s *policy.Selector) policy.LabelSelector {
-	return policy.LabelSelector{MatchLabels: s.MatchLabels, MatchExpressions: s.MatchExpressions, All: s.All}
 }
 
 // kubernetesSelector returns s as Kubernetes has it: an empty one picks all.

@@ -70,7 +70,7 @@ func kubernetesPeer(d flow.Direction, namespace string, p policy.Peer) (out netv
 		if why := badSelector(p.Selector); why != "" {
 			return out, why
 		}
-		pods := kubernetesSelector(podLabels(p.Selector))
+		pods := kubernetesSelector(p.Selector.Labels())
 		out.PodSelector = &pods
 		if p.Selector.Namespace != namespace {
 			namespaces := kubernetesSelector(namespacesOf(p.Selector))

@@ -2,6 +2,7 @@ package export
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -273,7 +274,7 @@ func (x *exporter) nftPorts(e Effect, r *ruleAt) (matches []string, names []poli
 	if whole {
 		return []string{""}, nil
 	}
-	for _, protocol := range sortedKeys(ranges) {
+	for _, protocol := range slices.Sorted(maps.Keys(ranges)) {
 		for _, ports := range ranges[protocol] {
 			matches = append(matches, nftPort(protocol, ports))
 		}
@@ -331,7 +332,7 @@ func (x *exporter) nftNamed(s *subject, d flow.Direction, e Effect, r *ruleAt, p
 	if len(peers) == 0 {
 		peers = []policy.Peer{{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("0.0.0.0/0")}}, {CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("::/0")}}}
 	}
-	for _, n := range sortedKeys(all) {
+	for _, n := range slices.Sorted(maps.Keys(all)) {
 		set := x.addresses(e, peers, r.at, func(k *policy.PeerFacts) bool { return slices.Contains(number(k.Named), n) })
 		for _, peer := range out.match(d, set) {
 			rules = append(rules, join(peer, nftPort(p.Protocol, fmt.Sprint(n)), end))

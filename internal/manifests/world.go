@@ -155,9 +155,9 @@ func (b *builder) pod(p *corev1.Pod) {
 		b.hostNetwork(ref)
 		return
 	}
-	labels := maps.Clone(p.Labels)
+	labels := p.Labels
 	if ref.Kind != "Pod" {
-		maps.DeleteFunc(labels, func(k, _ string) bool { return slices.Contains(automatic, k) })
+		labels = withoutAutomatic(labels)
 	}
 	w := b.workloads[ref]
 	if w == nil {

@@ -136,7 +136,7 @@ func compareSelectors(a, b *Selector) int {
 	if a == nil || b == nil {
 		return 0
 	}
-	x, y := a.labels(), b.labels()
+	x, y := a.Labels(), b.Labels()
 	return cmp.Or(
 		strings.Compare(a.Namespace, b.Namespace),
 		compareLabelSelectors(&x, &y),

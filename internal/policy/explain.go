@@ -110,7 +110,7 @@ func whyNotPeer(p *Peer, f *Facts) string {
 	case missNamespace:
 		return whyNotNamespace(p.Selector, &f.Peer)
 	case missLabels:
-		labels := p.Selector.labels()
+		labels := p.Selector.Labels()
 		return whyNotLabels(&labels, labelSet{labels: f.Peer.Labels}, "the peer")
 	case missPrefix:
 		return fmt.Sprintf("the peer's address %s is not in %s", f.Peer.Addr, p.CIDR.Prefix)

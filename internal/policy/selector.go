@@ -101,13 +101,13 @@ func (s *LabelSelector) matches(l labelSet) bool {
 	return !s.empty()
 }
 
-// labels returns the part of s that picks workloads.
-func (s *Selector) labels() LabelSelector {
+// Labels returns the part of s that picks workloads in their namespaces.
+func (s *Selector) Labels() LabelSelector {
 	return LabelSelector{MatchLabels: s.MatchLabels, MatchExpressions: s.MatchExpressions, All: s.All}
 }
 
 func (s *Selector) matches(peer *PeerFacts) match {
-	labels := s.labels()
+	labels := s.Labels()
 	switch {
 	case peer.Reserved != flow.IdentityUnknown || peer.Workload.IsZero():
 		return missWorkload
@@ -128,7 +128,7 @@ func (s *Selector) Selects(who PeerFacts) bool { return s.matches(&who) == hit }
 
 func (s *Selector) clone() *Selector {
 	out := *s
-	labels := s.labels()
+	labels := s.Labels()
 	labels = labels.clone()
 	out.MatchLabels, out.MatchExpressions = labels.MatchLabels, labels.MatchExpressions
 	if s.Namespaces != nil {

@@ -56,7 +56,7 @@ func (p Peer) String() string {
 
 // String returns "workloads with app=frontend in boutique".
 func (s *Selector) String() string {
-	labels := s.labels()
+	labels := s.Labels()
 	who, where := "every workload", s.Namespace
 	if !s.All {
 		who = "workloads with " + labels.String()

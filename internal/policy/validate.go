@@ -139,7 +139,7 @@ func (v *checks) selector(path string, s *Selector) {
 	default:
 		v.name(path+".namespace", s.Namespace)
 	}
-	v.labels(path, s.labels(), "the whole namespace")
+	v.labels(path, s.Labels(), "the whole namespace")
 }
 
 func (v *checks) labels(path string, s LabelSelector, what string) {

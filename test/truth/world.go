@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -157,7 +158,7 @@ func (w *World) Coverage(_ context.Context, since, until time.Time) ([]flow.Node
 func (w *World) Edges(_ context.Context, f flow.EdgeFilter) ([]flow.Edge, error) {
 	type total struct {
 		edge             *flow.Edge
-		clients, servers map[netip.Addr]bool
+		clients, servers uint
 		hours, days      map[int]bool
 	}
 	totals := map[string]*total{}
@@ -177,7 +178,7 @@ func (w *World) Edges(_ context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 			if t == nil {
 				e := o.edge
 				e.FirstSeen = at.Add(5 * time.Minute)
-				t = &total{&e, map[netip.Addr]bool{}, map[netip.Addr]bool{}, map[int]bool{}, map[int]bool{}}
+				t = &total{edge: &e, hours: map[int]bool{}, days: map[int]bool{}}
 				totals[key], order = t, append(order, t)
 			}
 			t.edge.Connections += o.connections
@@ -191,19 +192,13 @@ func (w *World) Edges(_ context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 			t.edge.LastSeen = at.Add(5*time.Minute + time.Duration(min(o.connections-1, 50))*time.Minute)
 			t.edge.WeekHours.Set(s.hour % flow.HoursOfWeek)
 			t.hours[s.hour], t.days[s.hour/24] = true, true
-			for r := range replicas {
-				if s.clients>>r&1 == 1 {
-					t.clients[netip.AddrFrom4([4]byte{0, 0, 0, byte(r)})] = true
-				}
-				if s.servers>>r&1 == 1 {
-					t.servers[netip.AddrFrom4([4]byte{0, 0, 0, byte(r)})] = true
-				}
-			}
+			t.clients |= s.clients
+			t.servers |= s.servers
 		}
 	}
 	out := make([]flow.Edge, 0, len(order))
 	for _, t := range order {
-		t.edge.SourceEndpoints, t.edge.DestinationEndpoints = uint64(len(t.clients)), uint64(len(t.servers))
+		t.edge.SourceEndpoints, t.edge.DestinationEndpoints = uint64(bits.OnesCount(t.clients)), uint64(bits.OnesCount(t.servers)) //nolint:gosec // not negative
 		t.edge.Hours = uint64(len(t.hours))
 		if f.Times {
 			t.edge.Days = uint64(len(t.days))
@@ -231,8 +226,8 @@ func (w *World) observed(s *sight) []observation {
 			Direction: d, Observer: observer.Ref(), Source: source, Destination: dest, Protocol: s.edge.Protocol, Port: port,
 		}, n})
 	}
-	for _, from := range w.parties(s.edge.Client, s.clients, client) {
-		for _, to := range w.parties(s.edge.Server, s.servers, server) {
+	for _, from := range parties(s.edge.Client, client) {
+		for _, to := range parties(s.edge.Server, server) {
 			source, dest := from, to
 			if inside && s.atClient && w.watched(client, s.clients) {
 				port := s.edge.Port.Port
@@ -261,7 +256,7 @@ func (w *World) watched(wl *inventory.Workload, took uint) bool {
 
 // parties returns how a name is stored: a workload, an address, or the nodes as
 // the replicas at the other end see them: their own and the other one.
-func (w *World) parties(name string, _ uint, wl *inventory.Workload) []flow.Party {
+func parties(name string, wl *inventory.Workload) []flow.Party {
 	switch {
 	case wl != nil:
 		return []flow.Party{{Workload: wl.Ref()}}
