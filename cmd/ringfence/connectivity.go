@@ -25,7 +25,7 @@ which protocols and ports. "world" is every address that no workload here has.
 A pod template has no addresses: blocks of addresses match the pods only of
 manifests that hold pods with a status.`,
 		Example: "  ringfence connectivity deploy/ -o csv",
-		Args:    oneDirectory,
+		Args:    exactArgs(1, "one directory or file of manifests"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.validate(); err != nil {
 				return err
@@ -48,13 +48,6 @@ manifests that hold pods with a status.`,
 	}
 	out.register(cmd)
 	return cmd
-}
-
-func oneDirectory(cmd *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return fmt.Errorf("name one directory or file of manifests; see %s --help", cmd.CommandPath())
-	}
-	return nil
 }
 
 func readManifests(ctx context.Context, path string, bar *progress) (*manifests.World, error) {

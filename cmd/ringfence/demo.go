@@ -29,6 +29,8 @@ var errCheckFailed = errors.New("the check failed")
 const (
 	demoLearn  = 80 * time.Second
 	demoWarmUp = time.Minute
+	// demoEnforceable is demoWarmUp and two heartbeats, by which nodes say what they watched.
+	demoEnforceable = demoWarmUp + 10*time.Second
 	// attackPause lies between two rounds of attacks while the demo stays up.
 	attackPause = 20 * time.Second
 )
@@ -75,8 +77,12 @@ touched, and everything is removed at the end.`,
 			if check && cmd.Flags().Changed("until") {
 				return errors.New("--check runs the whole script: leave --until out")
 			}
-			if learn < time.Second {
-				return fmt.Errorf("--learn %s: want at least 1s", learn)
+			least := time.Second
+			if !check && until == "enforce" {
+				least = demoEnforceable // a check audits for longer than that
+			}
+			if learn < least {
+				return fmt.Errorf("--learn %s: want at least %s to go on to %s", learn, least, until)
 			}
 			d := &demo{
 				out: cmd.OutOrStdout(), learn: learn,
@@ -297,8 +303,8 @@ func (d *demo) enforce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("enforcing %d policies, slowest click to kernel %s; %d of %d attacks got through",
-		len(switched), slowest(switched).Round(10*time.Microsecond), reached(results), len(results))
+	d.say("enforcing %d policies, slowest click to kernel %.1f ms; %d of %d attacks got through",
+		len(switched), milliseconds(slowest(switched)), reached(results), len(results))
 	return nil
 }
 

@@ -46,14 +46,14 @@ func (d *demo) learnFor(ctx context.Context) ([]api.Recommendation, error) {
 			done = true
 		case <-tick.C:
 		}
-		line := d.progress(ctx, time.Until(end))
 		switch {
-		case interactive && done:
+		case done && interactive:
 			fmt.Fprint(d.out, "\r\033[K")
+		case done:
 		case interactive:
-			fmt.Fprintf(d.out, "\r\033[K%6.1fs  %s", time.Since(d.began).Seconds(), line)
+			fmt.Fprintf(d.out, "\r\033[K%6.1fs  %s", time.Since(d.began).Seconds(), d.progress(ctx, time.Until(end)))
 		default:
-			d.say("%s", line)
+			d.say("%s", d.progress(ctx, time.Until(end)))
 		}
 	}
 	return d.recommendations(ctx)

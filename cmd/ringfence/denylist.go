@@ -26,7 +26,7 @@ func newDenyListCheckCommand() *cobra.Command {
 		Long: `check reads deny lists: one prefix or address a line, with # and ; comments. It
 needs neither root nor an agent. An agent refuses a file with a bad line whole
 and keeps the list that it had; its node has room for 1,000,000 entries in all.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: minArgs(1, "the files of deny lists"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			total := 0

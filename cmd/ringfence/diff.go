@@ -25,12 +25,7 @@ func newDiffCommand() *cobra.Command {
 connections only one of them denies. Both are files as "ringfence replay" reads
 them. A workload that a file does not govern is not restricted by it.`,
 		Example: "  ringfence diff live.yaml next.yaml --from hubble flows.jsonl",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) < 3 {
-				return fmt.Errorf("name two files of policies and the files of flows; see %s --help", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args:    minArgs(3, "two files of policies and the files of flows"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.validate(); err != nil {
 				return err

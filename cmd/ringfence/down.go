@@ -35,6 +35,6 @@ flows stay in the state directory. It refuses while "up" runs.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&places.RuntimeDir, "runtime-dir", defaultRuntimeDir, "runtime directory of `up`")
+	cmd.Flags().StringVar(&places.RuntimeDir, "runtime-dir", defaultRuntimeDir, "runtime directory of \"ringfence up\"")
 	return cmd
 }

@@ -43,12 +43,7 @@ staged the audited one where there is one, or the revision that is named. With
 destination may be NAMESPACE/Service/NAME.`,
 		Example: "  ringfence explain boutique/frontend boutique/cart 7070 --slot staged\n" +
 			"  ringfence explain boutique/frontend boutique/cart 7070 --manifests deploy/",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 3 {
-				return fmt.Errorf("name a source, a destination and a port; see %s --help", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args: exactArgs(3, "a source, a destination and a port"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.validate(); err != nil {
 				return err

@@ -24,7 +24,7 @@ func (o *flowFiles) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "what the files hold: hubble (JSON lines of hubble observe -o jsonpb) or ringfence (of ringfence flows -o json)")
 	f.StringVar(&o.since, "since", "", "only flows from then on: how long ago (15m, 7d) or a time")
-	f.StringVar(&o.until, "until", "", "only flows before then, likewise")
+	f.StringVar(&o.until, "until", "", "only flows before then: how long ago or a time")
 	f.BoolVar(&o.strict, "strict", false, "fail when a line is no flow or a workload gets no policy for lack of labels")
 }
 

@@ -40,8 +40,8 @@ var flowsConditions = []struct{ flag, short, field, usage string }{
 	{"namespace", "n", "namespace", "namespace of either end"},
 	{"selector", "l", "label", "label of either end: key, key=value or key!=value; several must all hold, each at either end (--filter from.label=… is of one)"},
 	{"workload", "", "workload", "either end, as namespace/name or namespace/kind/name"},
-	{"from", "", "from.workload", "the initiator, likewise"},
-	{"to", "", "to.workload", "the responder, likewise"},
+	{"from", "", "from.workload", "the initiator, as namespace/name or namespace/kind/name"},
+	{"to", "", "to.workload", "the responder, as namespace/name or namespace/kind/name"},
 	{"port", "", "to.port", "the responder's port, or a range such as 8000-8100"},
 	{"protocol", "", "protocol", "TCP, UDP, SCTP, ICMP, ICMPv6 or a number"},
 	{"verdict", "", "verdict", "forwarded, audited or dropped"},
@@ -60,7 +60,8 @@ func newFlowsCommand() *cobra.Command {
 
 Several values of a flag, separated by commas, are alternatives; several flags
 must all hold. --filter takes the language of the web UI's filter, for what has
-no flag: ` + strings.Join(query.Fields(), ", ") + `.`,
+no flag, and knows
+` + folded(query.Fields()) + `.`,
 		Example: `  ringfence flows --since 10m --verdict dropped,audited
   ringfence flows --to boutique/redis-cart --port 6379 -o json
   ringfence flows -f -n boutique --filter '-to.label=tier=db staged.verdict=deny'`,
@@ -258,3 +259,25 @@ func judgementText(j api.Judgement) string {
 }
 
 func workloadText(w api.WorkloadRef) string { return w.Namespace + "/" + w.Kind + "/" + w.Name }
+
+// folded is a list in lines as wide as a help text's.
+func folded(words []string) string {
+	var b strings.Builder
+	width := 0
+	for i, w := range words {
+		if i > 0 {
+			b.WriteByte(',')
+			if width += len(w) + 2; width > 80 {
+				b.WriteByte('\n')
+				width = 0
+			} else {
+				b.WriteByte(' ')
+			}
+		}
+		if width == 0 {
+			width = len(w)
+		}
+		b.WriteString(w)
+	}
+	return b.String()
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
@@ -78,4 +79,19 @@ machine and goes the whole way round. It touches nothing outside the lab.`,
 		newServerCommand(), newAgentCommand(), newEngineCommand(), newLabHostCommand(),
 	)
 	return root
+}
+
+// exactArgs wants n arguments, minArgs as many or more. They say which those
+// are when they are not there.
+func exactArgs(n int, what string) cobra.PositionalArgs { return wantArgs(n, n, what) }
+
+func minArgs(n int, what string) cobra.PositionalArgs { return wantArgs(n, math.MaxInt, what) }
+
+func wantArgs(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return fmt.Errorf("name %s; see %s --help", what, cmd.CommandPath())
+		}
+		return nil
+	}
 }

@@ -30,12 +30,7 @@ func newPolicyCommand() *cobra.Command {
 }
 
 // oneWorkload is for commands whose argument is a workload.
-func oneWorkload(cmd *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return fmt.Errorf("name one workload as NAMESPACE/KIND/NAME; see %s --help", cmd.CommandPath())
-	}
-	return nil
-}
+var oneWorkload = exactArgs(1, "one workload as NAMESPACE/KIND/NAME")
 
 func newPolicyListCommand(client *clientFlags) *cobra.Command {
 	var (

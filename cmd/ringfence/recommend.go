@@ -37,10 +37,10 @@ no database.
 
 -o yaml prints NetworkPolicies; cilium, calico, calico-staged,
 clusternetworkpolicy and nftables the same in those words, behind comments that
-say what they cannot say, which stderr has too; json our policies with their evidence, flags and
-what is missing; table and name one line a workload. What was read, and every
-rule that waits for a person, is listed on stderr. Such rules are left out of the
-policies unless --include-flagged is given.`,
+say what they cannot say, which stderr has too; json our policies with their
+evidence, flags and what is missing; table and name one line a workload. What
+was read, and every rule that waits for a person, is listed on stderr. Such rules
+are left out of the policies unless --include-flagged is given.`,
 		Example: `  hubble observe --all -o jsonpb | ringfence recommend --from hubble - > policies.yaml
   ringfence recommend --from ringfence flows.json.gz -n shop -o table`,
 		RunE: o.run,

@@ -27,12 +27,7 @@ a file of NetworkPolicies or of our policies (as "ringfence recommend -o json"
 prints them). Nothing is enforced. It exits with 1 when --strict is given and
 something would be denied.`,
 		Example: "  ringfence replay policies.yaml --from hubble flows.jsonl.gz",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) < 2 {
-				return fmt.Errorf("name a file of policies and the files of flows; see %s --help", cmd.CommandPath())
-			}
-			return nil
-		},
+		Args:    minArgs(2, "a file of policies and the files of flows"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.validate(); err != nil {
 				return err

@@ -30,8 +30,8 @@ type storePlaces struct {
 
 func (p *storePlaces) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&p.StateDir, "state-dir", defaultStateDir, "state directory of `up`")
-	fs.StringVar(&p.RuntimeDir, "runtime-dir", defaultRuntimeDir, "runtime directory of `up`")
+	fs.StringVar(&p.StateDir, "state-dir", defaultStateDir, "state directory of \"ringfence up\"")
+	fs.StringVar(&p.RuntimeDir, "runtime-dir", defaultRuntimeDir, "runtime directory of \"ringfence up\"")
 	fs.StringVar(&p.engineLibrary, "engine-library", "", "path of libchdb.so (default: beside this binary)")
 }
 

@@ -59,7 +59,7 @@ func (f *storeFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.Cluster, "clickhouse-cluster", "", "name of the cluster in the servers' remote_servers")
 	fs.StringVar(&f.User, "clickhouse-user", "default", "user for --clickhouse")
 	fs.StringVar(&f.PasswordFile, "clickhouse-password-file", "", "file with the password for --clickhouse; without it $"+passwordEnv)
-	fs.BoolVar(&f.TLS.On, "clickhouse-tls", false, "reach --clickhouse over TLS; implied by the flags below")
+	fs.BoolVar(&f.TLS.On, "clickhouse-tls", false, "reach --clickhouse over TLS; implied by --clickhouse-ca, -cert, -key and -server-name")
 	fs.StringVar(&f.TLS.CA, "clickhouse-ca", "", "file of certificates that --clickhouse's must come from (default: the system's)")
 	fs.StringVar(&f.TLS.Cert, "clickhouse-cert", "", "certificate file to show to --clickhouse")
 	fs.StringVar(&f.TLS.Key, "clickhouse-key", "", "key file of --clickhouse-cert")

@@ -44,7 +44,7 @@ func newStoreBackupCommand() *cobra.Command {
 digest. "up" may run: the tables are caught at one moment, for which batches of
 flows wait at their agents. Reading them then takes as long as it takes.`,
 		Example: `  ringfence store backup /backup/ringfence-$(date +%F)`,
-		Args:    cobra.ExactArgs(1),
+		Args:    exactArgs(1, "the file to write"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := places.backup(cmd.Context(), args[0])
 			if err != nil {

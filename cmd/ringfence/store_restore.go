@@ -32,7 +32,7 @@ restore changes nothing, or is finished by the next start.
 
 Policies become those of the backup: at the next start nodes are told to hold
 the revisions that were live then.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactArgs(1, "the file of a backup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := places.restore(cmd.Context(), args[0], force)
 			if err != nil {

@@ -71,6 +71,17 @@ func TestCircleInBrowser(t *testing.T) {
 	}
 	d.reaches(t, "enforced", false)
 	b.do("shot", args{"name": "enforced"})
+	got = b.do("explain", args{"workload": workload, "source": "boutique/" + attackerIs, "port": "6379"})
+	if text := got["text"].(string); !strings.HasPrefix(text, "Denied") || !strings.Contains(text, "cartservice") {
+		t.Errorf("the enforced policy does not explain why %s is denied: %q", attackerIs, text)
+	}
+	b.do("shot", args{"name": "explain", "of": "explain"})
+	got = b.do("explain", args{"workload": workload, "source": "boutique/cartservice", "port": "6379"})
+	if text := got["text"].(string); !strings.HasPrefix(text, "Allowed") {
+		t.Errorf("the enforced policy does not allow its client: %q", text)
+	}
+	b.do("open", args{"path": "/flows", "shows": "flow-row"})
+	b.do("shot", args{"name": "flows"})
 
 	b.do("open", args{"path": "/workloads/" + workload})
 	b.do("press", args{"action": "rollback", "stage": "audit"})

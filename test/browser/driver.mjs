@@ -94,6 +94,15 @@ const steps = {
     return { rows: await page.getByTestId("audit-row").allInnerTexts() };
   },
 
+  /** Asks why a connection to the workload is allowed or denied. */
+  async explain({ workload, source, port }) {
+    await page.goto(`${path(workload)}/endpoints`);
+    await page.getByTestId("explain-source").fill(source);
+    await page.getByTestId("explain-port").fill(port);
+    await page.getByTestId("btn-explain").click();
+    return { text: await page.getByTestId("explain-answer").first().innerText() };
+  },
+
   /** Asks for flows by a filter, until the page shows a text. */
   async flows({ filter, shown }) {
     await page.getByTestId("flow-filter").fill(filter);
@@ -142,13 +151,14 @@ const steps = {
     return { text: await page.getByTestId("flow-detail").innerText() };
   },
 
-  async shot({ name, scheme, width }) {
+  /** A picture of the page's first screen, or of the element that is named. */
+  async shot({ name, scheme, width, of }) {
     if (!shots) return {};
     await page.emulateMedia({ colorScheme: scheme ?? "light", reducedMotion: "reduce" });
     await page.setViewportSize({ width: width ?? 1440, height: 900 });
     await page.evaluate(() => window.scrollTo(0, 0));
     await painted();
-    await page.screenshot({ path: `${shots}/${name}.png` });
+    await (of ? page.getByTestId(of) : page).screenshot({ path: `${shots}/${name}.png` });
     await page.setViewportSize({ width: 1440, height: 900 });
     return {};
   },

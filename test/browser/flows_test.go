@@ -42,9 +42,6 @@ func TestFlowsInBrowser(t *testing.T) {
 	}
 	b.do("older", args{"shown": "The newest 400 records"})
 	b.do("older", args{"shown": "450 records"})
-	b.do("shot", args{"name": "flows"})
-	b.do("shot", args{"name": "flows-dark", "scheme": "dark"})
-	b.do("shot", args{"name": "flows-narrow", "width": 390})
 
 	got = b.do("facet", args{"term": "verdict=dropped", "shown": "45 records"})
 	if filter := got["filter"].(string); filter != "verdict=dropped to.port=6379 since=1h" {
@@ -54,7 +51,6 @@ func TestFlowsInBrowser(t *testing.T) {
 	if text := got["text"].(string); !strings.Contains(text, "Character 14") || !strings.Contains(text, "to.label") {
 		t.Errorf("the error is %q", text)
 	}
-	b.do("shot", args{"name": "flows-wrong"})
 
 	b.do("flows", args{"filter": "to.label=tier=db verdict=audited", "shown": "No flow matches"})
 	b.do("live", nil)
@@ -71,7 +67,6 @@ func TestFlowsInBrowser(t *testing.T) {
 	if text := got["text"].(string); !strings.Contains(text, "boutique/Host/redis-cart") || !strings.Contains(text, "tier=db") {
 		t.Errorf("the detail is %q", text)
 	}
-	b.do("shot", args{"name": "flow-detail"})
 }
 
 // record is the number n from the newest; each tenth was dropped.

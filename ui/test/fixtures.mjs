@@ -488,3 +488,45 @@ export function facets() {
     facet("node", ["node-1", "node-2"]),
   ];
 }
+
+/** Why a connection to cartservice is denied. @param {URLSearchParams} asked @returns {{ connections: Wire.Connection[], judgedBy: [] }} */
+export function explanation(asked) {
+  const source = asked.get("source") ?? "";
+  const destination = asked.get("destination") ?? "";
+  const port = Number(asked.get("port"));
+  const why = [`${source} is not in namespace boutique`, `port ${port}/TCP is not among them`];
+  return {
+    connections: [
+      {
+        source,
+        destination,
+        protocol: "TCP",
+        port,
+        allowed: false,
+        summary: `ingress of ${destination}: denied, since the direction is isolated and none of its 2 rules matches`,
+        ingress: {
+          verdict: "deny",
+          reason: "default-deny",
+          summary: "denied: none of 2 rules matches",
+          rules: [
+            {
+              index: 0,
+              id: "r1",
+              sentence: "workloads with app=frontend in boutique may connect to TCP 7070",
+              matched: false,
+              why,
+            },
+            {
+              index: 1,
+              id: "r2",
+              sentence: "workloads with app=checkoutservice in boutique may connect to TCP 7070",
+              matched: false,
+              why,
+            },
+          ],
+        },
+      },
+    ],
+    judgedBy: [],
+  };
+}

@@ -348,6 +348,8 @@ async function api(mock, req, res, url) {
         const wanted = url.searchParams.get("workload");
         return !wanted || (a.workload && keyOf(a.workload) === wanted);
       });
+    case "GET /api/v1/explain":
+      return fixtures.explanation(url.searchParams);
     case "GET /api/v1/flows":
       return flowsPage(url);
     case "GET /api/v1/flows/facets":

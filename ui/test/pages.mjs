@@ -160,6 +160,14 @@ const scenes = /** @type {[name: string, go: (page: Page, mock: Mock) => Promise
   ["revision-diff", (page) => page.getByTestId("revision-1").click()],
   ["endpoints", (page) => page.getByTestId("tab-endpoints").click()],
   [
+    "explained",
+    async (page) => {
+      await page.getByTestId("explain-port").fill("6379");
+      await page.getByTestId("btn-explain").click();
+      await page.getByTestId("explain-answer").waitFor();
+    },
+  ],
+  [
     "audit-clean",
     async (page) => {
       await accept(page, "/workloads/boutique/Host/redis-cart");
@@ -312,7 +320,7 @@ async function check(page, where) {
     const { violations } = await globalThis.axe.run(document, { resultTypes: ["violations"] });
     return violations.map((/** @type {any} */ v) => ({
       impact: v.impact,
-      text: `${v.id}: ${v.nodes.map((/** @type {any} */ n) => n.target.join(" ")).join(" | ")}`,
+      text: `${v.id}, ${v.nodes.length} times, as at ${v.nodes[0].target.join(" ")}`,
     }));
   });
   for (const v of found) {

@@ -4,6 +4,7 @@ import {
   formatBytes,
   formatDuration,
   formatMillis,
+  formatMoment,
   formatPercent,
   millisBetween,
   parseTime,
@@ -58,4 +59,8 @@ test("parseTime knows Go's zero time and nonsense for none", () => {
   expect(parseTime("yesterday")).toBeUndefined();
   expect(parseTime(undefined)).toBeUndefined();
   expect(millisBetween("2026-01-02T03:04:05.000Z", "2026-01-02T03:04:05.038Z")).toBe(38);
+});
+
+test("formatMoment tells records of one second apart", () => {
+  expect(formatMoment(new Date(2026, 10, 22, 15, 4, 5, 67))).toBe("Nov 22, 2026, 15:04:05.067");
 });

@@ -73,6 +73,19 @@ export function formatAgo(time: Date, now: number): string {
 export const formatTime = (time: Date): string =>
   new Intl.DateTimeFormat(language(), { dateStyle: "medium", timeStyle: "medium" }).format(time);
 
+/** A time to the millisecond, by which records are told apart. */
+export const formatMoment = (time: Date): string =>
+  new Intl.DateTimeFormat(language(), {
+    year: "numeric",
+    month: "short",
+    day: "numeric",
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    fractionalSecondDigits: 3,
+    hourCycle: "h23",
+  }).format(time);
+
 /** Reads a time of the API; a missing one and Go's zero time are none. */
 export function parseTime(s: string | undefined): Date | undefined {
   if (!s || s.startsWith("0001-")) {

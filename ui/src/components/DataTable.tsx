@@ -14,6 +14,8 @@ export interface Column<T> {
   sortable?: boolean;
   /** Has nothing to say of the row: a card leaves it out. */
   absent?: (row: T) => boolean;
+  /** Takes a card's whole width: names, addresses and sentences. */
+  wide?: boolean;
 }
 
 export interface Sort {
@@ -142,7 +144,7 @@ function Cards<T>({ label, columns, rows, rowKey, rowTestId, onRow }: DataTableP
             {rest
               .filter((c) => !c.absent?.(row))
               .map((c) => (
-                <div key={c.id}>
+                <div key={c.id} data-wide={c.wide || undefined}>
                   <dt>{c.header}</dt>
                   <dd>{c.cell(row)}</dd>
                 </div>

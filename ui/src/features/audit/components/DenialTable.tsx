@@ -58,6 +58,7 @@ const columnsOf = (
   {
     id: "destination",
     header: t("denials.columns.destination"),
+    wide: true,
     cell: (d) => <PartyName party={d.destination} self={isSelf(d.destination.workload, self)} />,
   },
   { id: "port", header: t("denials.columns.port"), cell: (d) => `${d.protocol} ${d.port || ""}` },

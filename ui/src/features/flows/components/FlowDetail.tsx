@@ -3,7 +3,7 @@ import type { TFunction } from "i18next";
 import type { ReactNode } from "react";
 import { useTranslation } from "react-i18next";
 import type { Flow, Judgement, Party } from "../../../api/wire";
-import { formatBytes, formatCount, formatTime, parseTime } from "../../../app/format";
+import { formatBytes, formatCount, formatMoment, parseTime } from "../../../app/format";
 import { reservedText } from "../../../components/partyText";
 import { WorkloadLink } from "../../../components/TextLink";
 import classes from "./FlowDetail.module.css";
@@ -57,7 +57,7 @@ const factsOf = (t: TFunction, f: Flow): [string, ReactNode][] => [
 
 const exact = (s: string): string => {
   const at = parseTime(s);
-  return at ? formatTime(at) : "";
+  return at ? formatMoment(at) : "";
 };
 
 const carried = (t: TFunction, packets: number, bytes: number): string =>

@@ -3,7 +3,7 @@ import { useVirtualizer } from "@tanstack/react-virtual";
 import { useLayoutEffect, useRef } from "react";
 import { useTranslation } from "react-i18next";
 import type { Flow } from "../../../api/wire";
-import { formatBytes, formatTime, parseTime } from "../../../app/format";
+import { formatBytes, formatMoment, parseTime } from "../../../app/format";
 import classes from "./FlowTable.module.css";
 import { FlowEnd, VerdictBadge } from "./parts";
 
@@ -81,13 +81,13 @@ function FlowCells({ flow: f, onOpen }: { flow: Flow; onOpen: (flow: Flow) => vo
       <button
         type="button"
         className={classes.open}
-        aria-label={t("flows.open", { time: at ? formatTime(at) : "" })}
+        aria-label={t("flows.open", { time: at ? clock(at) : "" })}
         onClick={(e) => {
           e.stopPropagation();
           onOpen(f);
         }}
       >
-        <time dateTime={f.time} title={at && formatTime(at)}>
+        <time dateTime={f.time} title={at && formatMoment(at)}>
           {at ? clock(at) : ""}
         </time>
       </button>

@@ -47,6 +47,7 @@ const columnsOf = (t: TFunction, self: WorkloadRef): Column<ExcludedEdge>[] => [
   {
     id: "destination",
     header: t("denials.columns.destination"),
+    wide: true,
     cell: (e) => <PartyName party={e.destination} self={isSelf(e.destination.workload, self)} />,
   },
   {
@@ -65,5 +66,5 @@ const columnsOf = (t: TFunction, self: WorkloadRef): Column<ExcludedEdge>[] => [
     numeric: true,
     cell: (e) => formatCount(e.connections),
   },
-  { id: "reason", header: t("excluded.why"), cell: (e) => e.reason },
+  { id: "reason", header: t("excluded.why"), wide: true, cell: (e) => e.reason },
 ];

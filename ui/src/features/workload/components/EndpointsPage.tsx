@@ -89,7 +89,7 @@ function Confirmed({ node }: { node: NodeSlots }) {
     return <>{t("slot.notNeeded")}</>;
   }
   if (node.confirmed) {
-    return <>{t("slot.confirmed")}</>;
+    return <>{t("endpoints.confirmed")}</>;
   }
   const deadline = parseTime(node.deadline);
   const left = deadline ? Math.max(0, Math.ceil((deadline.getTime() - now) / 1000)) : undefined;
@@ -119,6 +119,7 @@ const endpointColumns = (t: TFunction): Column<Endpoint>[] => [
   {
     id: "addresses",
     header: t("endpoints.columns.addresses"),
+    wide: true,
     cell: (e) => <code className={classes.mono}>{e.addresses.join(", ")}</code>,
   },
 ];

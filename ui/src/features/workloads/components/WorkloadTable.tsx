@@ -72,6 +72,7 @@ const columnsOf = (t: TFunction): Column<WorkloadRow>[] => [
     id: "revisions",
     header: t("workloads.columns.revisions"),
     absent: hasNoRevision,
+    wide: true,
     cell: (r) => <SlotsCell row={r} />,
   },
   {
