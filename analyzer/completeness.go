@@ -147,11 +147,7 @@ func (v *view) split(ctx context.Context, whole *Recommendation, from time.Time)
 	if _, err := early.learn(ctx, whole.Workload, r); err != nil {
 		return nil, err
 	}
-	var ids []string
-	for i := range r.Rules {
-		ids = append(ids, r.Rules[i].Rule.ID)
-	}
-	p, err := r.PolicyOf(ids)
+	p, err := r.PolicyOf(r.All())
 	if err != nil {
 		return nil, err
 	}
