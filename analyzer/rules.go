@@ -155,6 +155,8 @@ func mayAdmit(peers []policy.Peer) []string {
 	out := []string{}
 	for _, p := range peers {
 		switch {
+		case p.Selector != nil && (p.Selector.Namespace == "" || len(p.Selector.MatchLabels) == 0 || len(p.Selector.MatchExpressions) > 0):
+			out = append(out, "any later one of the "+p.Selector.String()) // which no recommendation has
 		case p.Selector != nil:
 			labels := policy.LabelSelector{MatchLabels: p.Selector.MatchLabels}
 			out = append(out, fmt.Sprintf("any later workload in %s with %s", p.Selector.Namespace, &labels))
