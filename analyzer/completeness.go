@@ -147,11 +147,7 @@ func (v *view) split(ctx context.Context, whole *Recommendation, from time.Time)
 	if _, err := early.learn(ctx, whole.Workload, r); err != nil {
 		return nil, err
 	}
-	var ids []string
-	for i := range r.Rules {
-		ids = append(ids, r.Rules[i].Rule.ID)
-	}
-	p, err := r.PolicyOf(ids)
+	p, err := r.PolicyOf(r.All())
 	if err != nil {
 		return nil, err
 	}
@@ -222,9 +218,7 @@ func (v *view) missingOfCompleteness(r *Recommendation) {
 	missing := func(format string, args ...any) {
 		r.Coverage.Missing, r.Coverage.Ready = append(r.Coverage.Missing, fmt.Sprintf(format, args...)), false
 	}
-	if have := c.WeekHours.Count(); have < v.cfg.MinWeekHours {
-		missing("%d of the week's 168 hours were watched without a loss%s; want %d", have, weekWords(c.WeekHours), v.cfg.MinWeekHours)
-	}
+	v.missingHours(c.WeekHours, &r.Coverage)
 	if v.cfg.MaxUnseen >= 1 || len(r.Rules) == 0 {
 		return
 	}
@@ -234,6 +228,14 @@ func (v *view) missingOfCompleteness(r *Recommendation) {
 	if s := c.Split; s != nil && s.Share > v.cfg.MaxUnseen {
 		missing("what the earlier half taught would deny %s of the later half's connections, on %s; want at most %s",
 			percent(s.Share), number(s.DeniedEdges, "edge"), percent(v.cfg.MaxUnseen))
+	}
+}
+
+// missingHours says when fewer hours of the week were watched than are wanted.
+func (v *view) missingHours(have flow.WeekHours, c *Coverage) {
+	if n := have.Count(); n < v.cfg.MinWeekHours {
+		c.Ready = false
+		c.Missing = append(c.Missing, fmt.Sprintf("%d of the week's 168 hours were watched without a loss%s; want %d", n, weekWords(have), v.cfg.MinWeekHours))
 	}
 }
 

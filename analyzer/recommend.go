@@ -30,31 +30,54 @@ func (v *view) recommend(ctx context.Context, w flow.Workload) (*Recommendation,
 
 // learn fills in r's rules, what was left out and the candidate.
 func (v *view) learn(ctx context.Context, w flow.Workload, r *Recommendation) ([]learnedEdge, error) {
+	q, err := v.qualified(ctx, w, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Excluded = append(r.Excluded, q.excluded...)
+	r.Rules = v.rules(q.learned)
+	v.conclude(r, q.failsafe)
+	return q.learned, nil
+}
+
+// qualification is what came of a workload's edges.
+type qualification struct {
+	learned  []learnedEdge
+	excluded []Excluded
+	failsafe map[flow.Direction]bool // failsafe traffic was seen
+}
+
+// qualified decides which edges of w may be learned, and what speaks against
+// each. With a baseline they are those that it does not admit.
+func (v *view) qualified(ctx context.Context, w flow.Workload, base *baseline) (*qualification, error) {
 	seen, unknown, err := v.sightings(ctx, w)
 	if err != nil {
 		return nil, err
 	}
-	r.Excluded = append(r.Excluded, excludeUnknown(unknown)...)
+	q := &qualification{excluded: excludeUnknown(unknown), failsafe: map[flow.Direction]bool{}}
+	base.doubt(unknown)
 	forgeries := forgedSources(seen)
-	var learned []learnedEdge
-	failsafe := map[flow.Direction]bool{}
 	for i := range seen {
 		s := &seen[i]
+		if base.admits(s) {
+			continue
+		}
 		peer, exclude := v.qualify(w, s, forgeries)
+		if exclude != nil && base.wants(exclude, s) {
+			peer, exclude = v.namedPeer(s)
+		}
 		if exclude != nil {
-			failsafe[s.direction] = failsafe[s.direction] || exclude.Code == ExcludedFailsafe
-			r.Excluded = append(r.Excluded, *exclude)
+			q.failsafe[s.direction] = q.failsafe[s.direction] || exclude.Code == ExcludedFailsafe
+			q.excluded = append(q.excluded, *exclude)
 			continue
 		}
 		flags, err := v.flags(ctx, w, s)
 		if err != nil {
 			return nil, err
 		}
-		learned = append(learned, learnedEdge{sighting: s, peer: peer, flags: flags})
+		q.learned = append(q.learned, learnedEdge{sighting: s, peer: peer, flags: append(flags, base.flags(s)...)})
 	}
-	r.Rules = v.rules(learned)
-	v.conclude(r, failsafe)
-	return learned, nil
+	return q, nil
 }
 
 // empty returns a recommendation that has learned nothing yet.
@@ -124,16 +147,12 @@ func directionState(rules []Rule, d flow.Direction, failsafe bool) DirectionStat
 
 // qualify decides whether an edge of w may be learned, and as which peer.
 func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool) (policy.Peer, *Excluded) {
-	e, party := &s.edge, s.peer()
+	e := &s.edge
 	exclude := func(code, format string, args ...any) (policy.Peer, *Excluded) {
-		return policy.Peer{}, &Excluded{
-			Direction: s.direction, Source: e.Source, Destination: e.Destination,
-			Protocol: e.Protocol, Port: e.Port, Connections: e.Connections,
-			Code: code, Reason: fmt.Sprintf(format, args...),
-		}
+		return policy.Peer{}, s.excluded(code, format, args...)
 	}
 	switch {
-	case policy.Failsafe(v.facts(s, party.Address)):
+	case policy.Failsafe(v.facts(s, s.peer().Address)):
 		return exclude(ExcludedFailsafe, "covered by failsafe: it is never denied, so it needs no rule")
 	case s.forged || v.forgedAs(s, forgeries):
 		return exclude(ExcludedSpoofed, "spoofed: an observed endpoint sent it from an address that is not its own")
@@ -146,21 +165,36 @@ func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool)
 	case refused(e):
 		return exclude(ExcludedRefused, "refused: none of %s was completed", number(e.Connections, "attempt"))
 	}
+	return v.namedPeer(s)
+}
+
+// namedPeer returns the peer that a rule names for an edge.
+func (v *view) namedPeer(s *sighting) (policy.Peer, *Excluded) {
+	party := s.peer()
 	if !party.IsWorkload() {
-		peer, ok := v.addressPeer(s.direction, party)
-		if !ok {
-			return exclude(ExcludedUnknown, "the peer's address is not known")
+		if peer, ok := v.addressPeer(s.direction, party); ok {
+			return peer, nil
 		}
-		return peer, nil
+		return policy.Peer{}, s.excluded(ExcludedUnknown, "the peer's address is not known")
 	}
 	sel := v.selectorOf(party.Workload)
 	switch {
 	case errors.Is(sel.err, ErrNoLabels):
-		return exclude(ExcludedNoLabels, "no rule can name the peer: %v", sel.err)
+		return policy.Peer{}, s.excluded(ExcludedNoLabels, "no rule can name the peer: %v", sel.err)
 	case sel.err != nil:
-		return exclude(ExcludedUnknown, "no rule can name the peer: %v", sel.err)
+		return policy.Peer{}, s.excluded(ExcludedUnknown, "no rule can name the peer: %v", sel.err)
 	}
 	return sel.peer, nil
+}
+
+// excluded says why an edge is not learned.
+func (s *sighting) excluded(code, format string, args ...any) *Excluded {
+	e := &s.edge
+	return &Excluded{
+		Direction: s.direction, Source: e.Source, Destination: e.Destination,
+		Protocol: e.Protocol, Port: e.Port, Connections: e.Connections,
+		Code: code, Reason: fmt.Sprintf(format, args...),
+	}
 }
 
 // forgedSources collects the addresses that endpoints forged, with what they

@@ -41,10 +41,13 @@ type DirectionState struct {
 // Proposal is what the analyzer thinks should happen with a rule.
 type Proposal string
 
-// Proposals. A rule to review is accepted one by one, never in bulk.
+// Proposals. A rule to review is accepted one by one, never in bulk. Keep and
+// Remove are for rules of a policy that is there already.
 const (
 	Accept Proposal = "accept"
 	Review Proposal = "review"
+	Keep   Proposal = "keep"
+	Remove Proposal = "remove"
 )
 
 // Rule is one rule with what speaks for and against it.
@@ -62,6 +65,8 @@ type Rule struct {
 	// AlsoSelects are the workloads of these that its selectors pick today.
 	AlsoAdmits  []string        `json:"alsoAdmits"`
 	AlsoSelects []flow.Workload `json:"alsoSelects"`
+	// ShadowedBy are the IDs of rules that admit together all that it admits.
+	ShadowedBy []string `json:"shadowedBy,omitempty"`
 	// MayAdmit says in words who else it may come to admit later, as labels,
 	// names and nodes change.
 	MayAdmit []string `json:"mayAdmit"`
@@ -90,6 +95,11 @@ const (
 	FlagNode              = "node"
 	FlagEnvironment       = "cross-environment"
 	FlagImplied           = "implied"
+	FlagUnused            = "unused"
+	FlagShadowed          = "shadowed"
+	FlagLeftOut           = "left-out"
+	FlagUnanswered        = "unanswered"
+	FlagOpen              = "open"
 )
 
 // Observers of an edge, as Evidence.ObservedAt has them.

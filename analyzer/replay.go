@@ -142,6 +142,8 @@ type judge struct {
 	guard     policy.Evaluator
 	host      bool
 	addressed [3]bool // by direction: addresses are named
+	// matched, when it is set, hears of every rule that matches, also twice.
+	matched func(rule int)
 }
 
 func (v *view) judgeOf(p *policy.Policy) *judge {
@@ -161,13 +163,13 @@ func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 	f.Peer.Outside = j.host
 	w := j.v.workloads[party.Workload]
 	if w == nil || !j.addressed[s.direction] {
-		return j.guard.Evaluate(j.policy, f), false
+		return j.evaluate(f), false
 	}
 	allowed, denied := 0, 0
 	for i := range w.Endpoints {
 		for _, a := range w.Endpoints[i].Addresses {
 			f.Peer.Addr, f.Peer.Names = a, j.v.index.Names(a)
-			one := j.guard.Evaluate(j.policy, f)
+			one := j.evaluate(f)
 			if one.Denied() {
 				denied++
 				out = one
@@ -181,9 +183,16 @@ func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 	}
 	if allowed+denied == 0 {
 		f.Peer.Addr, f.Peer.Names = netip.Addr{}, nil
-		return j.guard.Evaluate(j.policy, f), false
+		return j.evaluate(f), false
 	}
 	return out, allowed > 0 && denied > 0
+}
+
+func (j *judge) evaluate(f policy.Facts) policy.Judgement {
+	if j.matched != nil {
+		return j.guard.Matching(j.policy, f, j.matched)
+	}
+	return j.guard.Evaluate(j.policy, f)
 }
 
 // guard returns what judges flows of w beside its policy.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -156,12 +155,11 @@ func mayAdmit(peers []policy.Peer) []string {
 	out := []string{}
 	for _, p := range peers {
 		switch {
+		case p.Selector != nil && (p.Selector.Namespace == "" || len(p.Selector.MatchLabels) == 0 || len(p.Selector.MatchExpressions) > 0):
+			out = append(out, "any later one of the "+p.Selector.String()) // which no recommendation has
 		case p.Selector != nil:
-			var labels []string
-			for _, k := range slices.Sorted(maps.Keys(p.Selector.MatchLabels)) {
-				labels = append(labels, k+"="+p.Selector.MatchLabels[k])
-			}
-			out = append(out, fmt.Sprintf("any later workload in %s with %s", p.Selector.Namespace, strings.Join(labels, ", ")))
+			labels := policy.LabelSelector{MatchLabels: p.Selector.MatchLabels}
+			out = append(out, fmt.Sprintf("any later workload in %s with %s", p.Selector.Namespace, &labels))
 		case p.FQDN != "":
 			out = append(out, "whatever addresses "+p.FQDN+" will have")
 		case p.Reserved == flow.IdentityHost.ReservedName():

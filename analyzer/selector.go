@@ -80,11 +80,10 @@ func (v *view) makeSelector(w flow.Workload) selection {
 	if !ok {
 		return selection{err: fmt.Errorf("workload %s %w", w, ErrUnknownWorkload)}
 	}
-	labels := stableLabels(known.Labels)
-	if len(labels) == 0 {
-		return selection{err: fmt.Errorf("workload %s %w", w, ErrNoLabels)}
+	s, err := Subject(known)
+	if err != nil {
+		return selection{err: err}
 	}
-	s := &policy.Selector{Namespace: w.Namespace, MatchLabels: labels}
 	var also []flow.Workload
 	for _, other := range v.order {
 		if other != w && s.Selects(v.factsOf(v.workloads[other])) {

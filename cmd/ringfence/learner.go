@@ -35,16 +35,10 @@ func (l *learner) Recommend(ctx context.Context, w flow.Workload, since, until t
 		return api.Recommendation{}, refusal(err)
 	}
 	out := api.Recommendation{
-		Workload:        api.RefOf(r.Workload),
-		Rules:           make([]api.RecommendedRule, 0, len(r.Rules)),
+		Workload: api.RefOf(r.Workload), Rules: recommendedRules(r.Rules),
 		IngressObserved: r.Ingress.Observed, EgressObserved: r.Egress.Observed,
 		IsolateIngress: r.Ingress.Isolated, IsolateEgress: r.Egress.Isolated,
-		Excluded: make([]api.ExcludedEdge, 0, len(r.Excluded)),
-		Coverage: api.Coverage{
-			Since: r.Coverage.Since, Until: r.Coverage.Until, Seconds: r.Coverage.Seconds,
-			CoveredSeconds: r.Coverage.CoveredSeconds, LostRecords: signed(r.Coverage.LostRecords),
-			Ready: r.Coverage.Ready, Missing: r.Coverage.Missing, Words: r.Coverage.Words,
-		},
+		Excluded: excludedEdges(r.Excluded), Coverage: coverage(&r.Coverage),
 		Completeness: completeness(&r.Completeness),
 	}
 	if r.NoPolicy != "" {
@@ -53,17 +47,51 @@ func (l *learner) Recommend(ctx context.Context, w flow.Workload, since, until t
 	if len(r.Notes) > 0 {
 		out.Notes = &r.Notes
 	}
-	for i := range r.Rules {
-		out.Rules = append(out.Rules, recommendedRule(&r.Rules[i]))
+	return out, nil
+}
+
+// Check implements api.Analyzer.
+func (l *learner) Check(ctx context.Context, p policy.Policy, made, since, until time.Time) (api.PolicyCheck, error) {
+	c, err := l.analyzer.Check(ctx, p, made, analyzer.Window{Since: since, Until: until})
+	if err != nil {
+		return api.PolicyCheck{}, refusal(err)
 	}
-	for i := range r.Excluded {
-		e := &r.Excluded[i]
-		out.Excluded = append(out.Excluded, api.ExcludedEdge{
+	out := api.PolicyCheck{
+		Workload: api.RefOf(c.Workload), Since: since, Until: until, Rules: recommendedRules(c.Rules), Excluded: excludedEdges(c.Excluded),
+		Coverage: coverage(&c.Coverage), Unused: c.Unused, Shadowed: c.Shadowed, Broad: c.Broad, New: c.New, ToReview: c.ToReview, Words: c.Words,
+	}
+	if c.Next != nil {
+		next := api.PolicyOf(*c.Next)
+		out.Next = &next
+	}
+	return out, nil
+}
+
+func coverage(c *analyzer.Coverage) api.Coverage {
+	return api.Coverage{
+		Since: c.Since, Until: c.Until, Seconds: c.Seconds, CoveredSeconds: c.CoveredSeconds, LostRecords: signed(c.LostRecords),
+		Ready: c.Ready, Missing: c.Missing, Words: c.Words,
+	}
+}
+
+func excludedEdges(list []analyzer.Excluded) []api.ExcludedEdge {
+	out := make([]api.ExcludedEdge, 0, len(list))
+	for i := range list {
+		e := &list[i]
+		out = append(out, api.ExcludedEdge{
 			Direction: api.DirectionOf(e.Direction), Source: api.PartyOf(e.Source), Destination: api.PartyOf(e.Destination),
 			Protocol: e.Protocol.String(), Port: int(e.Port), Connections: signed(e.Connections), Reason: e.Reason,
 		})
 	}
-	return out, nil
+	return out
+}
+
+func recommendedRules(rules []analyzer.Rule) []api.RecommendedRule {
+	out := make([]api.RecommendedRule, 0, len(rules))
+	for i := range rules {
+		out = append(out, recommendedRule(&rules[i]))
+	}
+	return out
 }
 
 func completeness(c *analyzer.Completeness) api.Completeness {
@@ -101,6 +129,9 @@ func recommendedRule(r *analyzer.Rule) api.RecommendedRule {
 			SourceEndpoints: int(signed(e.SourceEndpoints)), DestinationEndpoints: int(signed(e.DestinationEndpoints)),
 			Hours: int(signed(e.Hours)), Days: int(signed(e.Days)), WeekHours: e.WeekHours.Count(), ObservedAt: api.EvidenceObservedAt(e.ObservedAt),
 		})
+	}
+	if len(r.ShadowedBy) > 0 {
+		out.ShadowedBy = &r.ShadowedBy
 	}
 	for _, f := range r.Flags {
 		out.Flags = append(out.Flags, api.Flag{Code: f.Code, Reason: f.Reason})

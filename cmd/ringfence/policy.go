@@ -19,12 +19,12 @@ func newPolicyCommand() *cobra.Command {
 	var client clientFlags
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "List, show, stage, promote and roll back policies",
+		Short: "List, show, check, stage, promote and roll back policies",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	client.register(cmd)
-	cmd.AddCommand(newPolicyListCommand(&client), newPolicyShowCommand(&client),
+	cmd.AddCommand(newPolicyListCommand(&client), newPolicyShowCommand(&client), newPolicyCheckCommand(&client),
 		newSlotCommand(&client, slotStage), newSlotCommand(&client, slotPromote), newSlotCommand(&client, slotRollback))
 	return cmd
 }

@@ -73,6 +73,9 @@ type Sessions interface {
 type Analyzer interface {
 	Recommend(ctx context.Context, w flow.Workload, since, until time.Time) (Recommendation, error)
 	Replay(ctx context.Context, p policy.Policy, since, until time.Time) (Denials, error)
+	// Check is of a policy that was made at a time. Slot, Revision and Made of its
+	// answer are the caller's to fill in.
+	Check(ctx context.Context, p policy.Policy, made, since, until time.Time) (PolicyCheck, error)
 }
 
 // Flows reads stored flows. Every method may fail while ClickHouse is away:

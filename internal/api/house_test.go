@@ -188,6 +188,11 @@ func (a fakeAnalyzer) Replay(_ context.Context, p policy.Policy, _, _ time.Time)
 	return Denials{Denials: []Denial{}, Judged: int64(len(p.Ingress))}, a.err
 }
 
+func (a fakeAnalyzer) Check(_ context.Context, p policy.Policy, _, since, until time.Time) (PolicyCheck, error) {
+	return PolicyCheck{Workload: RefOf(p.Workload), Since: since, Until: until, Rules: []RecommendedRule{}, Excluded: []ExcludedEdge{},
+		Coverage: Coverage{Since: since, Until: until, Missing: []string{}}, Broad: len(p.Ingress)}, a.err
+}
+
 func testInventory() inventory.Inventory {
 	addr := netip.MustParseAddr
 	return inventory.Inventory{

@@ -191,6 +191,8 @@ func (e PeerReserved) Valid() bool {
 // Defines values for RecommendedRuleProposed.
 const (
 	Accept RecommendedRuleProposed = "accept"
+	Keep   RecommendedRuleProposed = "keep"
+	Remove RecommendedRuleProposed = "remove"
 	Review RecommendedRuleProposed = "review"
 )
 
@@ -198,6 +200,10 @@ const (
 func (e RecommendedRuleProposed) Valid() bool {
 	switch e {
 	case Accept:
+		return true
+	case Keep:
+		return true
+	case Remove:
 		return true
 	case Review:
 		return true
@@ -696,6 +702,36 @@ type Policy struct {
 	Workload       WorkloadRef `json:"workload"`
 }
 
+// PolicyCheck defines model for PolicyCheck.
+type PolicyCheck struct {
+	Broad    int      `json:"broad"`
+	Coverage Coverage `json:"coverage"`
+
+	// Excluded What it does not admit and no rule could.
+	Excluded []ExcludedEdge `json:"excluded"`
+
+	// Made When the revision was saved.
+	Made time.Time `json:"made"`
+
+	// New Rules for what it does not admit.
+	New      int     `json:"new"`
+	Next     *Policy `json:"next,omitempty"`
+	Revision int64   `json:"revision"`
+
+	// Rules The revision's, to keep or to remove, and behind them new ones for what it does not admit, to accept or to review.
+	Rules    []RecommendedRule `json:"rules"`
+	Shadowed int               `json:"shadowed"`
+	Since    time.Time         `json:"since"`
+	Slot     Slot              `json:"slot"`
+
+	// ToReview Of the new ones.
+	ToReview int         `json:"toReview"`
+	Until    time.Time   `json:"until"`
+	Unused   int         `json:"unused"`
+	Words    string      `json:"words"`
+	Workload WorkloadRef `json:"workload"`
+}
+
 // Port defines model for Port.
 type Port struct {
 	EndPort  *int `json:"endPort,omitempty"`
@@ -749,13 +785,16 @@ type RecommendedRule struct {
 	// MayAdmit Whom it may come to admit, as labels, names and nodes change.
 	MayAdmit []string `json:"mayAdmit"`
 
-	// Proposed Flagged rules are accepted one by one.
+	// Proposed Flagged rules are accepted one by one; keep and remove are for rules of a revision that is checked.
 	Proposed RecommendedRuleProposed `json:"proposed"`
 	Rule     Rule                    `json:"rule"`
 	Sentence string                  `json:"sentence"`
+
+	// ShadowedBy IDs of rules that admit together all that it admits.
+	ShadowedBy *[]string `json:"shadowedBy,omitempty"`
 }
 
-// RecommendedRuleProposed Flagged rules are accepted one by one.
+// RecommendedRuleProposed Flagged rules are accepted one by one; keep and remove are for rules of a revision that is checked.
 type RecommendedRuleProposed string
 
 // ReplayRequest defines model for ReplayRequest.
@@ -1055,6 +1094,18 @@ type TailFlowsParams struct {
 	Last *int `form:"last,omitempty" json:"last,omitempty"`
 }
 
+// CheckPolicyParams defines parameters for CheckPolicy.
+type CheckPolicyParams struct {
+	// Slot The live revision unless given, or else the staged one.
+	Slot *Slot `form:"slot,omitempty" json:"slot,omitempty"`
+
+	// Since Start of the window; thirty days ago unless given.
+	Since *Since `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until End of the window; now unless given.
+	Until *Until `form:"until,omitempty" json:"until,omitempty"`
+}
+
 // ListDenialsParams defines parameters for ListDenials.
 type ListDenialsParams struct {
 	Slot Slot `form:"slot" json:"slot"`
@@ -1242,6 +1293,11 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name} (the `GetWorkload` operationId).
 	GetWorkload(ctx context.Context, namespace Namespace, kind Kind, name Name, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CheckPolicy How a slot's revision stands to what was observed: unused, shadowed and broad rules, and what it does not admit; the next revision that follows.
+	//
+	// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name}/check (the `CheckPolicy` operationId).
+	CheckPolicy(ctx context.Context, namespace Namespace, kind Kind, name Name, params *CheckPolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListDenials What a slot's revision denied or would have denied, grouped.
 	//
@@ -1551,6 +1607,21 @@ func (c *Client) ListWorkloads(ctx context.Context, reqEditors ...RequestEditorF
 // Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name} (the `GetWorkload` operationId).
 func (c *Client) GetWorkload(ctx context.Context, namespace Namespace, kind Kind, name Name, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetWorkloadRequest(c.Server, namespace, kind, name)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CheckPolicy How a slot's revision stands to what was observed: unused, shadowed and broad rules, and what it does not admit; the next revision that follows.
+//
+// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name}/check (the `CheckPolicy` operationId).
+func (c *Client) CheckPolicy(ctx context.Context, namespace Namespace, kind Kind, name Name, params *CheckPolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCheckPolicyRequest(c.Server, namespace, kind, name, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2468,6 +2539,105 @@ func NewGetWorkloadRequest(server string, namespace Namespace, kind Kind, name N
 	return req, nil
 }
 
+// NewCheckPolicyRequest constructs an http.Request for the CheckPolicy method
+func NewCheckPolicyRequest(server string, namespace Namespace, kind Kind, name Name, params *CheckPolicyParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "namespace", namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/workloads/%s/%s/%s/check", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Slot != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "slot", *params.Slot, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListDenialsRequest constructs an http.Request for the ListDenials method
 func NewListDenialsRequest(server string, namespace Namespace, kind Kind, name Name, params *ListDenialsParams) (*http.Request, error) {
 	var err error
@@ -3312,6 +3482,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name} (the `GetWorkload` operationId).
 	GetWorkloadWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, reqEditors ...RequestEditorFn) (*GetWorkloadResponse, error)
 
+	// CheckPolicyWithResponse How a slot's revision stands to what was observed: unused, shadowed and broad rules, and what it does not admit; the next revision that follows.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name}/check (the `CheckPolicy` operationId).
+	CheckPolicyWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, params *CheckPolicyParams, reqEditors ...RequestEditorFn) (*CheckPolicyResponse, error)
+
 	// ListDenialsWithResponse What a slot's revision denied or would have denied, grouped.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4135,6 +4312,82 @@ func (r GetWorkloadResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetWorkloadResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CheckPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyCheck
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Error
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Error
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *Error
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Error
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CheckPolicyResponse) GetJSON200() *PolicyCheck {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r CheckPolicyResponse) GetJSON400() *Error {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r CheckPolicyResponse) GetJSON401() *Error {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r CheckPolicyResponse) GetJSON404() *Error {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r CheckPolicyResponse) GetJSON409() *Error {
+	return r.JSON409
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r CheckPolicyResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CheckPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CheckPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CheckPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CheckPolicyResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5149,6 +5402,19 @@ func (c *ClientWithResponses) GetWorkloadWithResponse(ctx context.Context, names
 	return ParseGetWorkloadResponse(rsp)
 }
 
+// CheckPolicyWithResponse How a slot's revision stands to what was observed: unused, shadowed and broad rules, and what it does not admit; the next revision that follows.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name}/check (the `CheckPolicy` operationId).
+func (c *ClientWithResponses) CheckPolicyWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, params *CheckPolicyParams, reqEditors ...RequestEditorFn) (*CheckPolicyResponse, error) {
+	rsp, err := c.CheckPolicy(ctx, namespace, kind, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCheckPolicyResponse(rsp)
+}
+
 // ListDenialsWithResponse What a slot's revision denied or would have denied, grouped.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -5908,6 +6174,67 @@ func ParseGetWorkloadResponse(rsp *http.Response) (*GetWorkloadResponse, error) 
 	return response, nil
 }
 
+// ParseCheckPolicyResponse parses an HTTP response from a CheckPolicyWithResponse call
+func ParseCheckPolicyResponse(rsp *http.Response) (*CheckPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CheckPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyCheck
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListDenialsResponse parses an HTTP response from a ListDenialsWithResponse call
 func ParseListDenialsResponse(rsp *http.Response) (*ListDenialsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -6601,6 +6928,9 @@ type ServerInterface interface {
 	// GetWorkload One workload with its slots, nodes and endpoints.
 	// (GET /api/v1/workloads/{namespace}/{kind}/{name})
 	GetWorkload(c *gin.Context, namespace Namespace, kind Kind, name Name)
+	// CheckPolicy How a slot's revision stands to what was observed: unused, shadowed and broad rules, and what it does not admit; the next revision that follows.
+	// (GET /api/v1/workloads/{namespace}/{kind}/{name}/check)
+	CheckPolicy(c *gin.Context, namespace Namespace, kind Kind, name Name, params CheckPolicyParams)
 	// ListDenials What a slot's revision denied or would have denied, grouped.
 	// (GET /api/v1/workloads/{namespace}/{kind}/{name}/denials)
 	ListDenials(c *gin.Context, namespace Namespace, kind Kind, name Name, params ListDenialsParams)
@@ -6990,6 +7320,76 @@ func (siw *ServerInterfaceWrapper) GetWorkload(c *gin.Context) {
 	}
 
 	siw.Handler.GetWorkload(c, namespace, kind, name)
+}
+
+// CheckPolicy operation middleware
+func (siw *ServerInterfaceWrapper) CheckPolicy(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "namespace" -------------
+	var namespace Namespace
+
+	err = runtime.BindStyledParameterWithOptions("simple", "namespace", c.Param("namespace"), &namespace, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter namespace: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Path parameter "kind" -------------
+	var kind Kind
+
+	err = runtime.BindStyledParameterWithOptions("simple", "kind", c.Param("kind"), &kind, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter kind: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CheckPolicyParams
+
+	// ------------- Optional query parameter "slot" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "slot", c.Request.URL.Query(), &params.Slot, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter slot: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", c.Request.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter since: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", c.Request.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter until: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.CheckPolicy(c, namespace, kind, name, params)
 }
 
 // ListDenials operation middleware
@@ -7550,6 +7950,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.POST(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/rollback", wrapper.Rollback)
 	router.GET(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/denials", wrapper.ListDenials)
 	router.POST(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/replay", wrapper.ReplayPolicy)
+	router.GET(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/check", wrapper.CheckPolicy)
 	router.GET(options.BaseURL+"/api/v1/explain", wrapper.ExplainConnection)
 	router.GET(options.BaseURL+"/api/v1/flows", wrapper.ListFlows)
 	router.GET(options.BaseURL+"/api/v1/flows/facets", wrapper.ListFacets)
@@ -8360,6 +8761,104 @@ type GetWorkloaddefaultJSONResponse struct {
 }
 
 func (response GetWorkloaddefaultJSONResponse) VisitGetWorkloadResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckPolicyRequestObject struct {
+	Namespace Namespace `json:"namespace"`
+	Kind      Kind      `json:"kind"`
+	Name      Name      `json:"name"`
+	Params    CheckPolicyParams
+}
+
+type CheckPolicyResponseObject interface {
+	VisitCheckPolicyResponse(w http.ResponseWriter) error
+}
+
+type CheckPolicy200JSONResponse PolicyCheck
+
+func (response CheckPolicy200JSONResponse) VisitCheckPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckPolicy400JSONResponse struct{ ErrorJSONResponse }
+
+func (response CheckPolicy400JSONResponse) VisitCheckPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckPolicy401JSONResponse Error
+
+func (response CheckPolicy401JSONResponse) VisitCheckPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckPolicy404JSONResponse Error
+
+func (response CheckPolicy404JSONResponse) VisitCheckPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckPolicy409JSONResponse Error
+
+func (response CheckPolicy409JSONResponse) VisitCheckPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckPolicydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response CheckPolicydefaultJSONResponse) VisitCheckPolicyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9416,6 +9915,9 @@ type StrictServerInterface interface {
 	// GetWorkload One workload with its slots, nodes and endpoints.
 	// (GET /api/v1/workloads/{namespace}/{kind}/{name})
 	GetWorkload(ctx context.Context, request GetWorkloadRequestObject) (GetWorkloadResponseObject, error)
+	// CheckPolicy How a slot's revision stands to what was observed: unused, shadowed and broad rules, and what it does not admit; the next revision that follows.
+	// (GET /api/v1/workloads/{namespace}/{kind}/{name}/check)
+	CheckPolicy(ctx context.Context, request CheckPolicyRequestObject) (CheckPolicyResponseObject, error)
 	// ListDenials What a slot's revision denied or would have denied, grouped.
 	// (GET /api/v1/workloads/{namespace}/{kind}/{name}/denials)
 	ListDenials(ctx context.Context, request ListDenialsRequestObject) (ListDenialsResponseObject, error)
@@ -9824,6 +10326,35 @@ func (sh *strictHandler) GetWorkload(ctx *gin.Context, namespace Namespace, kind
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(GetWorkloadResponseObject); ok {
 		if err := validResponse.VisitGetWorkloadResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CheckPolicy operation middleware
+func (sh *strictHandler) CheckPolicy(ctx *gin.Context, namespace Namespace, kind Kind, name Name, params CheckPolicyParams) {
+	var request CheckPolicyRequestObject
+
+	request.Namespace = namespace
+	request.Kind = kind
+	request.Name = name
+	request.Params = params
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CheckPolicy(ctx, request.(CheckPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CheckPolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(CheckPolicyResponseObject); ok {
+		if err := validResponse.VisitCheckPolicyResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {
@@ -10275,128 +10806,134 @@ func (sh *strictHandler) GetReadiness(ctx *gin.Context) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7D39c9y2lf8KZu9mcr1hVpIt+xJpMh3Flhu3qaORnPqHnKfGkm93UZEAC2C12nr0v9/gASBBEuSSiuSz",
-	"00xnGmtJ4uN9f+Hh4ywVRSk4cK1mJx9nJZW0AA0S/3rFcg3S/CsDlUpWaib47GT2QvCMmX8rojbpmlBF",
-	"PiylKOacFqBKmsJ3ai1KosW8FFJ/d3z8NPnm+PgpuQGZsVR/RzcZ05CRr7WY53QB+XeagfwuWxDFeArf",
-	"Ha0/nBKa52SZi60iG56DUmTFboDPZ8mMmUX8cwNyN0tmZs7ZyWxp15rMVLqGgppFF/T2R+ArvZ6dHB9+",
-	"+zyZ6V1pXlVaMr6a3d0ls78wnplXccSS6nU94LV5lMwk/HPDJGSzEy030DP886fJrGDc/3kUm+pHVjBd",
-	"zdVafY4Pw9EzWNJNrmcnR4eHiZmLFZsC/zrEudyf1UyMa1iBxKne4KDRXeF/Ru7qybMR23rjUT4woX3+",
-	"kLNewg1TTPA3m2JhKTQytXQvDc68FLKg2gLw+fEsAPXxk2+Pv33+P0++fbYX4FeGart8cqWp1EQsiV4D",
-	"2TKeie0p0Wsm9Y5kdKcIXYlRxI1cMYsuO6MavtYMsdqF089cs7y7sHOetZfFxXbUUjY44uSl3BkcqFJw",
-	"BShazqUUiLdUcA0cGYOWZc5SatZ48A9lFvoxmOY/JSxnJ7P/OKgl1oF9qg7saDhLc6Pv1lQTpshWCr4i",
-	"lGdka37RgmRiPrtLZj8AzQ2VPdBC3HDRlYBegyTMrgfyfI4Ycl+agc9SlKlddOEuCrojCyCZ4GCQdUoo",
-	"KZhSjK8IcC134QsJoaSUoIBrYt5Xhti26x3hQhvEllKUIDWzuEBpbP7RQloyA74U0lJ255kUeb6g6XXk",
-	"4V2Ff7H4B6TavG42d8P0DrVMc/rUbjMyB021pZLOE5ZFmbfNm0ktBMa9ruFWdxHw1jDKWuRgVB0lBq7A",
-	"U5h3CT2ZIQOMZItkthXyOhc020dY79x7l7CcWWbyAu0XAws3rYdY4oHqNvQ+gpAXoihz0MBBqS5S0o28",
-	"iUi082wFilxzseVksSOUmGlRVGgo1L5NvDCDXgjGcQFuRVRKukNiU5oVVMO+UX7mCoCf+7cRGMivKiro",
-	"SjOfIoyjuGP8BrgWcjePot+MfNk72hUAN7JD02sgJZU6IVSTHKjSPcOVueWsof28ZQVc4YuGHqhO15CF",
-	"a+gOuwW4/kFsZGSJ+HMl2wGuiTbCYwsSiBubbJlei40mlORCqcS8ffT8m/gOtkJmKs7iIQnWKwqw0d1N",
-	"C8CJIzM/TZxMOYdKQrQkR56LLWRdKLyiuUJeVUJw818jBIFnJAPOQAVbXQiRA+UzK68147RXGMFKOlYZ",
-	"VEW3ZU7dKEZO8ft8ZazmOOpLKbRIRR5doRKbPmmtNkVB5W4/Jt0YTXAE87rFJRXw67GH0XfG1daaai1J",
-	"U70RIeefjC4Tkii4AUlzsl0bQoaKq8WSUOJlKFmBJhlbLkEaxUdxQjVeOtWUFpFO/9hkK8i+3/Vo561R",
-	"DOoa0K4Cmq6rVY2e/89+hs7sLRSFEAsWFge/gdsKYmC/AQnZFaSCWw6vFZbYLPJAW3FrZN8ls1wofQmp",
-	"lwkj9KkzUdBC90DoqswWrCXQLCTVgEnVpPUqb5ePU8Ybby2P1t2ZihsLihbGCNtjLLRZz1n5lYnt9pq0",
-	"kdVEhIdXDexBeSohA64Zza0IzawnT/OLgDyWRn62zcSSKmXGbflrR4dPjvc4bMlsoyzrh989+Wa/nxeC",
-	"B8dI6mVEd1dbGB2KB2O7xKXqFJuttSr3kh08tqSXwBnN98q9EbzUUlBDsuSCSo2slDFZa8+hL15WL94l",
-	"syWTShtrZzwz5HTqFyVNr0GP3fw9VaIEqnr0ea0tR0CyhfUarMl4jenWkrQEuIdDCPYAnv00FTHbs/rB",
-	"KJ3jiDMig9FSyqKxP792a01lRj9vxSbPvs6Ao109Ap1Waw0Pb98ZOeBEP2+SZmgh3629glFSgT2Kq5AD",
-	"gW8KlGUcfahZbSBW9uX7CKt4NyZiAmeZ+QrUNA27FkrHFayBkVzSHjOSu8hi94HIYL9x6aKP+HISrN0t",
-	"KAa+KlDUlp52Pg9Qxm9ojo7whtONXgvJ/oWoWQq5YFmGPMWF/vtSbDCumwq+zFmq3c9ehUqq4e8YjQU3",
-	"2A1lObX2BcKG0zyKo1Tkm4LHzQFkbJKuqaSpBmn9M6rRh/xKEeOj2x98qCohSykKchR3ypYM8iw+UxlE",
-	"HA3kQbVGjsYsClDKWYndZ7UFF4+t+SjUApZCAmGapJT7SFTD+t1Dlh0zF6nEry1KHDcsA8fILb5A4x/G",
-	"RokWOw3qlZBbKmPupMGFjR4wzagWcqRQwmEvje+iYORK7mEW0F3ECn3JjDJKtQ00G5efaEmXS5bO9xkX",
-	"VdAkrm/vYRys48GKao34fMQipxsZYqFA3kB2pmMEzNK1cSa/UqQSe0TRLWEYz/GyZSEwq2BcT6OuAWRU",
-	"AOCDsXbZr/Lw9yBoUngoBPpQKKjFnLjZyrIJbJ2mbVOxYYvFWqzRY/p099tDp57CHDMkjXhUQAJRGXKb",
-	"5psMsvMs7iZ/vlb6b8AkblKLW1kcS3WALK6JXIjvK0VKkbN0h0mP00o7LYUklGMQ0OtDLhpBmibiVxsq",
-	"M0lj2bO35ntr+0W16QCA5SaHIRNB20wPRk3jY29yGG/eX25y+GmjU1FAzArsDwomM5eq32/T+RcD/8aP",
-	"65cbQ+grmkLEnu0xbc4wgE+JzfJHIXND8w1ERN5fhdJE2liJhfLoiByu8W9m3L3Gil13tYreHdvRHkDM",
-	"yElhOA2yiNNd6ms5XKKAYrJE94N4BEXga27SeqVNbo9CKKerflN/PJ/FDckB6fIqF9vuxG2j8LMx+O6j",
-	"YepvzqzbFQXp/RQR3LjEeWe8e9iKLOsPqdr4/w1I598YwjKS3HhvUYrN2Q2MirsXYJOSvI/YnBUhJyVq",
-	"k5lw0jc2pAv8TKMw99E0GvOWQheqtigjA/mVipvcIxNOo4jQvj5Ef/aNi17DRmnqwkajMaq0kLFI07s1",
-	"2JQwvkC0ENeE6QTzu+ZXjLU3/LxBsvUh5Fb+ylraHLbGEbe4I6nYcA2jx45l+92mqrR/aD676IplymSM",
-	"XdbES1RYNFCz3+5vkXaHbPe5A55tHAdXiO8T3hfRHBdWD442llAJRKwk3lsSkm6kEtK7UyVdAaFLjdKJ",
-	"Yc65Nj+FpbW8WSrQg2K77the/xRapc3N9obmfAKqL4LjbFmVGBNr61T1qDheNXJsqXVlVTtErd36uyvV",
-	"VG9UGNYT160g3Pu9STQ7RmxFfw5SuM01hcHjlvXo8LetpEUu0HmAotRjg93mm33Ud2XeeaCCoGqMXigU",
-	"EAsmDzku08Lr9/ceYkv+kS4gP78tjSRya5iQt7yGuIdj3qGuvszT22sjDt8Ijf89v2UKgwsvBag3QuPf",
-	"0dBP7Xv0xzoLevvaPrQ1vIPuhFlzsMJeoFxBDr5GbgJIaB4rCr0BudNrxlenRGnKM/S5ypymYEQc1mn3",
-	"lM6gx1ojaLzMbWO2DaeuNMap8LOB/HV/qNnDL1ai+Aa2lwGZT4BnKgrPUWElc4jngO4kW7FGNsgYsmaA",
-	"zCtkyFic0Eoq3TxdbeSMDM+pKK1sKoQouj0lh5UQw1owRbjgMCdnXGBhquBg5BolPjMSFW5VIfRh3M7M",
-	"Wbrbaw/atzohRftzBaBqtzHqf+Ps9Kgbbc29LplCGDdtBRi0plgch4DD4FAGcYsYfEaqg50VcMOw48Wk",
-	"MQcuwVvn4wzNXj1fUs7S65ip+8G8sjSamuBLHwyiGSdY3HtCDAEYHccUyaQoy0boKQCfMc7YGIfbmQc1",
-	"NkLQBwttQKwPy0YxqoGYn0HUV4pcg+SQk7XIM4XBPoxwO0WIpThMo/lFFGWReJ+heiaLPtLZQ1kZ0Cxn",
-	"HAbcDLNOshKgyIKm12SxI0wryJeJL7uvVjDe6YDl0tjc+31cA0Qv21SHFabQ+D4HObuaVnOF7ryG7JUU",
-	"xdjc/ZZhgPRM3zOB7zykBn1WkGzSak0WMfq0nm2sahEDzVidaIz506BKMSHUeN0IK1ICSCxwpJy4dHik",
-	"Pn/AYYagMiASSgGuWXSFS0N9VqcTBdqqBupDKkY7FNQKwFFibLI6jjBJdPYOyD3ooqPe13juItbl8gZt",
-	"gJb5dEtTne9QJgkL3hqNEXnDsqlWG9ymUOpphR6lhCW77RLA0eEc/3fwjaG+J4eHRyfZ4puTk4OnT/ay",
-	"jxszxhDLf2YRJ4qWbA63tChzmKeiQIL/7/AXFNhGEOyI0R0IQ0ubC0D2sbUxRPB815NyqanCW1VYUoI0",
-	"kduDfIXQ8LXj/evNAr6mJXNBvZitpQLbelC2+vfilFSZRFMwXRWNj07zdF2MiPEcVKM/8MBK5FTD+aol",
-	"qMLCIvvKaz7wzoM6v50p28scLL4KMWjNsyn445n/qjpO+PzZs6fP9hnQLC3KF07DVl8+eTbqu7f467Tv",
-	"vDHZta0wym4rqdF8CWKCZE0V2fDMB7o4FjuHvqKxaKN8Gg9EHxqB4CNlBVCunDDw40wDYhiybrlJLy4S",
-	"8vPLi4RcvXh7kZDXL/7q/v/mOWpht+MRItBNESOYy6Y7F/FSmievhg8lBO/euUpwF+wc/s69Vx1c+WnR",
-	"UZyha+SqIEaLhkbZxF2vqBmetSM2mugyfCZUnzvSFShTvuailsxt6t85J5lKY7YTTGLXodzAi6YyfgaQ",
-	"Cx1LRV9CQeW1splWo9n4imhhpjAD54AzTamYm1wP4CkTMi/a2wM+sAi26+uSQ4cqR0jrikYDNkia3DTI",
-	"jm7TkWNkSpxlBet1MzHZuMmBUHyLLGAn/FFiY6x612ca6u6ba61LHscxqv8gsoRlTldTEiQ0uhFWlHm0",
-	"VvyN0BVsTslS5NjNAStbqYs6eYqPxRR3iJQYTkRhvPmC7kgqCjA8hJhBN986IwlqJYVHvo3Jp0i6pnw1",
-	"kbtKJ0IiJaE5Xa0gs7IBBQVNjXWOESQw3r0rfvXWqH08s5F02EYtTl8dNMYkC7M6w7oKR23lAf3HAT15",
-	"agh2nYSsEWAkzmVlTneXtuR46smiSWHDxz3WFQ9Kxndcx4rbB+r1uid8EkSKu88kUD0lrGGQugIVH41X",
-	"rTFGePBjY9LBsf/h8PSoooRpWK9UXZMTX2vluVBVh+3Gn/o0/HTl2eHx9WFlXzrMBdFuRzUhHSR1ULy/",
-	"ks4rtQkMF6uxeYkLQusdQFrJaexvdWqEbLnRkCWErbiQkFkbyAA7buWDayA0CgMYa9mbILO+w4RRjacx",
-	"Ne1mF+6n6gP2T3VNTwys3TAczyASgjkr0P5ztkVVlV3JaXcG5DCehXBFon2nZHuVQzLbrvsOMWfMKEtX",
-	"gPorTm7YDSeuVKXWNX7Ndg194L0KFt8qHbiXxdSDlfEKFLcRVZ+xLYxOybYQ4GSEMraDXgOTlSVjHNM8",
-	"d/RRoKeNiQ/fWcm8gO0thALrW1SP/GJIydLrWGi5NxFcxav/DZLBSdClqu/UWwOco3YyHBe8qmsZ2lHe",
-	"kklQE8wbd7Z6xOnpKL264hSv+PsKruoJzRcv0JqeqHb6y2xsKaJPXAuCsydkw/EfhsBLKQqh4RRDxd4I",
-	"SWxRFbuxIWMtyErY9Bq2o4smsKe292rkPaPVfSoXGq2PZsYdufUh8+ttu75ub+ZX2IffS1DYS66/Fqsb",
-	"AjGKwIXkRQYY88O+WJARplvRECOe1vSmLxiSTQhR1CnfaGMIdC+m2cjBKYcxBtyVe72TaOzJ62JOuZmE",
-	"drWkIZBYbkl0jXUX+p61n/XBCgvUJkT6se8Tv5GIlOM5a5eqsKuYJ1hua92QzLsaxFdYj8nbVsW7e1+O",
-	"Skzt4p5VcaANLaDpbJ0T368sKrWq4sJo4j9ohNIy03oz9z5xT11swUCryhdbjcxU1SErkjYFKrk7Wvtr",
-	"j4OEceFW06o1leCNS7MY22MT/7SHjlzaFS0HujJMQVzDkYQcGqF61CTX3nYrVYeNnmOe+NzWW4891j+9",
-	"44wtgzrPVjDItq5ayiwJY3gWFAps58ORkiXe9vFVCNXIbsfzuwVou7i62fylwnyM/afL3mgFtD0dMxIo",
-	"msqpEtrAaFKlMBQLyLI+92eNpcfRDkJtAPtx6o9iYOyvfEpmWyqLn8t+8cGrdlVGPvhwKJoxShDMAdQn",
-	"510PRyfHshEHcf3SQsBbjNVKwsI3EDixPdZt6IaD4IrgMJD5ZdsmgCQDvnPl7yzWZHJKVKvqPTLqNJR5",
-	"+by/uU/damSMjjLSclR3qRYeqK56cbU7g/jV+dFj0G81NeyX4oEoIII7kVr3+DNWmxmJ7CCwP7CKgizF",
-	"RmI7gC52fA+BSCVYP2DXbLUe3ThsO/JNERWptu8kbkxY7zeju3Y5SHjeccsavlzwaIOQHrka+/J5XK+d",
-	"ud6Pho8LyncOGQ08jNKc7ZPU9gy7F/7CBk/slqr1W5g6JDQXGqOvd0EYM9Z+da9u8M1p27WD43JQvkot",
-	"olyqg9Z92Tcu/Ilu37fA9/tLKboeYuv6AmJvXcwZGqOsitiMjgXXp2uiSvDB3Jj7eiS93kBYseiFPq3s",
-	"hQDCQ6RxaVYy7WSF654+oU3QQJwlUkTsG4e7Xuw47NAWrmrADlT3xqJdlY+LZZHsJghHNOpyeyuDJ53f",
-	"3d9aq4prVMtgwfmjuvnAiOkqCT7m3fsXFGOWvvLRBr/VvjBluAjZ1QxMGzN/gGjg/dvM9DWCR48LQyU2",
-	"pEL9cYPKNjS0t0D9ViXMm9EDbv3x8d5JFRqYjMtRAa/T2u8tNsrGnJ3lN4LQ7pVWM59t8uwl8N1+7rHR",
-	"hjj/4DAYsZrCSv1ZPUd0TUHcIN8mg4TIadae1+Z83PerAVDJkfexw00K0o1kendl4GjpXtURZ2zsnwpx",
-	"zSC4LsEfEvm7f7PWXCX7C9jGtOIa6n74KAqByrBibq11aRvgM74U8VDvD2/fXpCzi9dVp7LqfIqtx52T",
-	"+jAaWWw0ycWKcUxJWjeNcIBMEWAYWrXntZWT1mZX1iK2XynQypXYmylxB4YaPpy5PnGY4T4h3+NGPsz/",
-	"FzfOdN4ASoCbk9nR/HB+6M4Qclqy2cns6fxw/hQPt+g1gvuAluzg5uiABo3vV7bliT3XxwR/nc1OZj8y",
-	"pavu+EnjCpZf4sxRv3JgbxW5S7pHEPId3gvAwDXWokQVNM+Ne5b1Xe5gPbrZ8P0Yg1dhtNdRafEDo8MP",
-	"3Mmg2NwBO0XvBXl29KQbLnnfulbiyeHhpLscRtlyFXK6ec/OSQZD3Q7seL/EsV1QbPhq4f76CvP20YS3",
-	"qytiRn4RWp6zd2uB+V5bxLYGnviQWNUjR2NxWH2k2gzgqRq7C6iApjtGFdfEAEudkA92gA/kvzKq6Qmx",
-	"kdg/JOSDx3n1qGXImXc8/1TveHT8YU5eY1oylUAVnLoDJFZa8hVJc2YWsTLsH0T8zGJc5NOyepMbr7QE",
-	"Wpzb7e2lLg232sLia4UfNskrcgtKpLEJfjj/xPi/QkH7NV4RYpFpZaaiO0sTVrdnewnhtsypLR2KSrdz",
-	"+zxort4Rce14e+XfUUUi8sPI8vpnW3xeH5+y6fLmCavqlio8C9J7yY5vjjHqmiIUR3vaV0e6WNlJ+pbQ",
-	"bMvxaOt426zn/0ph4eTx8dOEPHt68PPLCwNDm+awZh1WO5+Sty8uRt0RVPU7HnN11vHk5X+/67pHFu+2",
-	"dMKbfoKD2Rl2fAuyxM07A5Do1+40tPuyl0Jy0byka39Dh4hmdjY0EkJijPt0bS3oRWttzTMVtmtdbcQO",
-	"k/FlnRx+2LuuemnazziCth9rcb/WGhh3O4S7yKJHmtuOl4+u+48Pjz+Vpnjtihbc9om7+CMx3GapV25y",
-	"SNztWrZwwDEiVj6oPwYqxNfThiqkatPTax6/wjem2sbu+sK4/ONwqxude6zte1qdhodcQbuTckF37oKR",
-	"Piq3LYFmvXfbPY/Kt3FG/mOSd9VEqYesDYg+b4PW7MD3eWzasngbGjZn0sGNVZ4iXbOlDkEeLGkKeg9d",
-	"2lcejDCvXCLB9pOprpLB5pJ9FKdF2XdxZPPeyEcWnuM7ao71o3DbymvoGyDUAibxvUBv8fKB7BOI219F",
-	"mWYvhTDUiHKE6yh+k1rY2F6lth7DtTy1jTlH0a1Pmo9wzPCDyrEyRrTBh1mI4aaEiDyruOg0qBjBKwad",
-	"5eIy1kWpdwkaUjrsRWO3IpZOvBqHrpRikUNRTYsg+8OcnBtQNKomXKVKKgoDLG7Mpdw4b8awI1qIOan9",
-	"J1ugY9QTpqApcdPYnGkG5EPQRuxDYmMiXta7SKvVYcAz5UfhO6vDYp7iW8ryB1ZM38OKcbs0n1MUywhA",
-	"+2RBTtV9bpE9vJc4eHDf9zNl3z5POaVS7rC9R0Xnlvp3eB6sLvwZ4NggJptBDjbz39IzYiU2uhuKOO4y",
-	"948Cz6SJjf7U0YQfxcpOGwQL3NbeY2OkiAL9E+irKtD8aIaNn6KPAO3j+f9D9I0pkluEMd4HuNLd09Ih",
-	"CcbrJML3wt6W9jB+TnA/2F0z5WG8+LvPBVWP6Fo9+faRycDlZmYnv7xvMxHjpzZh0c1pxGkkFCZVhWsv",
-	"v9k3HhOHdoZecW+efmpm+5vN2yT2IHDiGv7S2Aluo3aXVO4LevoIzbB3UB3pmX0K0zpSvz7GyK628qmx",
-	"cpbn9eSJteMhIwvbAijEQA3tOBIOPlbh4LuDj9eMZ3f2p7shXngXNCl4LG6o5tgD/PlnHQD6iQc1V2ic",
-	"Mq1sEYDjKW8329x3H+6mmslvqgqgETGSvzCejXnPDDq7ez+Njg6Ce/V62d1fytfZ5kAouT9Efp/Q8ttW",
-	"iHhUsF4+XqR4DypsscyjhrU8Tnr4z6H1txStfWejBgb9X6m6+qV1VWNY+5KQlRSbsumrVHHaL5hp3ZFB",
-	"e3ft57KHPpv+wi42SI08hnUfHN381MZ9fQwxwoxBEaYN9wkb+QsUT/MAIrLsk8Mnn2h9l75c63T4XCRK",
-	"Xwwwf1YS5fjw208lf87t0ZVYCd4pnnARNxi8q3OyRlQltTnONMkE4ClJV9zd6ks8kEkaIxVkpztbn4V4",
-	"2W6BMk2KOPW2XzL8jP1pHlUPtrbSow6boPn3pWG824PyjGVUgz984E89Lf1loFvGM7F1kWTfRum3pkMl",
-	"tnX6MlSobUF1UXXMeQT92exy9YlV6B5jVqL2+i3ZsnhVic8FrZn5x44sdoQ6njx1ARy0aJkOjdo/Poim",
-	"CM7N97p9deX8p4jyVPbhyPBOtYfPO8Rg7T+/2P5S1M9SpPbJoxfYx+uRLfrw0pJR8ujoAYVhOG8/7f37",
-	"GhJXtmrBtnyEzJsSVZL8tr6uZU7e1NdwYD8L6677o+C2HnP+kGLt4KP/592wGRwQ8KPZp5NI6TMOlMqg",
-	"DPJzllr73/M4eeNOKU82HX2nyC/DePSr/T3w8nvg5UvUNd9LPCxH0+s6rYnxFVt5hSX+1BhWCVmzFfZe",
-	"HhJVE5ld+UO6nz+n4xHM3+Osv7P7F83uZ8ZEdLalDa6WG+0hU8debXA1aI9BbI8ajLdmUpTKF0E+hBRw",
-	"/Rq/DDnws13s75Lgd0nwZTuZWpTWY8SrW22zxpYI6GVue5z+X0P+n7vIOU6pw8t1nw4VveHhEilSbKSI",
-	"Z6dUb/WVBJrt/jXsq9KMcXtdyP2Xm8yeHT59sN0ZZpEiD8rOXuQsvf5BbFR9XCy24+a4QQOHX94b6eda",
-	"Mfzy3og42zfBytqNzGcnswMUfW7Uj1XdSdVbuf7JlezVv9RFO8GPpW/EX/1i65nv3t/9XwAAAP//",
+	"7H19c9s21u9Xwejemdy9w8pO4uRp7enspImzzW439djp9o8+mQ1EHklYkwAXgCRrO/7uz+AAIEESpEjX",
+	"zuO+zM5sY4kCgYPz8jsvOPh5loqiFBy4VrPTn2cllbQADRL/estyDdL8KwOVSlZqJvjsdPZa8IyZfyui",
+	"NumaUEU+LaUo5pwWoEqawtdqLUqixbwUUn99cvI8+fLk5DnZgsxYqr+mm4xpyMgXWsxzuoD8a81Afp0t",
+	"iGI8ha+frj+dEZrnZJmLnSIbnoNSZMW2wOezZMbMJP69AbmfJTPzztnpbGnnmsxUuoaCmkkX9OY74Cu9",
+	"np2eHH/1MpnpfWkeVVoyvprd3iazvzGemUdxxJLqdT3gtfkqmUn494ZJyGanWm6gZ/iXz5NZwbj/82ns",
+	"Vd+xgunqXa3Z5/hlOHoGS7rJ9ez06fFxYt7Fik2Bfx3ju9yf1ZsY17ACia96j4NGV4X/GbmqZy9GLOu9",
+	"3/KBF9rv7/Otl7Blign+flMsLIdGXi3dQ4NvXgpZUG0J+PJkFpD65NlXJ1+9/K9nX704SPArw7VdObnS",
+	"VGoilkSvgewYz8TujOg1k3pPMrpXhK7EKOZGqZhFp51RDV9ohrvapdMPXLO8O7FznrWnxcVu1FQ2OOLk",
+	"qdyaPVCl4ApQtZxLKXDfUsE1cBQMWpY5S6mZ49G/lJnoz8Fr/q+E5ex09n+Oao11ZL9VR3Y0fEtzoT+u",
+	"qSZMkZ0UfEUoz8jOfKIFycR8dpvMvgWaGy67p4m44aIzAb0GSZidD+T5HHfI/dIM/CpFndrdLlxFQfdk",
+	"ASQTHMxmnRFKCqYU4ysCXMt9+EBCKCklKOCamOeVYbbdek+40GZjSylKkJrZvUBtbP7R2rRkBnwppOXs",
+	"zndS5PmCpteRL2+r/ReLf0GqzeNmcVum92hlmq9P7TIj76CptlzS+YZlUeFty2ZSK4Fxj2u40d0N+GAE",
+	"ZS1yMKaOEkNX4CnMu4yezFAARopFMtsJeZ0Lmh1irB/dc5ewnFlh8grtJ0ML91pPscQT1S3oY2RDXoui",
+	"zEEDB6W6m5Ju5Dai0c6zFShyzcWOk8WeUGJei6pCQ6EOLeK1GfRCMI4TcDOiUtI9MpvSrKAaDo3yA1cA",
+	"/Nw/jcRAeVVRRVea9ynCOKo7xrfAtZD7eXT7zciXvaNdAXCjOzS9BlJSqRNCNcmBKt0zXJlbyRpazwdW",
+	"wBU+aPiB6nQNWTiH7rA7gOtvxUZGpogfV7od4Jpoozx2IIG4scmO6bXYaEJJLpRKzNNPX34ZX8FOyEzF",
+	"RTxkwXpGwW50V9MicOLYzL8mzqacQ6UhWpojz8UOsi4V3tJcoawqIbj5r1GCwDOSAWeggqUuhMiB8pnV",
+	"15px2quMYCWdqAyaopsyp24Uo6f4XX5lUHN860sptEhFHp2hEps+ba02RUHl/vBOujGa5Aje6yaXVMSv",
+	"xx7evldc7SxUa2ma6okIO39vbJmQRMEWJM3Jbm0YGSqpFktCidehZAWaZGy5BGkMH8UXqvHaqea0iHb6",
+	"1yZbQfbNvsc674xhUNeAuApouq5mNfr9f/Vv6Ly9tUUhxYKJxclv6LaCGNm3ICG7glRwK+G1wRKbRR5Y",
+	"K25B9m0yy4XSl5B6nTDCnjqIggjdE6FrMlu0lkCzkFUDIVWT5qs8Lh9njDceLY+23ZmKgwVFCwPCDoCF",
+	"tug5lF9BbLfWpL1ZzY3w9KqJPahPJWTANaO5VaGZ9eRpfhGwx9LozzZMLKlSZtyWv/b0+NnJAYctmW2U",
+	"Ff3wd8++POznheTBMZJ6GtHV1Qijw/FgsEtcq07BbK1ZuYfs4LEpvQHOaH5Q742QpZaBGtIlF1RqFKWM",
+	"ydp6Dv3iTfXgbTJbMqm0QTvjhSGnU39R0vQa9NjF39EkSqCqx57X1nIEJVu7XpM1GW8x3VySlgL3dAjJ",
+	"HtCzn6cisD2rvxhlcxxzRnQwIqUsGvvzc7doKjP2eSc2efZFBhxx9YjttFZreHj7zMgBJ/p5kyxDa/Pd",
+	"3CsaJRXZo3sVSiDwTYG6jKMPNasBYoUvP0ZExbsxEQicZeZXoKZZ2LVQOm5gDY3kkvbASO4ii90vRAaH",
+	"waWLPuLDSTB3N6EY+apAUVt72vd5gjK+pTk6whtON3otJPsPbs1SyAXLMpQpLvQ/l2KDcd1U8GXOUu0+",
+	"9iZUUg3/xGgsuMG2lOXU4gukDad5dI9SkW8KHocDKNgkXVNJUw3S+mdUow/5RBHjo9sPfKgqIUspCvI0",
+	"7pQtGeRZ/E1lEHE0lAfVGjkasyhAKYcSu9/VCC4eW/NRqAUshQTCNEkp95GoBvo9wJYdmItc4ucWZY4t",
+	"y8AJcksuEPzD2CjRYq9BvRVyR2XMnTR7YaMHTDOqhRyplHDYS+O7KBg5kzvAArqPoNA3zBijVNtAs3H5",
+	"iZZ0uWTp/BC4qIImcXt7B3Cwjgcrqjni9yMmOR1kiIUCuYXslY4xMEvXxpl8okil9oiiO8IwnuN1y0Jg",
+	"VsG4nsZcA8ioAsAvxuKyX+ThH9igSeGhkOhDoaCWcOJiK2QTYJ0mtqnEsCViLdHogT7d9fbwqecwJwxJ",
+	"Ix4VsEBUh9yk+SaD7DyLu8mPF6X/BiBxk1vczOK7VAfI4pbIhfieKFKKnKV7THqcVdZpKSShHIOA3h5y",
+	"0QjSNDd+taEykzSWPftgfm+xX9SaDhBYbnIYggjaZnowahofe5PDeHh/ucnh+41ORQExFNgfFExmLlV/",
+	"GNP5BwP/xo/rpxvb0Lc0hQie7YE2rzCAT4nN8kcps6X5BiIq7+9CaSJtrMRSeXREDuf4DzPuQbBi513N",
+	"onfFdrR7UDNyUhhOgyzifJf6Wg6XKKCYLNH9JB7BEfiYe2k906a0RymU01U/1B8vZ3EgOaBd3uZi131x",
+	"GxQ+GsB3FwtT/+aVdbuiJL2bIYKtS5x3xrsDVmRZf0jVxv+3IJ1/YxjLaHLjvUU5NmdbGBV3L8AmJXkf",
+	"szkUISclapOZcNo3NqQL/EzjMPejaTzmkUKXqrYoIwP5RMUh98iE0ygmtI8P8Z994qIX2ChNXdho9I4q",
+	"LWQs0vTjGmxKGB8gWohrwnSC+V3zKcbaG37eINv6EHIrf2WRNoedccTt3pFUbLiG0WPHsv1uUVXaP4TP",
+	"LrpihTIZg8ua+xJVFo2tOYz7W6zdYdtD7oAXGyfB1cb3Ke+LaI4LqwdHgyU0AhGUxHtLQtKNVEJ6d6qk",
+	"KyB0qVE7Mcw51/BTWF7Lm6UCPVts5x1b619CVNpcbG9ozieg+iI4DsuqxECsnTPVo+J41cixqdaVVe0Q",
+	"tXbz785UU71RYVhPXLeCcB8PJtHsGLEZ/TVI4TbnFAaPW+jR7d+u0ha5QOcBilKPDXab3xzivivzzD0V",
+	"BFVj9FKhgFgwechxmRZev7v3EJvyd3QB+flNaTSRm8OEvOU1xD0c8wx19WWe394ZdfheaPzv+Q1TGFx4",
+	"I0C9Fxr/joZ+at+jP9ZZ0Jt39ktbwzvoTpg5BzPsJcoV5OBr5CaQhOaxotAtyL1eM746I0pTnqHPVeY0",
+	"BaPisE67p3QGPdZ6g8br3PbOtunU1cb4KvzZQP66P9Ts6RcrUXwPu8uAzSfQMxWFl6iwkjnc54DvJFux",
+	"RjbIAFkzQOYNMmQszmglle49XWvkQIaXVNRWNhVCFN2dkeNKiWEtmCJccJiTV1xgYargYPQaJT4zElVu",
+	"VSH0cRxn5izdH8SD9qlOSNF+XBGoWm2M+987nB51oy3c67IphHHTVoBBa4rFcUg4DA5lEEfE4DNSnd1Z",
+	"ATcCO15NGjhwCR6djwOavXa+pJyl1zGo+8k8sjSWmuBDn8xGM06wuPeUGAYwNo4pkklRlo3QU0A+A87Y",
+	"GIfbwYN6N0LSBxNtUKxvl41hVAMxP7NRTxS5BskhJ2uRZwqDfRjhdoYQS3GYRvhFFGWReJ/heiaLPtY5",
+	"wFkZ0CxnHAbcDDNPshKgyIKm12SxJ0wryJeJL7uvZjDe6YDl0mDuwz6uIaLXbaojClN4/JCDnF1Nq7lC",
+	"d15D9laKYmzufscwQPpK3zGB7zykBn9WlGzyas0WMf60nm2sahEDzVidaMD8WVClmBBqvG6kFSkBJBY4",
+	"Uk5cOjxSnz/gMENQGRAJpQDXLDrDpeE+a9OJAm1NA/UhFWMdCmoV4Cg1NtkcR4Qk+vYOyT3poqPeFTx3",
+	"N9bl8gYxQAs+3dBU53vUScKSt97GiL5h2VTUBjcplHpaoUcpYcluugzw9HiO/zv60nDfs+Pjp6fZ4svT",
+	"06Pnzw6KjxszJhDLf2cRJ4qWbA43tChzmKeiQIb//+EnqLCNItgTYzuQhpY3F4DiY2tjiOD5viflUnOF",
+	"R1VYUoI8kduDfIXQ8IWT/evNAr6gJXNBvRjWUgG2HtSt/rk4J1WQaMpOV0Xjo9M8XRcjAp6DavR7HliJ",
+	"nGo4X7UUVVhYZB95xweeuVfnt/PK9jQHi6/aO/h6DfasUytHIN10Y4H9uvZ6uO7cPWfUuUtGD8RqDILg",
+	"QhOaFUzjkTYuiNzkQFKxyceXmzfy3rcxRysbgjOVm2G0taLbKbCFw647suE1i9x20aXGwbgPzo3xNyZH",
+	"Mapkayxubkd6ojBifA1QGq2mBTF6ZgsJ7swC1gwTzlAY98zotaEl4lA0NVq+GmzLYDd6Ty+9IwmZF91O",
+	"zndNM39o5heWRU4LbGlxiYsZCpIjgeIbPbE2f8M3qm+RfWea7l3/IHmS8BwyClXSqfS3jBaIf6A9qrUE",
+	"e5c4vWNFKaDtUOW/z6pMsUM887+qjkW/fPHi+YtDgQCWFuVr5ylUv3z2YtTvPuCn037nneKuzsRsoT0R",
+	"glwW5DbImiqy4ZkP2HM8tBHGvIxnHsUb8YTasZFaH/EvgHLlQI0fZxoRw9RbSwO9vkjID28uEnL1+sNF",
+	"Qt69/rv7/+1L9CbcikdAOfeKGMNcNsNSkWhL8wTpsJELnr2rcUQb/f2i4wCEIZ7AgN6LGXQQYfitHfjT",
+	"3C4jZ0L1hVW6wGjKr7moEWab+/cu2EcleJAQVEQF0UAq42eZudAxA3gJBZXXylaMGITOV8ZYcUHMwDng",
+	"m6ZU/k6uazps5+5ZlXsN3WaHDleOQJ1xLd+QpkFxdIuOHIdV4pXBEX3hMsRtBiki2lBkAXvhWyIYGOdD",
+	"ONO27q41I3Xp9jhB9T+ITGGZ09WURC+NLoQVZR498/Je6Io2Z2QpcuxKgxX61EXPPcfHciN73JTYnojC",
+	"gMCC7kkqCkD0Z3EgdbEZlaBVUg7nZ6BIuqZ8NVG6SqdCIqXtOV2tILO6ARWFxZ8YCQey2Ns0NuJbMweL",
+	"bvFBg2PtzzDOFeQdbHllajwmy0zeJbdjO0iEcMUM7JzzLUTdcF8yOcZPDVPdXbDq0FPsDO+7N7gKuxxc",
+	"gHWvtFjZth00z93C3FfqF5xswCW1KjP8zAPJ8Hwd7F8SCnnAW3F9UeZ0f2kPgUw96zkpkfOwB23jaaL4",
+	"imv3rt3iRK97AtpB7q77nQSqpwSazaauQMVH41WzohG+59gsYdCIZThhOKpMbNqu9/jH77Ty+kRVx5/H",
+	"n8M3wnzlxeHhLXuFlN3OBflHxzUhHyR1mrK/ttmb5wkCF6t6fIMTQj8EQFobYDwJdWbMRbnRkCWErbiQ",
+	"kFk0Z4gd91fAtXQbtQMY/T5YsmC9oAmjGp9paiGEnbh/VR+xv6+rLGNk7SZGeAaRoPirApGsQ0nVOZlK",
+	"T7tTecfxCIUr2+/rWzBgmXbrvrYSGcswPIRj/wKLYxecuOLB2tb4Ods59JH3Kph8q5jrTtivZ1cGaBSr",
+	"gYyaz9gSRhfJtDbA6QhlUJBeA5MVJhMWEFj+KDBmgKlo3+vOPIANh4QCCxuqr/xkSMnS61iyr7c0p8og",
+	"/g7Kc5Kgb2DfOeQGOUetZDhTc1VXl7XzbiWToCbAG9ftYkQ/iyi/uqiqN/x9JbD1C80vXqNfMNHs9Bc+",
+	"hkFu45jg2xOy4fgPw+ClFIXQcGYdAQdCElvmyrY2iacFWQlb8IANQqMlRVMbLjYqUaKhZJULjeijWQOF",
+	"0nqfFU9tXF8Hev0M+/b3EhR29+yvju0Gc4whcElSkQFGL7FTIWSE6VZcx6inNd32hXWyCcGWuggn2qoH",
+	"3YtpGDk4dzYGwF25xzulHz2pKazyaZYFuer+kEgstyy6xko4fcdq/PqomyVqkyL9u+9LcSKxNSdzFpeq",
+	"sM+jZ1huq4+RzbsWxJ95GVNJUx2nOPhwVGNqF8GtyrVtkAShs3VOfAfJqNaqyr2jpVhBa6oWTOutpfKl",
+	"VNRFSTAM4St4rEVmqupZGClkASq5a3bwSw/ohRHuVhvBNZXgwaWZjO16jH/aY6CuEMYGIlZGKIhrAZWQ",
+	"Y6NUnzbZtbcBVtXzqOfgPX5vT8CMbbQyvQeYLUw9z1YwKLauftVMCaORlhQKbC/akZol3oj3bUjVyGrH",
+	"y7slaPu4S7MdV7XzMfGfrnujZ1LsecWRRNFUTtXQhkaTzm5AsYAs63N/1ngYJNrTrU1gP079oxgZ+2tR",
+	"k9mOyuKHsl998KqBoNEPPrCLMEYJgtmMupeJ66rr9Fg2ojWCn1pIeLtjtZGw9A0UTmyNdWPQ4XC+IjgM",
+	"ZH7ati0ryYDv3YEkFmv7OyWqVXWDGnU+1Tx83t9urW7+NMZGGW05qt9fax+orrojtns1+dn50WPUb7WZ",
+	"7dfigSoggjuVWnddNajNjET2EOAPrGsjS7GR2KCluzu+q0ukNrefsGu2Wo9u5bgb+aSIqlTbCRgXJqz3",
+	"m9F9u0AvPIG+Yw1frlHaoTonhHtnYx8+j9u1V64br5HjgvK924zGPoyynO3eFrariFf+wgZP7JKq+Vua",
+	"uk1oTjTGXz8GYcxYQ+yDtsG3C29Xc4/Lpvm64YhxqVpf9OURufA9NnwnGd+BNaXoeoid69SK3c4x+2lA",
+	"WRWxGR0Lrs87Ro3gvbkxd/VIer2BsIbcK31a4YWAwkOscWlmMu2sm7vPYkLjtoE4S+RYh7/Kwd2OgcMO",
+	"LeGqJuzAeYtYtKvycbFQnW2DcETjpETvWY1JHRUONzus4hrVNFhwIrRuBzPidZUGH/Ps3Y94YL1B5aMN",
+	"/lb7EpvhYyGu+mHamPk9RAPv3vir72oO9LgwVGJDKtQfAKuwoeG9Bdq3KvXfjB5w64+P906q0MDkvRwV",
+	"8Dqr/d5io2zM2SG/EYx2p7Sa+dkmz94A3x+WHhttiMsPDoMRqymi1J/Vc0zXVMQN9m0KSLg5zdNANZyP",
+	"+341ASo98jF23FRBupFM768MHS3fqzrijFetpEJcMwgusPHH9v7pn6wtV8n+BrZVuLiG+oYSVIVAZVj7",
+	"t9a6tFeSML4U8VDvtx8+XJBXF++q3pHViUF7QmJO6uPBZLHRJBcrxjElad00wgEyRYBhaNV20FBOW5tV",
+	"WURsf6VAK3foybwSV2C44dMr17kTM9yn5BtcyKf5f+PCmc4bRAn25nT2dH48P3anujkt2ex09nx+PH+O",
+	"xw31Gsl9REt2tH16RIOrSFa2CZU9ac0Ef5fNTmffMaWr+0qSxqVYP8WFo37kyN7zdJt0D4Xle7yphYFr",
+	"dUiJKmieG/cs67tux3p0s+EbiwYvJ2rPo7LiR8aGH7mzmrF3h5XMsZuaXjx91g2XfGxd9PPs+HjS7Tqj",
+	"sFy1Od28Z+dsmeFuR3a88efETig2fDVxf6GQefrphKerS7tG/iJEnrMf1wLzvbYcbw088SGxqmuZxjK3",
+	"usmFGcBzNfZ7UQFPd0AV18QQS52ST3aAT+T/ZVTTU2IjsX9KyCe/59VXLSBnnvHyUz3jt+NPc/IO05Kp",
+	"BKrgzB3ps9qSr0iaMzOJlRH/IOJnJuMin1bUm9J4pSXQ4twu7yB3abjRlhZfKPxhk70i91JFWk3hD+ef",
+	"ef+vUNF+gZc22c20OlPRveUJa9uzg4xwU+bUlg5Ftdu5/T647qKj4trx9sq/o4pE9IfR5fXHtoy+PtBq",
+	"0+XNM6/VvYF4Oq/32jPfrmjUxXGojg5cKBDpK2hf0jeFZqOkB5vHh+bJhCcKS0BPTp4n5MXzox/eXBga",
+	"2jSHhXVYt31GPry+GHVrW9WBfsxlhieTp//Nvuse2X23pRMe+gkOyp6MamSJm7e4INOvXX8K98teDrEn",
+	"bMZdzmZPIkUss8PQyAiJAffp2iLoRWtuzdMhth60BrHDbHxZJ4fv9/bBXp72bxzB2w81uV+KBsbd1+Ou",
+	"FurR5rYH8YPb/pPjk89lKd65ogW3fOKuYkqMtFnulZvcHUF0t/55QcTKB/XnwIT4etrQhFSN03rh8Vt8",
+	"Yio2dhfKxvUfhxvd6KVmse9Z1Z8EcgXt3vYF3bsrn/q43DZpm/XeNvoyqt/GgfyHZO+qrV0PWxsSPW5A",
+	"a1bgO+82sSzeT4nt8nRwh6DnSNf+rsOQR0uagj7Al/aRe2PMK5dIsB2+qsu9sN1vH8dpUfZd5du8yfeB",
+	"lef4Hsdj/ShctvIWeguEWsIkvjvzDV4Hk30GdfuLONOspRCGG1GPcB3d36RWNrZ7tK3HcE2obavkUXzr",
+	"k+YjHDP8QeVYGRBt9sNMxEhTQkSeVVJ0FlSM4KWvDrm4jHVR6n2CQEqH3cHsUsTSqVfj0JVSLHIoqtci",
+	"yf40J+eGFI2qCVepkorCEIsbuJQb5w0Ptmsh5qT2n2yBjjFPmIKmxL3G5kwzIJ+Cxo6fEhsT8breRVqt",
+	"DQOeKT8K31sbFvMUP1CW37Nh+gZWjNup+ZyiWEYI2qcLcqrucq/38Z3Uwb37vo9UfPs85ZRKuceGSxWf",
+	"W+7f44G1uvBnQGKDmGwGOdjMf8vOiJXY6G4o4qQr3N8JPF0nNvpzRxO+Eyv72iBY4Jb2EVvVRQzoX0Bf",
+	"VYHmBwM2/hV9DGi/nv8vRN+YIrndMMb7CFe6m7M6LMF4nUT4Rtj7K+/HzwlubLxtpjyMF3/7WLbqAV2r",
+	"Z189MBu43Mzs9KePbSFi/MwmLLo5jTiPhMqkqnDtlTf7xEPuoX1Dr7o3335uYfuHzdsk9khz4lqw09hZ",
+	"dGN2l1QeCnr6CM2wd1Ad6Zl9DmgdqV8fA7KrpXzuXXmV5/XLE4vjISML25Qt3IGa2vFNOPq5CgffHv18",
+	"zXh2az+6HZKFH4N2Cw8lDdU7DhB//qgDQN/zoOYKwSnTyhYBOJnyuNnmvvv2bipMfl9VAI2IkfyN8WzM",
+	"c2bQ2e3HaXx0lPp+bFFuwm5tF/6k7mB240OnricMqGMQGwNPzTD2PQekD5DIFrGMePAHPFj/oHGpsB1e",
+	"jxDh3jyygOvJ8VefSzq/FTtCURqfqJqr3JlNLbo27pTYFl8J8T0qbPc4acQbK7yT2jh2usadOXf0Rrd6",
+	"cLhGJfNYsPdXLPnBHce9ht5fkNxZ5oDM9ifH7pJU+tBKDo1K08mHyxGN0zAPqTj8nvQoDbetv6U8zY82",
+	"XtjWBK1rs8Oqt4SspNiUzSjFb0Fo3WFhrAN+NGvo8+Yv7GSDpOhD+PXBoe3P7dbXB5AjwhiUX9tAv7Ax",
+	"/wByNo8eo8g+O372meZ36Qs1z4ZPRKP2xdTS7xWInNtDa7Hi2zM82ya2GLavqzGMqurDGniso3VHxEAO",
+	"eYxWkJ0Ok32+4WW7+dE0LfKYAHRrKT3msEma3y8Poz9BecYyqsEfO/LnHZf+YvYd45nYuRySb6D2W7Oh",
+	"Ehu6/TpMqG0+V3ngD2E/m/3tPrMJPQBmJVqv3xKWxWvjfBZ4zcw/9mSxJ9TJ5JlzaxHRMh2C2j/fi6UI",
+	"Omb0un31mZnPEd+t8OHIwG61hscdXLT4z0+2vwj9UarUPn30Gjv4PTCiDy+QG6WPnt6jMgzf2897v18g",
+	"cWXrlWznWcg8lKjKY4Lw2Zy8r69Ew0421l33TSBsJfb8PtXa0c/+n7fDMDhg4AfDp5NY6RGnSGRQAP2Y",
+	"tdbh5/yevHf9CSZDR98j9tcBHv1s/wi8/BF4+TXamm8kHpOl6XWd7MH4iq25xMM91ACrhKzZCvvHD6mq",
+	"icKu/PH8xy/pePj6jzjrH+L+qxb3VwYiBlcgnJFyoz1l6tirDa4GjXGI7U6F8dZMilL58uf70AKuU+uv",
+	"Qw/8YCf7hyb4QxP8up1MLUrrMeI1+rZNa0sF9Aq3baTxnyH/71t8pMf7G56u++lQuSseK5MixRaqeGpS",
+	"9dZdSqDZ/j/DvirNGLdXHt19usnsxfHze1udERYp8qDg9HXO0utvxUbVB0VjK26OG7Ru+emj0X6uCctP",
+	"H42Ksx1TrK7dyHx2OjtC1edG/bmqO6m6qtcfuWLd+pO6XC/4sPRXcFSf2JMMtx9v/ycAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -176,3 +176,31 @@ func (s *Server) ReplayPolicy(ctx context.Context, r ReplayPolicyRequestObject) 
 	out, err := s.deps.Analyzer.Replay(ctx, p, since, until)
 	return ReplayPolicy200JSONResponse(out), err
 }
+
+// CheckPolicy answers how a slot's revision stands to what was observed.
+func (s *Server) CheckPolicy(ctx context.Context, r CheckPolicyRequestObject) (CheckPolicyResponseObject, error) {
+	ctx = own(ctx)
+	w, err := s.deps.Control.Workload(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name})
+	if err != nil {
+		return nil, err
+	}
+	since, until, err := s.window(r.Params.Since, r.Params.Until)
+	if err != nil {
+		return nil, err
+	}
+	slot, number := Live, w.Requested.Live
+	if r.Params.Slot == nil && number == 0 || deref(r.Params.Slot) == Staged {
+		slot, number = Staged, w.Requested.Staged
+	}
+	ref := w.Workload.Ref()
+	if number == 0 {
+		return nil, refuse(ErrorCodeConflict, "no revision of "+ref.String()+" is in that slot: audit one first")
+	}
+	rev, err := s.deps.Control.Revision(ctx, ref, number)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.deps.Analyzer.Check(ctx, rev.Policy, rev.Created, since, until)
+	out.Slot, out.Revision, out.Made = slot, int64(number), rev.Created
+	return CheckPolicy200JSONResponse(out), err
+}

@@ -87,6 +87,16 @@ func Evaluate(p *Policy, f Facts) Judgement { return Evaluator{}.Evaluate(p, f) 
 // then the guardrails, then the rules.
 func (e Evaluator) Evaluate(p *Policy, f Facts) Judgement { return e.walk(p, &f, nil) }
 
+// Matching judges one flow as Evaluate does, and calls visit with the index of
+// every rule that matches it, be it the rules that decide or not.
+func (e Evaluator) Matching(p *Policy, f Facts, visit func(rule int)) Judgement {
+	return e.walk(p, &f, func(i int, _ *Rule, matched bool) {
+		if matched {
+			visit(i)
+		}
+	})
+}
+
 // EvaluatePending judges a flow, of whatever direction, of an endpoint whose own
 // identity is not known yet: there is no policy to ask.
 func (e Evaluator) EvaluatePending(f Facts) Judgement {

@@ -277,6 +277,41 @@ export function recommendation(name) {
   };
 }
 
+/** @param {string} name @param {Wire.Slot} slot @param {number} revision @returns {Wire.PolicyCheck} */
+export function check(name, slot, revision) {
+  const { workload, rules, coverage } = recommendation(name);
+  const old = rules.filter((r) => !r.implied && r.proposed === "accept");
+  const fresh = rules.filter((r) => r.proposed === "review");
+  const unused = {
+    code: "unused",
+    reason: "nothing used it in the 23 of 30 days that were watched",
+  };
+  return {
+    workload,
+    slot,
+    revision,
+    made: ago(25 * hour),
+    since: ago(26 * hour),
+    until: ago(0),
+    rules: [
+      ...old.map((r, i) =>
+        i > 0
+          ? { ...r, proposed: /** @type {const} */ ("keep") }
+          : { ...r, proposed: /** @type {const} */ ("remove"), evidence: [], flags: [unused] },
+      ),
+      ...fresh,
+    ],
+    excluded: [],
+    coverage,
+    unused: 1,
+    shadowed: 0,
+    broad: 0,
+    new: fresh.length,
+    toReview: fresh.length,
+    words: `Of ${old.length} rules 1 unused, 0 shadowed, 0 broader than what was seen.`,
+  };
+}
+
 /** @returns {Wire.Denial[]} */
 export const attacks = () => [
   {

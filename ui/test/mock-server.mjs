@@ -383,6 +383,10 @@ async function workloadApi(mock, req, url) {
       };
     case "GET recommendation":
       return fixtures.recommendation(name);
+    case "GET check": {
+      const slot = url.searchParams.get("slot") === "staged" ? "staged" : "live";
+      return fixtures.check(name, slot, w.summary.requested[slot] ?? 0);
+    }
     case "GET revisions":
       return w.revisions;
     case "POST revisions":

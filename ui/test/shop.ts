@@ -1,5 +1,14 @@
 import type { Revision, Rule, Workload } from "../src/api/wire";
-import { digestOf, recommendation, ref, sentence, status, withId, workloads } from "./fixtures.mjs";
+import {
+  check,
+  digestOf,
+  recommendation,
+  ref,
+  sentence,
+  status,
+  withId,
+  workloads,
+} from "./fixtures.mjs";
 
 export const cart = ref("cartservice");
 export const cartPath = "/workloads/boutique/Host/cartservice";
@@ -49,6 +58,7 @@ export const cartAnswers = (w: Workload, revisions: Revision[] = []) => ({
   [`GET ${cartApi}`]: w,
   [`GET ${cartApi}/revisions`]: revisions,
   [`GET ${cartApi}/recommendation`]: recommendation("cartservice"),
+  [`GET ${cartApi}/check`]: check("cartservice", "live", 4),
 });
 
 export { recommendation, status, workloads };

@@ -93,6 +93,19 @@ export const queries = {
         ),
     }),
 
+  check: (ref: WorkloadRef, slot: Slot) =>
+    queryOptions({
+      queryKey: ["check", refKey(ref), slot],
+      staleTime: 60_000,
+      queryFn: ({ signal }) =>
+        unwrap(
+          client.GET("/api/v1/workloads/{namespace}/{kind}/{name}/check", {
+            signal,
+            params: { path: path(ref), query: { slot } },
+          }),
+        ),
+    }),
+
   explanation: (ask: Ask) =>
     queryOptions({
       queryKey: ["explanation", ask],

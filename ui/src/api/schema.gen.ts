@@ -340,6 +340,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/workloads/{namespace}/{kind}/{name}/check": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                namespace: components["parameters"]["Namespace"];
+                kind: components["parameters"]["Kind"];
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        /** How a slot's revision stands to what was observed: unused, shadowed and broad rules, and what it does not admit; the next revision that follows. */
+        get: operations["checkPolicy"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/explain": {
         parameters: {
             query?: never;
@@ -768,10 +789,12 @@ export interface components {
             evidence: components["schemas"]["Evidence"][];
             flags: components["schemas"]["Flag"][];
             /**
-             * @description Flagged rules are accepted one by one.
+             * @description Flagged rules are accepted one by one; keep and remove are for rules of a revision that is checked.
              * @enum {string}
              */
-            proposed: "accept" | "review";
+            proposed: "accept" | "review" | "keep" | "remove";
+            /** @description IDs of rules that admit together all that it admits. */
+            shadowedBy?: string[];
             /** @description Not observed; follows from another rule. */
             implied?: boolean;
             /** @description What the rule admits beyond what was observed. */
@@ -962,6 +985,35 @@ export interface components {
              */
             denied: number;
             denials: components["schemas"]["Denial"][];
+        };
+        PolicyCheck: {
+            workload: components["schemas"]["WorkloadRef"];
+            slot: components["schemas"]["Slot"];
+            /** Format: int64 */
+            revision: number;
+            /**
+             * Format: date-time
+             * @description When the revision was saved.
+             */
+            made: string;
+            /** Format: date-time */
+            since: string;
+            /** Format: date-time */
+            until: string;
+            /** @description The revision's, to keep or to remove, and behind them new ones for what it does not admit, to accept or to review. */
+            rules: components["schemas"]["RecommendedRule"][];
+            next?: components["schemas"]["Policy"];
+            /** @description What it does not admit and no rule could. */
+            excluded: components["schemas"]["ExcludedEdge"][];
+            coverage: components["schemas"]["Coverage"];
+            unused: number;
+            shadowed: number;
+            broad: number;
+            /** @description Rules for what it does not admit. */
+            new: number;
+            /** @description Of the new ones. */
+            toReview: number;
+            words: string;
         };
         ReplayRequest: {
             policy: components["schemas"]["Policy"];
@@ -1660,6 +1712,42 @@ export interface operations {
             400: components["responses"]["Error"];
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
+        };
+    };
+    checkPolicy: {
+        parameters: {
+            query?: {
+                /** @description The live revision unless given, or else the staged one. */
+                slot?: components["schemas"]["Slot"];
+                /** @description Start of the window; thirty days ago unless given. */
+                since?: components["parameters"]["Since"];
+                /** @description End of the window; now unless given. */
+                until?: components["parameters"]["Until"];
+            };
+            header?: never;
+            path: {
+                namespace: components["parameters"]["Namespace"];
+                kind: components["parameters"]["Kind"];
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The check. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyCheck"];
+                };
+            };
+            400: components["responses"]["Error"];
+            401: components["responses"]["Error"];
+            404: components["responses"]["Error"];
+            409: components["responses"]["Error"];
             default: components["responses"]["Error"];
         };
     };

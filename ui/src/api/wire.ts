@@ -26,6 +26,7 @@ export type NodeSlots = Schemas["NodeSlots"];
 export type Party = Schemas["Party"];
 export type Peer = Schemas["Peer"];
 export type Policy = Schemas["Policy"];
+export type PolicyCheck = Schemas["PolicyCheck"];
 export type Port = Schemas["Port"];
 export type Recommendation = Schemas["Recommendation"];
 export type RecommendedRule = Schemas["RecommendedRule"];

@@ -7,6 +7,7 @@ import { Panel } from "../../../components/Panel";
 import { Empty, Failure, Loading } from "../../../components/States";
 import { When } from "../../../components/When";
 import { useWorkloadRef } from "../../workload/hooks/useWorkloadRef";
+import { CheckPanel } from "./CheckPanel";
 import { RevisionDetail } from "./RevisionDetail";
 import classes from "./RevisionsPage.module.css";
 
@@ -34,6 +35,8 @@ export function RevisionsPage() {
       </Panel>
     );
   }
+  const { live, staged } = workload.summary.requested;
+  const slot = chosen.number === live ? "live" : chosen.number === staged ? "staged" : undefined;
   return (
     <div className={classes.page}>
       <Panel title={t("revisions.title")} flush>
@@ -53,7 +56,10 @@ export function RevisionsPage() {
           ))}
         </ul>
       </Panel>
-      <RevisionDetail revision={chosen} all={revisions.data} workload={workload} />
+      <div className={classes.chosen}>
+        <RevisionDetail revision={chosen} all={revisions.data} workload={workload} />
+        {slot && <CheckPanel key={chosen.number} workload={ref} slot={slot} />}
+      </div>
     </div>
   );
 }
