@@ -39,7 +39,7 @@ func (s scope) egress(peers []policy.Peer, p policy.Port) []targets {
 		w := &inv.Workloads[i]
 		admitted, addresses := map[uint16][]policy.Peer{}, 0
 		for _, e := range w.Endpoints {
-			number := numberOf(e.Ports, p)
+			number := policy.NumberOf(e.Ports, p.Name, p.Protocol)
 			for _, a := range e.Addresses {
 				addresses++
 				if number != 0 && policy.Evaluate(&asked, policy.Facts{Direction: flow.Egress, Peer: s.index.Peer(a, s.node)}).Allowed() {
@@ -72,7 +72,7 @@ func (s scope) egress(peers []policy.Peer, p policy.Port) []targets {
 func (s scope) ingress(w *inventory.Workload, p policy.Port) []policy.Port {
 	var out []policy.Port
 	for _, e := range w.Endpoints {
-		number := numberOf(e.Ports, p)
+		number := policy.NumberOf(e.Ports, p.Name, p.Protocol)
 		if e.Node == s.node && number != 0 && !slices.ContainsFunc(out, func(q policy.Port) bool { return q.Port == number }) {
 			out = append(out, policy.Port{Protocol: p.Protocol, Port: number})
 		}
@@ -88,23 +88,13 @@ func (s scope) agreed(w *inventory.Workload, p policy.Port) bool {
 		if e.Node != s.node {
 			continue
 		}
-		number := int(numberOf(e.Ports, p))
+		number := int(policy.NumberOf(e.Ports, p.Name, p.Protocol))
 		if first >= 0 && number != first {
 			return false
 		}
 		first = number
 	}
 	return true
-}
-
-// numberOf returns the number of p's name in list, or 0.
-func numberOf(list []policy.NamedPort, p policy.Port) uint16 {
-	for _, n := range list {
-		if n.Name == p.Name && n.Protocol == p.Protocol {
-			return n.Port
-		}
-	}
-	return 0
 }
 
 // mention adds the addresses that stand in a rule's place of names.

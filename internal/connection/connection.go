@@ -74,12 +74,7 @@ func At(ends []End, port string, protocol flow.Protocol) (out []Target) {
 	for _, e := range ends {
 		n := uint16(number)
 		if err != nil {
-			n = 0
-			for _, p := range e.Named {
-				if p.Name == port && p.Protocol == protocol {
-					n = p.Port
-				}
-			}
+			n = policy.NumberOf(e.Named, port, protocol)
 		}
 		if n > 0 {
 			out = append(out, Target{e, protocol, n})

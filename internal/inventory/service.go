@@ -90,12 +90,7 @@ func (p *ServicePort) at(e *Endpoint, otherwise uint16) uint16 {
 	if p.TargetName == "" {
 		return otherwise
 	}
-	for _, n := range e.Ports {
-		if n.Name == p.TargetName && n.Protocol == p.Protocol {
-			return n.Port
-		}
-	}
-	return 0
+	return policy.NumberOf(e.Ports, p.TargetName, p.Protocol)
 }
 
 func (c *checker) checkServices(list []Service) {

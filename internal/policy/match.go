@@ -106,6 +106,16 @@ func (p *Port) named(list []NamedPort, number uint16) bool {
 	return false
 }
 
+// NumberOf returns the number that name has in list, 0 when it has none.
+func NumberOf(list []NamedPort, name string, protocol flow.Protocol) uint16 {
+	for i := range list {
+		if n := &list[i]; n.Name == name && n.Protocol == protocol {
+			return n.Port
+		}
+	}
+	return 0
+}
+
 // TellAddresses reports whether a guardrail or a rule has a peer that is an
 // address, or a name that stands for some: whether endpoints of one workload can
 // get different answers.
