@@ -151,7 +151,7 @@ func (p *Peer) covers(o *Peer) bool {
 
 func (s *Selector) covers(o *Selector) bool {
 	namespaces, of := s.namespaces(), o.namespaces()
-	labels, ofLabels := s.labels(), o.labels()
+	labels, ofLabels := s.Labels(), o.Labels()
 	return namespaces.covers(&of) && labels.covers(&ofLabels)
 }
 

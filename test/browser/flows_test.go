@@ -15,7 +15,6 @@ import (
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
-	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/query"
 	"github.com/ringfence/ringfence/internal/store"
 	"github.com/ringfence/ringfence/ui"
@@ -166,12 +165,5 @@ type follower struct {
 
 func (f follower) Next(ctx context.Context) ([]query.Row, error) { return f.store.Next(ctx, f.tail) }
 
-type noAnalyzer struct{}
-
-func (noAnalyzer) Recommend(context.Context, flow.Workload, time.Time, time.Time) (api.Recommendation, error) {
-	return api.Recommendation{}, nil
-}
-
-func (noAnalyzer) Replay(context.Context, policy.Policy, time.Time, time.Time) (api.Denials, error) {
-	return api.Denials{}, nil
-}
+// noAnalyzer stands where pages of flows ask for none; a call would panic.
+type noAnalyzer struct{ api.Analyzer }
