@@ -36,7 +36,7 @@ export default defineConfig({
   test: {
     environment: "jsdom",
     setupFiles: ["test/setup.ts"],
-    include: ["src/**/*.test.{ts,tsx}"],
+    include: ["{src,test}/**/*.test.{ts,tsx}"],
     restoreMocks: true,
     unstubGlobals: true,
     testTimeout: 30_000,
