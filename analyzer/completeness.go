@@ -132,11 +132,11 @@ func curve(learned []learnedEdge, from, until time.Time) []CurvePoint {
 
 // split learns from the whole hours of the earlier half and judges the later
 // half by the one evaluator, with every learned rule accepted: what it denies
-// are edges that nobody could have known. It is nil when there is nothing to
-// judge, or nothing that would be judged.
+// are edges that nobody could have known. It is nil when the earlier half is less
+// than an hour, by which edges are kept, or when there is nothing to judge.
 func (v *view) split(ctx context.Context, whole *Recommendation, from time.Time) (*Split, error) {
 	at := from.Add(v.window.Until.Sub(from) / 2).Truncate(time.Hour)
-	if !at.After(v.window.Since) || !at.Before(v.window.Until) {
+	if at.Sub(from) < time.Hour || !at.Before(v.window.Until) {
 		return nil, nil
 	}
 	early, late, err := v.halves(ctx, at)
