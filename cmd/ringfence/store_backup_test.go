@@ -359,10 +359,11 @@ func TestStoreStatus(t *testing.T) {
 		t.Errorf("at rest: code %d\n%s\n%s", code, stdout, stderr)
 	}
 	for name, args := range map[string][]string{
-		"nothing is stored": {"store", "status"},
-		"want at least 1m":  {"store", "status", "--since", "1s"},
-		"-o name":           {"store", "status", "-o", "name"},
-		"refuses":           {"store", "status", "--clickhouse", "127.0.0.1:1"},
+		"nothing is stored":     {"store", "status"},
+		"want at least 1m":      {"store", "status", "--since", "1s"},
+		"such as 15m, 2h or 7d": {"store", "status", "--since", "3x"},
+		"-o name":               {"store", "status", "-o", "name"},
+		"refuses":               {"store", "status", "--clickhouse", "127.0.0.1:1"},
 	} {
 		if code, _, stderr := place(t).run(args...); code != 1 || !strings.Contains(stderr, name) {
 			t.Errorf("%q: code %d, %s", args, code, stderr)

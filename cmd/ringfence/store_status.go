@@ -10,6 +10,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/ringfence/ringfence/internal/query"
 	"github.com/ringfence/ringfence/internal/store"
 )
 
@@ -18,7 +19,7 @@ func newStoreStatusCommand() *cobra.Command {
 		places storePlaces
 		server storeFlags
 		out    output
-		since  time.Duration
+		ago    string
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -36,6 +37,10 @@ or of the one that did.`,
 			}
 			if out.format == "name" {
 				return errors.New("-o name: a status has no names; want table, json or yaml")
+			}
+			since, err := query.ParseDuration(ago)
+			if err != nil {
+				return fmt.Errorf("--since: %w", err)
 			}
 			if since < time.Minute {
 				return fmt.Errorf("--since %s: want at least 1m", since)
@@ -70,7 +75,7 @@ or of the one that did.`,
 	places.register(cmd)
 	server.register(cmd)
 	out.register(cmd)
-	cmd.Flags().DurationVar(&since, "since", time.Hour, "nodes that told something since then, and what they lost since then")
+	cmd.Flags().StringVar(&ago, "since", "1h", "how far back (15m, 7d): nodes that told something since then, and what they lost since then")
 	return cmd
 }
 
