@@ -144,7 +144,7 @@ bench-datapath: ## Measure the datapath against nftables, write build/bench/data
 	./$(BUILD)/bench/datapath -output $(BUILD)/bench/datapath.json $(ARGS)
 
 .PHONY: bench-store
-bench-store: build ## Measure storing and summing up flows, write build/bench/store.json (root, 5 GiB of disk, 20 minutes)
+bench-store: build ## Measure storing and summing up flows, write build/bench/store.json (root, 10 GiB of disk, 20 minutes)
 	@mkdir -p $(BUILD)/bench
 	go build -o $(BUILD)/bench/store ./test/bench/store
 	./$(BUILD)/bench/store -engine-library $(ENGINE) -output $(BUILD)/bench/store.json $(ARGS)

@@ -74,7 +74,7 @@ machine and goes the whole way round. It touches nothing outside the lab.`,
 	})
 	root.AddCommand(
 		newDemoCommand(), newUpCommand(), newDownCommand(),
-		newFlowsCommand(), newStoreCommand(), newPolicyCommand(), newPanicCommand(), newDenyListCommand(), newVersionCommand(),
+		newFlowsCommand(), newStoreCommand(), newPolicyCommand(), newPanicCommand(), newPasswordCommand(), newDenyListCommand(), newVersionCommand(),
 		newRecommendCommand(), newReplayCommand(), newDiffCommand(), newExplainCommand(), newConnectivityCommand(),
 		newServerCommand(), newAgentCommand(), newEngineCommand(), newLabHostCommand(),
 	)

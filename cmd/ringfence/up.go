@@ -335,8 +335,12 @@ func checkNodeInventory(path, node string) (missing []string, err error) {
 func printLogin(w io.Writer, r serverReady) {
 	fmt.Fprintf(w, "web UI    %s\nstore     %s\n", r.URL, r.Engine)
 	if r.Password != "" {
-		fmt.Fprintf(w, "login     %s\npassword  %s   (shown only this once)\n", r.User, r.Password)
+		printPassword(w, r.User, r.Password)
 	}
+}
+
+func printPassword(w io.Writer, user, password string) {
+	fmt.Fprintf(w, "login     %s\npassword  %s   (shown only this once)\n", user, password)
 }
 
 func newLogger(w io.Writer) *slog.Logger {

@@ -49,6 +49,12 @@ func (s *Store) EnsureAdmin(ctx context.Context) (string, error) {
 	if n > 0 {
 		return "", nil
 	}
+	return s.ResetAdmin(ctx)
+}
+
+// ResetAdmin gives the admin user a password that it makes up and returns, and
+// ends all sessions.
+func (s *Store) ResetAdmin(ctx context.Context) (string, error) {
 	password := rand.Text() // 128 bits
 	return password, s.SetPassword(ctx, AdminUser, password, System)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,7 +81,7 @@ func TestCircleInBrowser(t *testing.T) {
 	if text := got["text"].(string); !strings.HasPrefix(text, "Allowed") {
 		t.Errorf("the enforced policy does not allow its client: %q", text)
 	}
-	b.do("open", args{"path": "/flows", "shows": "flow-row"})
+	b.do("open", args{"path": "/flows?q=" + url.QueryEscape("to.workload="+workload+" verdict=audited,dropped since=1h"), "shows": "flow-row"})
 	b.do("shot", args{"name": "flows"})
 
 	b.do("open", args{"path": "/workloads/" + workload})
