@@ -72,8 +72,12 @@ func crowds(rows string) string {
 // foldedBits is how many bits of an end's address are dropped at a level: none of
 // a workload's, which has no address.
 func foldedBits(end, level string) string {
+	return "if(" + end + "_name = '', greatest(" + end + "_folded, " + levelBits(end, level) + "), toUInt8(0))"
+}
+
+func levelBits(end, level string) string {
 	return strings.NewReplacer("END", end, "LEVEL", level).Replace(
-		`if(END_name = '', greatest(END_folded, toUInt8(if(END_address BETWEEN toIPv6('::ffff:0:0') AND toIPv6('::ffff:ffff:ffff'), 8 * LEVEL, if(LEVEL = 0, 0, 64 + 16 * LEVEL)))), toUInt8(0))`)
+		"toUInt8(if(END_address BETWEEN toIPv6('::ffff:0:0') AND toIPv6('::ffff:ffff:ffff'), 8 * LEVEL, if(LEVEL = 0, 0, 64 + 16 * LEVEL)))")
 }
 
 func foldedPrefix(end, bits string) string {
