@@ -150,13 +150,17 @@ func unseen(p netip.Prefix, seen uint64, port policy.Port) string {
 // crowd is how many addresses were added up to the prefix that is the peer of s,
 // or 0.
 func (s *sighting) crowd() uint64 {
-	if !s.peer().Prefix.IsValid() {
+	return crowdOf(s.peer(), s.direction, s.edge.SourceEndpoints, s.edge.DestinationEndpoints)
+}
+
+func crowdOf(peer flow.Party, d flow.Direction, sources, destinations uint64) uint64 {
+	switch {
+	case !peer.Prefix.IsValid():
 		return 0
+	case d == flow.Ingress:
+		return sources
 	}
-	if s.direction == flow.Ingress {
-		return s.edge.SourceEndpoints
-	}
-	return s.edge.DestinationEndpoints
+	return destinations
 }
 
 // standIns are addresses of a prefix, one for each part of it that guardrails and

@@ -165,7 +165,7 @@ func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
 	}
 	allowed, denied := 0, 0
 	for _, a := range j.addresses(s) {
-		if f.Peer.Addr = a; s.crowd() == 0 { // the names of one address are not those of a crowd
+		if f.Peer.Addr = a; !s.peer().Prefix.IsValid() { // the names of one address are not those of a crowd
 			f.Peer.Names = j.v.index.Names(a)
 		}
 		one := j.evaluate(f)

@@ -185,6 +185,22 @@ func TestRecommendACrowd(t *testing.T) {
 	}
 }
 
+// A policy's rule for the prefix of a crowd admits what was seen, and the rest of
+// the prefix.
+func TestCheckACrowd(t *testing.T) {
+	w := crowdedWorld(t, "world/198.51.100.1 > shop/cart", "198.51.100.0/24")
+	p := policy.Policy{Workload: ref("shop/cart"), IsolateIngress: true, Ingress: []policy.Rule{{
+		Peers: []policy.Peer{{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("198.51.100.0/24")}}}, Ports: []policy.Port{{Protocol: flow.TCP, Port: 80}},
+	}}}
+	c, err := w.analyzer(analyzer.Config{}).Check(context.Background(), p, epoch, w.window())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Rules) != 1 || c.Unused != 0 || c.New != 0 || !slices.Equal(c.Rules[0].AlsoAdmits, []string{"56 more of the addresses of 198.51.100.0/24"}) {
+		t.Errorf("%s %+v", c.Words, c.Rules)
+	}
+}
+
 func TestReplayJudgesByName(t *testing.T) {
 	named := func(name string) policy.Policy {
 		return policy.Policy{Workload: ref("shop/cart"), IsolateEgress: true, Egress: []policy.Rule{{Peers: []policy.Peer{{FQDN: name}}}}}

@@ -120,7 +120,7 @@ func (s *Store) foldServer(ctx context.Context, now time.Time) (folds int, err e
 		return 0, fmt.Errorf("open clickhouse: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.conn.Close()) }()
-	if err := s.dropOldScratch(ctx); err != nil {
+	if err := s.dropScratch(ctx, 2*foldTime); err != nil {
 		return 0, err
 	}
 	before := startOfMonth(now.Add(-s.cfg.Retention.quiet())).Format("200601")
@@ -219,14 +219,15 @@ func (s *Store) foldPartition(ctx context.Context, table, id string) (err error)
 	return s.conn.Exec(ctx, fmt.Sprintf("ALTER TABLE `%s` REPLACE PARTITION ID '%s' FROM `%s`", table, id, scratch))
 }
 
-// foldTime is how long folding a month may take, and then some: an older scratch
-// table is one that a killed server left.
+// foldTime is the most that folding a month may take. A scratch table that is much
+// older is one that a killed server left.
 const foldTime = time.Hour
 
-func (s *Store) dropOldScratch(ctx context.Context) error {
+// dropScratch drops scratch tables of an age.
+func (s *Store) dropScratch(ctx context.Context, age time.Duration) error {
 	const list = `SELECT name FROM system.tables
 		WHERE database = currentDatabase() AND startsWith(name, {prefix:String}) AND metadata_modification_time < now() - toIntervalSecond({age:Int64})`
-	args := []any{clickhouse.Named("prefix", scratchPrefix), clickhouse.Named("age", int64(2*foldTime/time.Second))}
+	args := []any{clickhouse.Named("prefix", scratchPrefix), clickhouse.Named("age", int64(age/time.Second))}
 	var left []string
 	err := s.each(ctx, "fold", list, args, func(rows driver.Rows) error {
 		var name string

@@ -152,3 +152,18 @@ func TestFold(t *testing.T) {
 		t.Errorf("the month that is under way: %d partitions folded, %v", n, err)
 	}
 }
+
+// What a killed server left goes, what another one is at stays.
+func TestFoldDropsWhatWasLeft(t *testing.T) {
+	s := migrated(t)
+	mustExec(t, s, "CREATE TABLE `.fold_edge_days_1` AS edge_days")
+	left := func() uint64 {
+		return ask(t, s, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND startsWith(name, '.')")
+	}
+	if _, err := s.Fold(t.Context()); err != nil || left() != 1 {
+		t.Fatalf("%v, %d tables, want the one that is new", err, left())
+	}
+	if err := s.dropScratch(t.Context(), -time.Hour); err != nil || left() != 0 {
+		t.Errorf("%v, %d tables are left", err, left())
+	}
+}
