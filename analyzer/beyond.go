@@ -29,7 +29,7 @@ func (v *view) beyond(w flow.Workload, r *Rule) (says []string, also []flow.Work
 		return append(says, fmt.Sprintf("anyone but the %s that were seen", number(len(seenPeers(r.Evidence)), "peer"))), also
 	}
 	for _, p := range r.Rule.Peers {
-		if other := v.otherAddresses(p, r.Evidence); other != "" {
+		if other := v.otherAddresses(p, r); other != "" {
 			says = append(says, other)
 		}
 	}
@@ -105,7 +105,8 @@ func otherPorts(p policy.Port, n int) string {
 }
 
 // otherAddresses says what a peer that is no selector means beside what was seen.
-func (v *view) otherAddresses(p policy.Peer, evidence []Evidence) string {
+func (v *view) otherAddresses(p policy.Peer, r *Rule) string {
+	evidence := r.Evidence
 	seen := map[netip.Addr]bool{}
 	for party := range seenPeers(evidence) {
 		if party.Address.IsValid() {
@@ -127,7 +128,7 @@ func (v *view) otherAddresses(p policy.Peer, evidence []Evidence) string {
 				n++
 			}
 		}
-		return otherThan(p, n)
+		return otherThan(p, n+crowdsIn(p.CIDR.Prefix, r))
 	case p.FQDN != "":
 		for a := range seen {
 			if slices.ContainsFunc(v.index.Names(a), func(name string) bool { return policy.NameMatches(p.FQDN, name) }) {
@@ -144,6 +145,22 @@ func (v *view) otherAddresses(p policy.Peer, evidence []Evidence) string {
 		}
 	}
 	return ""
+}
+
+// crowdsIn is how many addresses of a prefix were seen that have no edge each.
+func crowdsIn(p netip.Prefix, r *Rule) int {
+	seen := map[netip.Prefix]uint64{}
+	for i := range r.Evidence {
+		e := &r.Evidence[i]
+		if of := e.Peer.Prefix; of.IsValid() && p.Bits() <= of.Bits() && p.Contains(of.Addr()) {
+			seen[of] = max(seen[of], crowdOf(e.Peer, r.Direction, e.SourceEndpoints, e.DestinationEndpoints))
+		}
+	}
+	n := 0
+	for _, one := range seen {
+		n += int(one) //nolint:gosec // far fewer
+	}
+	return n
 }
 
 // otherThan says how many addresses of a prefix were not seen, n were.

@@ -23,11 +23,15 @@ const (
 // addressPeer names a peer that is no workload. A node is named as one, since
 // the next node will have another address and the same processes. An address
 // that a DNS name was seen to stand for is named so, where rules take names; any
-// other is that one address.
+// other is that one address. A crowd of addresses is the prefix that it was added
+// up to, which is flagged.
 func (v *view) addressPeer(d flow.Direction, p flow.Party) (policy.Peer, bool) {
 	reserved, err := flow.ReservedIdentity(p.Reserved)
 	if err == nil && (reserved == flow.IdentityHost || reserved == flow.IdentityRemoteNode) {
 		return policy.Peer{Reserved: p.Reserved}, true
+	}
+	if p.Prefix.IsValid() {
+		return policy.Peer{CIDR: &policy.CIDR{Prefix: p.Prefix}}, true
 	}
 	if a := p.Address.Unmap().WithZone(""); a.IsValid() {
 		if name := v.nameOf(a); name != "" && d == flow.Egress {
@@ -87,7 +91,7 @@ func widened(admissions []admission) []Rule {
 	var order []block
 	for i := range admissions {
 		a := &admissions[i]
-		if a.peer.CIDR == nil {
+		if a.peer.CIDR == nil || !a.peer.CIDR.Prefix.IsSingleIP() {
 			continue
 		}
 		addr, bits := a.peer.CIDR.Prefix.Addr(), widenBits6
@@ -123,16 +127,65 @@ func wider(of []*admission) Rule {
 		}
 	}
 	p := netip.PrefixFrom(first, bits).Masked()
-	others := fmt.Sprintf("all %d other addresses", 1<<min(p.Addr().BitLen()-bits, 62)-len(of))
-	if p.Addr().Is6() {
-		others = "every other address"
-	}
 	r := Rule{
 		Rule: policy.Rule{Peers: []policy.Peer{{CIDR: &policy.CIDR{Prefix: p}}}, Ports: []policy.Port{of[0].port}}, Direction: of[0].direction,
 		Proposed: Review, Implied: true, Evidence: []Evidence{}, AlsoSelects: []flow.Workload{}, MayAdmit: []string{},
 		Flags:      []Flag{{Code: FlagBroad, Reason: fmt.Sprintf("%d of its addresses were seen; accept it in place of them if the rest belongs to the same peer", len(of))}},
-		AlsoAdmits: []string{fmt.Sprintf("%s of %s on %s, which were not observed", others, p, of[0].port)},
+		AlsoAdmits: []string{unseen(p, uint64(len(of)), of[0].port)},
 	}
 	r.finish()
 	return r
+}
+
+// unseen says what a rule of a prefix admits beside the addresses that were seen.
+func unseen(p netip.Prefix, seen uint64, port policy.Port) string {
+	others := "every other address"
+	if p.Addr().Is4() {
+		size := uint64(1) << (p.Addr().BitLen() - p.Bits())
+		others = fmt.Sprintf("all %d other addresses", size-min(seen, size)) // seen may be an estimate
+	}
+	return fmt.Sprintf("%s of %s on %s, which were not observed", others, p, port)
+}
+
+// crowd is how many addresses were added up to the prefix that is the peer of s,
+// or 0.
+func (s *sighting) crowd() uint64 {
+	return crowdOf(s.peer(), s.direction, s.edge.SourceEndpoints, s.edge.DestinationEndpoints)
+}
+
+func crowdOf(peer flow.Party, d flow.Direction, sources, destinations uint64) uint64 {
+	switch {
+	case !peer.Prefix.IsValid():
+		return 0
+	case d == flow.Ingress:
+		return sources
+	}
+	return destinations
+}
+
+// standIns are addresses of a prefix, one for each part of it that guardrails and
+// rules can tell from the others.
+func standIns(within netip.Prefix, guardrails []policy.Guardrail, rules []policy.Rule) []netip.Addr {
+	out := []netip.Addr{within.Masked().Addr()}
+	divide := func(peers []policy.Peer) {
+		for i := range peers {
+			if peers[i].CIDR == nil {
+				continue
+			}
+			for _, p := range append([]netip.Prefix{peers[i].CIDR.Prefix}, peers[i].CIDR.Except...) {
+				for _, a := range []netip.Addr{p.Masked().Addr(), netipx.PrefixLastIP(p).Next()} {
+					if within.Contains(a) && !slices.Contains(out, a) {
+						out = append(out, a)
+					}
+				}
+			}
+		}
+	}
+	for i := range guardrails {
+		divide(guardrails[i].Peers)
+	}
+	for i := range rules {
+		divide(rules[i].Peers)
+	}
+	return out
 }

@@ -58,6 +58,9 @@ func (v *view) flags(ctx context.Context, w flow.Workload, s *sighting) ([]Flag,
 			add(FlagEnvironment, "it crosses from %s=%s to %s=%s", key, v.label(e.Source.Workload, key), key, v.label(e.Destination.Workload, key))
 		}
 	}
+	if seen := s.crowd(); seen > 0 {
+		add(FlagBroad, "%d of its addresses were seen, too many of them and of others to name each", seen)
+	}
 	targets, err := v.fanOut(ctx, w, s)
 	if err != nil {
 		return nil, err

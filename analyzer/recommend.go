@@ -203,14 +203,14 @@ func forgedSources(seen []sighting) map[service]bool {
 	out := map[service]bool{}
 	for i := range seen {
 		if s := &seen[i]; s.forged {
-			out[forgery(s, s.peer().Address)] = true
+			out[forgery(s, s.peer())] = true
 		}
 	}
 	return out
 }
 
-func forgery(s *sighting, a netip.Addr) service {
-	return service{flow.Party{Address: a}, s.edge.Protocol, s.edge.Port}
+func forgery(s *sighting, p flow.Party) service {
+	return service{flow.Party{Address: p.Address, Prefix: p.Prefix}, s.edge.Protocol, s.edge.Port}
 }
 
 // forgedAs reports whether s is what its receiver saw of a forgery: the address
@@ -221,11 +221,11 @@ func (v *view) forgedAs(s *sighting, forgeries map[service]bool) bool {
 		return false
 	}
 	if !party.IsWorkload() {
-		return forgeries[forgery(s, party.Address)]
+		return forgeries[forgery(s, party)]
 	}
 	w := v.workloads[party.Workload]
 	return w != nil && slices.ContainsFunc(w.Endpoints, func(e inventory.Endpoint) bool {
-		return slices.ContainsFunc(e.Addresses, func(a netip.Addr) bool { return forgeries[forgery(s, a)] })
+		return slices.ContainsFunc(e.Addresses, func(a netip.Addr) bool { return forgeries[forgery(s, flow.Party{Address: a})] })
 	})
 }
 

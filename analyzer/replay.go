@@ -154,38 +154,49 @@ func (v *view) judgeOf(p *policy.Policy) *judge {
 	return j
 }
 
-// of evaluates one edge. An edge between workloads holds no addresses, so a
-// policy that names some is asked for each address of the peer: the edge is
-// denied when any of them is.
+// of evaluates one edge. An edge between workloads holds no addresses, nor does
+// one of a crowd, so a policy that names some is asked for each address of the
+// peer: the edge is denied when any of them is.
 func (j *judge) of(s *sighting) (out policy.Judgement, partly bool) {
-	party := s.peer()
-	f := j.v.facts(s, party.Address)
+	f := j.v.facts(s, s.peer().Address)
 	f.Peer.Outside = j.host
-	w := j.v.workloads[party.Workload]
-	if w == nil || !j.addressed[s.direction] {
+	if !j.addressed[s.direction] {
 		return j.evaluate(f), false
 	}
 	allowed, denied := 0, 0
-	for i := range w.Endpoints {
-		for _, a := range w.Endpoints[i].Addresses {
-			f.Peer.Addr, f.Peer.Names = a, j.v.index.Names(a)
-			one := j.evaluate(f)
-			if one.Denied() {
-				denied++
-				out = one
-				continue
-			}
-			allowed++
-			if denied == 0 {
-				out = one
-			}
+	for _, a := range j.addresses(s) {
+		if f.Peer.Addr = a; !s.peer().Prefix.IsValid() { // the names of one address are not those of a crowd
+			f.Peer.Names = j.v.index.Names(a)
+		}
+		one := j.evaluate(f)
+		if one.Denied() {
+			denied++
+			out = one
+			continue
+		}
+		allowed++
+		if denied == 0 {
+			out = one
 		}
 	}
 	if allowed+denied == 0 {
-		f.Peer.Addr, f.Peer.Names = netip.Addr{}, nil
 		return j.evaluate(f), false
 	}
 	return out, allowed > 0 && denied > 0
+}
+
+// addresses are those that the peer of s may have had, when they are not in s.
+func (j *judge) addresses(s *sighting) (out []netip.Addr) {
+	party := s.peer()
+	if party.Prefix.IsValid() {
+		return standIns(party.Prefix, j.guard.Guardrails, j.policy.Rules(s.direction))
+	}
+	if w := j.v.workloads[party.Workload]; w != nil {
+		for i := range w.Endpoints {
+			out = append(out, w.Endpoints[i].Addresses...)
+		}
+	}
+	return out
 }
 
 func (j *judge) evaluate(f policy.Facts) policy.Judgement {

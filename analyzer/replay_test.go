@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func TestReplayFindsTheAttacks(t *testing.T) {
 		{Direction: flow.Egress, Source: party("boutique/paymentservice"), Destination: party("world/198.51.100.66"), Protocol: flow.UDP, Port: 53, Reason: flow.ReasonDefault, Connections: 1, Answered: 1, Packets: 7},
 		{Direction: flow.Egress, Source: party("boutique/paymentservice"), Destination: party("world/2001:db8:66::66"), Protocol: flow.TCP, Port: 443, Reason: flow.ReasonDefault, Connections: 1, Answered: 1, Packets: 7},
 	}
-	if diff := cmp.Diff(want, got.Denials, cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreFields(analyzer.Denial{}, "FirstSeen", "LastSeen")); diff != "" {
+	if diff := cmp.Diff(want, got.Denials, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.IgnoreFields(analyzer.Denial{}, "FirstSeen", "LastSeen")); diff != "" {
 		t.Errorf("denials (-want +got):\n%s", diff)
 	}
 	if first := got.Denials[3].FirstSeen; !first.Equal(epoch.Add(26 * time.Minute)) {
@@ -87,6 +88,116 @@ func TestReplayJudgesByAddressToo(t *testing.T) {
 				t.Errorf("%+v, want denied %v, partly %v", got, tc.denied, tc.partly)
 			}
 		})
+	}
+}
+
+// A crowd's edge has a prefix in place of the addresses: what a policy says of a
+// part of it counts.
+func TestReplayJudgesACrowd(t *testing.T) {
+	cidr := func(prefix string, except ...string) []policy.Rule {
+		c := &policy.CIDR{Prefix: netip.MustParsePrefix(prefix)}
+		for _, e := range except {
+			c.Except = append(c.Except, netip.MustParsePrefix(e))
+		}
+		return []policy.Rule{{Peers: []policy.Peer{{CIDR: c}}}}
+	}
+	for _, tc := range []struct {
+		name           string
+		crowd          string
+		rules          []policy.Rule
+		denied, partly bool
+	}{
+		{"all of it, IPv4", "198.51.100.0/24", cidr("198.51.100.0/24"), false, false},
+		{"all of it, IPv6", "2001:db8:1::/48", cidr("2001:db8::/32"), false, false},
+		{"the first half", "198.51.100.0/24", cidr("198.51.100.0/25"), true, true},
+		{"the last half", "2001:db8:1::/48", cidr("2001:db8:1:8000::/49"), true, true},
+		{"one address in the middle", "198.51.100.0/24", cidr("198.51.100.77/32"), true, true},
+		{"two halves", "198.51.100.0/24", append(cidr("198.51.100.0/25"), cidr("198.51.100.128/25")...), false, false},
+		{"all but one, IPv4", "198.51.100.0/24", cidr("0.0.0.0/0", "198.51.100.255/32"), true, true},
+		{"all but one, IPv6", "2001:db8:1::/48", cidr("::/0", "2001:db8:1::9/128"), true, true},
+		{"without what others may not", "198.51.100.0/24", cidr("0.0.0.0/0", "198.51.101.0/24"), false, false},
+		{"another prefix, IPv4", "198.51.100.0/24", cidr("203.0.113.0/24"), true, false},
+		{"another prefix, IPv6", "2001:db8:1::/48", cidr("2001:db8:2::/48"), true, false},
+		{"everybody", "0.0.0.0/0", cidr("0.0.0.0/0"), false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := crowdedWorld(t, "world/198.51.100.1 > shop/cart", tc.crowd)
+			got := replay(t, w, policy.Policy{Workload: ref("shop/cart"), IsolateIngress: true, Ingress: tc.rules})
+			if (got.DeniedEdges == 1) != tc.denied || tc.denied && got.Denials[0].Partly != tc.partly {
+				t.Errorf("%+v, want denied %v, partly %v", got, tc.denied, tc.partly)
+			}
+		})
+	}
+}
+
+// The name of one address of a crowd is not that of the others.
+func TestReplayJudgesACrowdByName(t *testing.T) {
+	w := crowdedWorld(t, "shop/cart > world/198.51.100.1", "198.51.100.0/24")
+	w.inv.Names = []inventory.Name{{Name: "first.example.com", Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.0")}}}
+	got := replay(t, w, policy.Policy{Workload: ref("shop/cart"), IsolateEgress: true, Egress: []policy.Rule{{Peers: []policy.Peer{{FQDN: "first.example.com"}}}}})
+	if got.DeniedEdges != 1 || got.Denials[0].Partly {
+		t.Errorf("%+v, want the edge denied", got)
+	}
+}
+
+// crowdedWorld has one edge, with 200 addresses of a prefix at the end that is
+// no workload.
+func crowdedWorld(t *testing.T, edge, crowd string) *world {
+	t.Helper()
+	w := &world{tb: t}
+	for _, line := range []string{
+		"window 30m", "covered node-1 30m", "workload shop/cart app=cart cart-1@node-1", "flow " + edge + " TCP 80",
+	} {
+		if err := w.line(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range w.edges {
+		e := &w.edges[i]
+		peer := &e.Source
+		e.SourceEndpoints = 200
+		if e.Source.IsWorkload() {
+			peer, e.SourceEndpoints, e.DestinationEndpoints = &e.Destination, 1, 200
+		}
+		*peer = flow.Party{Reserved: "world", Prefix: netip.MustParsePrefix(crowd)}
+	}
+	return w
+}
+
+// No person is asked to accept each client of the internet, nor is a prefix
+// accepted for them.
+func TestRecommendACrowd(t *testing.T) {
+	r := crowdedWorld(t, "world/198.51.100.1 > shop/cart", "198.51.100.0/24").recommend("shop/cart")
+	if len(r.Rules) != 1 || r.Policy != nil && r.Policy.IsolateIngress {
+		t.Fatalf("%d rules, policy %+v: %+v", len(r.Rules), r.Policy, r.Rules)
+	}
+	rule := r.Rules[0]
+	if got := rule.Rule.Peers[0].CIDR; got == nil || got.Prefix != netip.MustParsePrefix("198.51.100.0/24") || rule.Proposed != analyzer.Review {
+		t.Errorf("%+v proposed as %s", rule.Rule.Peers, rule.Proposed)
+	}
+	if !slices.ContainsFunc(rule.Flags, func(f analyzer.Flag) bool {
+		return f.Code == analyzer.FlagBroad && strings.HasPrefix(f.Reason, "200 of its addresses")
+	}) {
+		t.Errorf("flags %v", rule.Flags)
+	}
+	if want := "all 56 other addresses of 198.51.100.0/24 on TCP 80, which were not observed"; !slices.Contains(rule.AlsoAdmits, want) {
+		t.Errorf("also admits %q, want %q", rule.AlsoAdmits, want)
+	}
+}
+
+// A policy's rule for the prefix of a crowd admits what was seen, and the rest of
+// the prefix.
+func TestCheckACrowd(t *testing.T) {
+	w := crowdedWorld(t, "world/198.51.100.1 > shop/cart", "198.51.100.0/24")
+	p := policy.Policy{Workload: ref("shop/cart"), IsolateIngress: true, Ingress: []policy.Rule{{
+		Peers: []policy.Peer{{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("198.51.100.0/24")}}}, Ports: []policy.Port{{Protocol: flow.TCP, Port: 80}},
+	}}}
+	c, err := w.analyzer(analyzer.Config{}).Check(context.Background(), p, epoch, w.window())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Rules) != 1 || c.Unused != 0 || c.New != 0 || !slices.Equal(c.Rules[0].AlsoAdmits, []string{"56 more of the addresses of 198.51.100.0/24"}) {
+		t.Errorf("%s %+v", c.Words, c.Rules)
 	}
 }
 

@@ -137,7 +137,11 @@ func rule(admissions []*admission) Rule {
 			r.AlsoAdmits = append(r.AlsoAdmits, fmt.Sprintf("%s on %s, whose labels match too", also, a.port))
 		}
 		for i := range a.edges {
-			r.Evidence = append(r.Evidence, a.edges[i].evidence())
+			e := &a.edges[i]
+			if seen := e.crowd(); seen > 0 {
+				r.AlsoAdmits = append(r.AlsoAdmits, unseen(e.sighting.peer().Prefix, seen, a.port))
+			}
+			r.Evidence = append(r.Evidence, e.evidence())
 		}
 	}
 	r.Rule.Peers = peersOf(admissions)

@@ -276,6 +276,8 @@ func compareParties(a, b *flow.Party) int {
 		a.Workload.Compare(b.Workload),
 		cmp.Compare(a.Reserved, b.Reserved),
 		a.Address.Compare(b.Address),
+		a.Prefix.Addr().Compare(b.Prefix.Addr()),
+		cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()),
 	)
 }
 

@@ -38,7 +38,7 @@ type conditions map[string]*[]string
 
 var flowsConditions = []struct{ flag, short, field, usage string }{
 	{"namespace", "n", "namespace", "namespace of either end"},
-	{"selector", "l", "label", "label of either end: key, key=value or key!=value; several must all hold, each at either end (--filter from.label=… is of one)"},
+	{"selector", "l", "label", "label of either end: key, key=value or key!=value; one end must hold all that are given (--filter from.label=… says which)"},
 	{"workload", "", "workload", "either end, as namespace/name or namespace/kind/name"},
 	{"from", "", "from.workload", "the initiator, as namespace/name or namespace/kind/name"},
 	{"to", "", "to.workload", "the responder, as namespace/name or namespace/kind/name"},

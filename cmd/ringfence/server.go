@@ -36,6 +36,10 @@ const database = "ringfence"
 // replicaPause is how often replicas that are away are looked for.
 const replicaPause = time.Minute
 
+// foldPause is how often old edges are looked at for addresses to give up. There
+// are some once a month.
+const foldPause = 6 * time.Hour
+
 func newServerCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "server CONFIG",
@@ -114,6 +118,7 @@ func (s *server) run(ctx context.Context, ready func(serverReady) error) (err er
 	if s.engine != nil {
 		g.Go(func() error { return s.keepEngine(ctx) })
 	}
+	g.Go(func() error { return s.keepFolded(ctx) })
 	if s.cfg.ClickHouse.Cluster != "" {
 		g.Go(func() error { return s.keepReplicas(ctx) })
 	}
@@ -202,6 +207,25 @@ func (s *server) keepReplicas(ctx context.Context) error {
 		}
 		if err := s.reopenStore(ctx); err != nil && ctx.Err() == nil {
 			s.logger.Error("look for the store's replicas", "error", err)
+		}
+	}
+}
+
+// keepFolded gives up the single addresses of crowds in what is old.
+func (s *server) keepFolded(ctx context.Context) error {
+	tick := time.NewTicker(foldPause)
+	defer tick.Stop()
+	for {
+		switch folded, err := s.store.now.Load().Fold(ctx); {
+		case err != nil && ctx.Err() == nil:
+			s.logger.Error("fold old edges", "error", err)
+		case folded > 0:
+			s.logger.Info("the addresses of crowds in old edges were folded to prefixes", "partitions", folded)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
 		}
 	}
 }

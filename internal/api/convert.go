@@ -24,9 +24,7 @@ func PartyOf(p flow.Party) Party {
 		out.Workload = &ref
 	}
 	out.Endpoint, out.Reserved = optional(p.Endpoint), optional(p.Reserved)
-	if p.Address.IsValid() {
-		out.Address = optional(p.Address.String())
-	}
+	out.Address = optional(p.Where())
 	out.Identity = number64(uint32(p.Identity))
 	if p.Labels != "" {
 		labels := map[string]string{}

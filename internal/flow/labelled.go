@@ -21,22 +21,37 @@ type Party struct {
 	// Address is set in edges and denials, and only when the party is no
 	// workload. A labelled record has its addresses in its key.
 	Address netip.Addr `json:"address,omitzero"`
+	// Prefix is set in place of Address where an edge adds up the addresses of a
+	// crowd. How many there were is in the edge, as its endpoints.
+	Prefix netip.Prefix `json:"prefix,omitzero"`
 }
 
 // IsWorkload reports whether p is a workload.
 func (p Party) IsWorkload() bool { return !p.Workload.IsZero() }
 
-// String returns the workload, or the reserved name and the address.
-func (p Party) String() string {
+// Where returns the address, or the prefix, or "".
+func (p Party) Where() string {
 	switch {
-	case p.IsWorkload():
-		return p.Workload.String()
-	case !p.Address.IsValid():
-		return p.Reserved
-	case p.Reserved == "":
+	case p.Prefix.IsValid():
+		return p.Prefix.String()
+	case p.Address.IsValid():
 		return p.Address.String()
 	}
-	return p.Reserved + "/" + p.Address.String()
+	return ""
+}
+
+// String returns the workload, or the reserved name and the address.
+func (p Party) String() string {
+	switch where := p.Where(); {
+	case p.IsWorkload():
+		return p.Workload.String()
+	case where == "":
+		return p.Reserved
+	case p.Reserved == "":
+		return where
+	default:
+		return p.Reserved + "/" + where
+	}
 }
 
 // Nobody is the party of an address that nobody is known to own.

@@ -11,6 +11,8 @@
 // (from.), of the responder (to.), or of either; those of a slot of the live
 // one (live.), the staged one (staged.), or either. A port without a side is
 // the responder's. A label is key=value, key!=value (also where there is no such
-// label), or key alone. A value with spaces, commas or quotes stands in double
-// quotes, in which \ takes the next character as it is.
+// label), or key alone; all labels without a side are met by one end, whichever,
+// and those of conditions that are turned round by neither. A value with spaces,
+// commas or quotes stands in double quotes, in which \ takes the next character as
+// it is.
 package query

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -43,13 +44,33 @@ SELECT
 FROM ` + edgeRows + `
 GROUP BY ` + edgeKey + `
 ORDER BY ` + edgeKey + `
+LIMIT {max_peers:UInt64} + 1 BY ` + edgeService + `
 LIMIT {limit:UInt64}`
 
-// Edges returns the edges that f wants, in a fixed order. It is an error when
-// there are more of them than the limit.
+var foldedEdgeQuery = strings.Replace(edgeQuery, edgeRows, folded(edgeRows), 1)
+
+// Edges returns the edges that f wants, in a fixed order. Those of a service with
+// more than a thousand peers that are no workloads are to prefixes. It is an error
+// when there are more of them than the limit.
 func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	limit := limitOr(f.Limit, defaultEdgeLimit)
-	text, args := s.over(edgeQuery, "({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8}) AND ("+atEitherEnd+")", f.Since, f.Until)
+	out, err := s.edges(ctx, edgeQuery, f, limit)
+	if err == nil && crowded(out) {
+		out, err = s.edges(ctx, foldedEdgeQuery, f, limit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(out)) > limit {
+		return nil, fmt.Errorf("more than %d edges: ask for a shorter time or for one workload", limit)
+	}
+	return out, nil
+}
+
+// edges runs one of the queries above. Of more edges than the limit it returns one
+// more.
+func (s *Store) edges(ctx context.Context, query string, f EdgeFilter, limit uint64) ([]flow.Edge, error) {
+	text, args := s.over(query, "({direction:UInt8} = 0 OR toUInt8(direction) = {direction:UInt8}) AND ("+atEitherEnd+")", f.Since, f.Until)
 	args = append(args, workloadArgs(f.Workload)...)
 	args = append(args,
 		clickhouse.Named("direction", uint8(f.Direction)),
@@ -57,6 +78,7 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 		clickhouse.Named("staged_revision", f.StagedRevision),
 		clickhouse.Named("limit", limit+1),
 		clickhouse.Named("times", f.Times),
+		clickhouse.Named("max_peers", uint64(maxPeers)),
 	)
 	var out []flow.Edge
 	err := s.each(ctx, "edges", text, args, func(rows driver.Rows) error {
@@ -83,9 +105,6 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	if err != nil {
 		return nil, err
 	}
-	if uint64(len(out)) > limit {
-		return nil, fmt.Errorf("more than %d edges: ask for a shorter time or for one workload", limit)
-	}
 	return out, nil
 }
 
@@ -103,7 +122,7 @@ SELECT
     if(source_name = '', source_address, toIPv6('::')) AS source_peer,
     destination_namespace, destination_kind, destination_name, destination_reserved,
     if(destination_name = '', destination_address, toIPv6('::')) AS destination_peer,
-    protocol, destination_port,
+    protocol, destination_port, toUInt8(0), toUInt8(0),
     sum(toUInt64(connections)),
     sum(forward_packets), sum(forward_bytes), sum(reverse_packets), sum(reverse_bytes),
     min(first_seen), max(time)

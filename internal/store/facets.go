@@ -12,7 +12,7 @@ import (
 )
 
 // facets are the fields that are counted: each one's value as a filter spells
-// it, and which rows have one.
+// it, and which rows have one. Of addresses that are no workload's, prefixes are.
 var facets = []struct{ field, value, has string }{
 	{"from.namespace", "source_namespace", "source_namespace != ''"},
 	{"to.namespace", "destination_namespace", "destination_namespace != ''"},
@@ -20,6 +20,8 @@ var facets = []struct{ field, value, has string }{
 	{"to.workload", "concat(destination_namespace, '/', destination_kind, '/', destination_name)", "destination_name != ''"},
 	{"from.reserved", "source_reserved", "source_reserved != ''"},
 	{"to.reserved", "destination_reserved", "destination_reserved != ''"},
+	{"from.address", nearPrefix("source"), "source_name = '' AND source_address != toIPv6('::')"},
+	{"to.address", nearPrefix("destination"), "destination_name = '' AND destination_address != toIPv6('::')"},
 	{"to.port", "destination_port", "1"},
 	{"protocol", "protocol", "1"},
 	{"verdict", "outcome", "1"},
@@ -28,6 +30,12 @@ var facets = []struct{ field, value, has string }{
 	{"staged.reason", "staged_reason", "staged_verdict != 'unknown'"},
 	{"event", "event", "1"},
 	{"node", "node", "1"},
+}
+
+// nearPrefix is the longest prefix that an end's address is folded to.
+func nearPrefix(end string) string {
+	bits := levelBits(end, "1")
+	return "concat(toString(" + foldedPrefix(end, bits) + "), '/', toString(128 - " + bits + "))"
 }
 
 const (

@@ -3,8 +3,10 @@ package store
 import (
 	"cmp"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -29,6 +31,10 @@ func facetValue(field string, r *flow.Labelled) string {
 		return r.Source.Reserved
 	case "to.reserved":
 		return r.Dest.Reserved
+	case "from.address":
+		return nearOf(r.Source, r.Key.Source)
+	case "to.address":
+		return nearOf(r.Dest, r.Destination)
 	case "to.port":
 		return query.Range{Low: uint32(r.DestinationPort), High: uint32(r.DestinationPort)}.String()
 	case "protocol":
@@ -53,6 +59,18 @@ func facetValue(field string, r *flow.Labelled) string {
 		return r.Node
 	}
 	panic(field)
+}
+
+// nearOf is the /24 or /48 of an address that is no workload's.
+func nearOf(p *flow.Party, a netip.Addr) string {
+	if p.IsWorkload() || !a.IsValid() {
+		return ""
+	}
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	return netip.PrefixFrom(a, bits).Masked().String()
 }
 
 func TestFacetsCountRecords(t *testing.T) {
@@ -114,8 +132,13 @@ func TestFacetsCountRecords(t *testing.T) {
 	}
 }
 
-// sortText is what the store orders equal counts by: protocols by number.
+// sortText is what the store orders equal counts by: protocols by number, and
+// prefixes as those of IPv6.
 func sortText(term string) string {
+	if _, text, ok := strings.Cut(term, ".address="); ok {
+		p := netip.MustParsePrefix(text)
+		return netip.AddrFrom16(p.Addr().As16()).String()
+	}
 	for _, p := range []flow.Protocol{flow.TCP, flow.UDP, flow.ICMP} {
 		if term == "protocol="+p.String() {
 			return strconv.Itoa(int(p))

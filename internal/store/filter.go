@@ -25,13 +25,42 @@ type condition struct {
 func where(f query.Filter) (*condition, error) {
 	c := &condition{args: windowArgs(f.Since, f.Until)}
 	c.text.WriteString(`time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND time < fromUnixTimestamp64Micro({until:Int64}, 'UTC')`)
+	var labels []query.Term
 	for _, t := range f.Terms {
-		c.text.WriteString("\n  AND ")
-		if err := c.term(t); err != nil {
+		if t.Field == "label" && !t.Not {
+			labels = append(labels, t)
+			continue
+		}
+		text, err := c.term(t, fieldColumns[t.Field])
+		if err != nil {
 			return nil, err
 		}
+		c.text.WriteString("\n  AND " + text)
 	}
-	return c, nil
+	if len(labels) == 0 {
+		return c, nil
+	}
+	text, err := c.atOneEnd(labels)
+	c.text.WriteString("\n  AND " + text)
+	return c, err
+}
+
+// atOneEnd is that one and the same end holds all conditions, as who names a
+// workload by several labels means it.
+func (c *condition) atOneEnd(terms []query.Term) (string, error) {
+	var ends []string
+	for _, column := range fieldColumns[terms[0].Field] {
+		var all []string
+		for _, t := range terms {
+			text, err := c.term(t, []string{column})
+			if err != nil {
+				return "", err
+			}
+			all = append(all, text)
+		}
+		ends = append(ends, "("+strings.Join(all, " AND ")+")")
+	}
+	return "(" + strings.Join(ends, " OR ") + ")", nil
 }
 
 // bind adds a parameter and writes its place.
@@ -41,26 +70,26 @@ func (c *condition) bind(typ string, value any) string {
 	return "{" + name + ":" + typ + "}"
 }
 
-func (c *condition) term(t query.Term) error {
-	columns := fieldColumns[t.Field]
+// term is that one of the columns has one of the values.
+func (c *condition) term(t query.Term, columns []string) (string, error) {
 	if len(columns) == 0 || len(t.Values) == 0 {
-		return fmt.Errorf("the store has no field %q with %d values", t.Field, len(t.Values))
+		return "", fmt.Errorf("the store has no field %q with %d values", t.Field, len(t.Values))
 	}
 	var either []string
 	for _, v := range t.Values {
 		for _, column := range columns {
 			text, err := c.is(column, v)
 			if err != nil {
-				return fmt.Errorf("field %s: %w", t.Field, err)
+				return "", fmt.Errorf("field %s: %w", t.Field, err)
 			}
 			either = append(either, text)
 		}
 	}
+	text := "(" + strings.Join(either, " OR ") + ")"
 	if t.Not {
-		c.text.WriteString("NOT ")
+		text = "NOT " + text
 	}
-	c.text.WriteString("(" + strings.Join(either, " OR ") + ")")
-	return nil
+	return text, nil
 }
 
 // fieldColumns are the columns, or for workloads their prefixes, of which one

@@ -66,12 +66,45 @@ func matches(f query.Filter, r *flow.Labelled) bool {
 	if !f.Since.IsZero() && r.Time.Before(f.Since) || !f.Until.IsZero() && !r.Time.Before(f.Until) {
 		return false
 	}
+	one := map[string]bool{"from.": true, "to.": true} // which end has all labels that either may have
 	for _, t := range f.Terms {
+		if t.Field == "label" && !t.Not {
+			for side := range one {
+				one[side] = one[side] && slices.ContainsFunc(t.Values, func(v query.Value) bool { return isValue(side+"label", v, r) })
+			}
+			continue
+		}
 		if slices.ContainsFunc(t.Values, func(v query.Value) bool { return isValue(t.Field, v, r) }) == t.Not {
 			return false
 		}
 	}
-	return true
+	return one["from."] || one["to."]
+}
+
+// Several labels name one workload, at whichever end it is.
+func TestFilterLabelsOfOneEnd(t *testing.T) {
+	s := migrated(t)
+	mustInsert(t, s, "a", connection(frontend, cart, 1, noon)) // app=frontend,tier=x to app=cart
+	for text, want := range map[string]int{
+		"label=app=frontend label=tier=x":         1,
+		"label=app=cart label=tier!=x":            1,
+		"label=app=cart label=tier=x":             0,
+		"label=app=frontend label=app=cart":       0,
+		"label=app=frontend,app=cart":             1,
+		"from.label=app=frontend label=app=cart":  1,
+		"label=app=frontend -label=app=cart":      0,
+		"label=app=frontend -label=app=redis":     1,
+		"label=tier!=x label=app!=frontend":       1, // cart
+		"label=tier label=app=frontend label=app": 1,
+	} {
+		page, err := s.Flows(t.Context(), parse(t, text), query.Cursor{}, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Rows) != want {
+			t.Errorf("%s: %d records, want %d", text, len(page.Rows), want)
+		}
+	}
 }
 
 func isValue(field string, v query.Value, r *flow.Labelled) bool {

@@ -11,7 +11,10 @@ import (
 	"github.com/ringfence/ringfence/internal/query"
 )
 
-var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+var compareAddrs = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
 
 // everyValue holds each direction, event, verdict, reason and outcome, in both
 // families.

@@ -10,9 +10,10 @@ import (
 type party struct {
 	namespace, kind, name, reserved string
 	address                         netip.Addr
+	folded                          uint8 // bits at the end of address that were dropped
 }
 
-// into lists the destinations of its five columns.
+// into lists the destinations of its five columns before folded.
 func (p *party) into() []any {
 	return []any{&p.namespace, &p.kind, &p.name, &p.reserved, &p.address}
 }
@@ -22,8 +23,11 @@ func (p *party) flow() flow.Party {
 		Workload: flow.Workload{Namespace: p.namespace, Kind: p.kind, Name: p.name},
 		Reserved: p.reserved,
 	}
-	if out.Workload.IsZero() {
-		out.Address = p.address.Unmap()
+	if !out.Workload.IsZero() {
+		return out
+	}
+	if out.Address = p.address.Unmap(); p.folded > 0 {
+		out.Prefix, out.Address = netip.PrefixFrom(out.Address, out.Address.BitLen()-int(p.folded)), netip.Addr{}
 	}
 	return out
 }
@@ -43,5 +47,5 @@ type edgeEnds struct {
 func (e *edgeEnds) into() []any {
 	dest := append([]any{&e.direction}, workloadInto(&e.observer)...)
 	dest = append(append(dest, e.from.into()...), e.to.into()...)
-	return append(dest, &e.protocol, &e.port)
+	return append(dest, &e.protocol, &e.port, &e.from.folded, &e.to.folded)
 }

@@ -8,9 +8,10 @@ import (
 )
 
 // Columns of edges, edge_days and edge_months. edgeKey is what makes an edge;
-// judgements divide its rows further.
+// judgements divide its rows further. Hours have an address each: none is folded.
 const (
-	edgeKey = `direction,
+	edgeKey    = addressKey + `, source_folded, destination_folded`
+	addressKey = `direction,
     observer_namespace, observer_kind, observer_name,
     source_namespace, source_kind, source_name, source_reserved, source_address,
     destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
@@ -33,12 +34,12 @@ const edgeRows = "EDGE_ROWS"
 // several unmerged rows, whose bounds would depend on when ClickHouse last merged.
 const (
 	outerHours = `
-SELECT KEY, JUDGEMENTS, c AS connections, a AS answered, l AS live_new, s AS staged_new,
+SELECT ADDRESSED, 0 AS source_folded, 0 AS destination_folded, JUDGEMENTS, c AS connections, a AS answered, l AS live_new, s AS staged_new,
     fp AS forward_packets, fb AS forward_bytes, rp AS reverse_packets, rb AS reverse_bytes,
     first AS first_seen, last AS last_seen, se AS source_endpoints, de AS destination_endpoints, HOUR_NUMBER AS hours
 FROM
 (
-    SELECT hour, KEY, JUDGEMENTS,
+    SELECT hour, ADDRESSED, JUDGEMENTS,
         sum(connections) AS c, sum(answered) AS a, sum(live_new) AS l, sum(staged_new) AS s,
         sum(forward_packets) AS fp, sum(forward_bytes) AS fb, sum(reverse_packets) AS rp, sum(reverse_bytes) AS rb,
         min(first_seen) AS first, max(last_seen) AS last,
@@ -48,11 +49,11 @@ FROM
       AND hour < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
       AND (hour < toDateTime({hours_end:UInt32}, 'UTC') OR hour >= toDateTime({hours_again:UInt32}, 'UTC'))
       AND (CONDITION)
-    GROUP BY hour, KEY, JUDGEMENTS
+    GROUP BY hour, ADDRESSED, JUDGEMENTS
     HAVING last >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND first < fromUnixTimestamp64Micro({until:Int64}, 'UTC')
 )`
 	innerHours = `
-SELECT KEY, JUDGEMENTS, VALUES, HOUR_NUMBER AS hours
+SELECT ADDRESSED, 0 AS source_folded, 0 AS destination_folded, JUDGEMENTS, VALUES, HOUR_NUMBER AS hours
 FROM edges
 WHERE hour > toDateTime({first_hour:UInt32}, 'UTC') AND hour < toDateTime({last_hour:UInt32}, 'UTC')
   AND (hour < toDateTime({hours_end:UInt32}, 'UTC') OR hour >= toDateTime({hours_again:UInt32}, 'UTC'))
@@ -86,9 +87,9 @@ func (s *Store) over(text, condition string, since, until time.Time) (string, []
 	if w.firstMonth.Before(w.lastMonth) {
 		parts = append(parts, wholeMonths)
 	}
-	rows := strings.NewReplacer("KEY", edgeKey, "JUDGEMENTS", judgements, "VALUES", edgeValues, "HOUR_NUMBER", hourNumber,
+	rows := strings.NewReplacer("KEY", edgeKey, "ADDRESSED", addressKey, "JUDGEMENTS", judgements, "VALUES", edgeValues, "HOUR_NUMBER", hourNumber,
 		"CONDITION", condition).Replace("(" + strings.Join(parts, "\nUNION ALL") + ")")
-	return strings.Replace(text, edgeRows, rows, 1), w.args()
+	return strings.ReplaceAll(text, edgeRows, rows), w.args()
 }
 
 // Conditions on a window's rows.

@@ -171,7 +171,7 @@ func (s *Store) serverStatus(ctx context.Context, out *ServerStatus) (err error)
 SELECT name, create_table_query, ifNull(total_rows, 0), ifNull(total_bytes, 0), parts.count
 FROM system.tables
 LEFT JOIN (SELECT table, count() AS count FROM system.parts WHERE database = currentDatabase() AND active GROUP BY table) AS parts ON parts.table = name
-WHERE database = currentDatabase() AND ` + withRows + `
+WHERE database = currentDatabase() AND ` + withRows + ` AND NOT (endsWith(name, '_v1') AND total_rows = 0) -- emptied by a migration
 ORDER BY name`
 	var definitions []string
 	err = s.each(ctx, "status", tables, nil, func(rows driver.Rows) error {

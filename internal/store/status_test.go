@@ -43,6 +43,9 @@ func TestStatus(t *testing.T) {
 	if f := st.Tables[i]; f.Rows != 1000 || f.Bytes == 0 || f.BytesPerRow == 0 || f.Parts != 1 || f.RetentionDays == 0 || !f.Oldest.Equal(noon) || !f.Newest.Equal(noon) {
 		t.Errorf("flows: %+v, want 1000 rows of %s", f, noon)
 	}
+	if i := slices.IndexFunc(st.Tables, func(t TableStatus) bool { return strings.HasSuffix(t.Name, "_v1") }); i >= 0 {
+		t.Errorf("%s is listed, which a migration left empty", st.Tables[i].Name)
+	}
 	var nodes []string
 	for _, n := range st.Nodes {
 		nodes = append(nodes, n.Node)

@@ -26,7 +26,7 @@ FROM
     GROUP BY
         source_namespace, source_kind, source_name, source_reserved, source_address,
         destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
-        protocol, port
+        protocol, port, source_folded, destination_folded
 )`
 
 // Summary adds up everything that is stored. It is zero when nothing is.

@@ -688,6 +688,7 @@ export interface components {
             workload?: components["schemas"]["WorkloadRef"];
             endpoint?: string;
             reserved?: string;
+            /** @description Or a prefix, where there were too many addresses to list each. */
             address?: string;
             /**
              * Format: int64

@@ -80,7 +80,7 @@ func TestLabels(t *testing.T) {
 		if strangers > 0 {
 			t.Errorf("%s: %d records of no known endpoint", name, strangers)
 		}
-		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 			t.Fatalf("%s (-stream +inventory):\n%.2000s", name, diff)
 		}
 	}

@@ -1,0 +1,13 @@
+-- +goose NO TRANSACTION
+-- +goose Up
+-- Of a crowd of addresses, old rows keep the prefixes. They are rows of their own,
+-- beside one of the address that a prefix begins with.
+ALTER TABLE edge_days
+    ADD COLUMN IF NOT EXISTS source_folded UInt8 COMMENT 'bits at the end of source_address that were dropped, 0 when it is one address',
+    ADD COLUMN IF NOT EXISTS destination_folded UInt8 COMMENT 'bits at the end of destination_address that were dropped',
+    MODIFY ORDER BY (observer_namespace, observer_kind, observer_name, direction,
+          source_namespace, source_kind, source_name, source_reserved, source_address,
+          destination_namespace, destination_kind, destination_name, destination_reserved, destination_address,
+          protocol, port, outcome,
+          live_verdict, live_reason, live_revision, staged_verdict, staged_reason, staged_revision, day,
+          source_folded, destination_folded);
