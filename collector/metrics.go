@@ -93,5 +93,9 @@ func held(deps Deps) []prometheus.Collector {
 			Name: "ringfence_collector_ownership_cut_total",
 			Help: "Former owners of an address that were forgotten before their time, to bound memory. Records of their time are nobody's.",
 		}, func() float64 { return float64(deps.Owners.Cut()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "ringfence_collector_ownership_state_errors_total",
+			Help: "Times that who held an address could not be read from disk at start, or written to it. Records from before a restart may be taken for those of whoever has their address after it.",
+		}, func() float64 { return float64(deps.Owners.StateErrors()) }),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -36,14 +37,12 @@ type churn struct {
 	now   time.Time
 	log   []life
 	alive map[int]int // slot → index in log
+	most  int         // lives
 	slots int
 	after []int // slots that were freed last: they are taken again first
 }
 
-const (
-	churnWorkloads = 40
-	churnEndpoints = 10_000
-)
+const churnWorkloads = 40
 
 // step creates and deletes some endpoints, a few of them within milliseconds of
 // who had the address before.
@@ -65,7 +64,7 @@ func (c *churn) step() {
 				continue
 			}
 		}
-		if len(c.log) < churnEndpoints {
+		if len(c.log) < c.most {
 			c.alive[slot] = len(c.log)
 			c.log = append(c.log, life{endpoint: uint32(len(c.log) + 1), workload: c.r.IntN(churnWorkloads), slot: slot, from: c.now})
 		}
@@ -117,8 +116,21 @@ func (c *churn) want(bySlot map[int][]int, slot int, first, last time.Time) flow
 // is attributed as the log of their creation says, however late and in whatever
 // order it comes; what spans a hand-over is nobody's.
 func TestAttributionAsTheLogSays(t *testing.T) {
-	c := &churn{r: rand.New(rand.NewPCG(7, 11)), now: t0, alive: map[int]int{}, slots: 600}
-	o := owners(t, snapshot{t0.Add(-time.Hour), c.inventory()})
+	attributeAsTheLogSays(t, 10_000, "", 1000)
+}
+
+// The same when every tenth inventory is the last that a process hears of.
+func TestAttributionOverRestarts(t *testing.T) {
+	attributeAsTheLogSays(t, 1500, filepath.Join(t.TempDir(), "owners.state"), 100)
+}
+
+// attributeAsTheLogSays wants that many records of each kind at least. With a
+// path, processes follow each other.
+func attributeAsTheLogSays(t *testing.T, endpoints int, path string, least int) {
+	t.Helper()
+	c := &churn{r: rand.New(rand.NewPCG(7, 11)), now: t0, alive: map[int]int{}, slots: 600, most: endpoints}
+	o := resumed(t, path, c.now)
+	o.Learn(c.inventory(), t0.Add(-time.Hour))
 	type waiting struct {
 		record flow.Record
 		slot   int
@@ -126,7 +138,7 @@ func TestAttributionAsTheLogSays(t *testing.T) {
 	}
 	var late []waiting
 	kinds := map[string]int{}
-	bySlot, seen := map[int][]int{}, 0
+	bySlot, seen, steps := map[int][]int{}, 0, 0
 	check := func(w waiting) {
 		t.Helper()
 		want := c.want(bySlot, w.slot, w.record.FirstSeen, w.record.Time)
@@ -143,13 +155,18 @@ func TestAttributionAsTheLogSays(t *testing.T) {
 			kinds["nobody"]++
 		}
 	}
-	for len(c.log) < churnEndpoints || len(c.alive) > 0 {
+	for len(c.log) < c.most || len(c.alive) > 0 {
 		c.step()
 		for ; seen < len(c.log); seen++ {
 			bySlot[c.log[seen].slot] = append(bySlot[c.log[seen].slot], seen)
 		}
 		o.Learn(c.inventory(), c.now)
-		if len(c.log) == churnEndpoints && len(c.alive) < 20 {
+		if steps++; path != "" && steps%10 == 0 {
+			// The next one begins with the inventory that the last one had.
+			o = resumed(t, path, c.now)
+			o.Learn(c.inventory(), c.now)
+		}
+		if len(c.log) == c.most && len(c.alive) < 20 {
 			break
 		}
 		for range 40 {
@@ -180,15 +197,26 @@ func TestAttributionAsTheLogSays(t *testing.T) {
 	for _, w := range late {
 		check(w)
 	}
-	if o.Cut() != 0 {
-		t.Errorf("%d were cut", o.Cut())
+	if o.Cut() != 0 || o.StateErrors() != 0 {
+		t.Errorf("%d were cut, %d errors", o.Cut(), o.StateErrors())
 	}
 	t.Logf("%d endpoints; records of %v", len(c.log), kinds)
 	for _, kind := range []string{"workload", "world", "nobody"} {
-		if kinds[kind] < 1000 {
+		if kinds[kind] < least {
 			t.Errorf("only %d records of %s", kinds[kind], kind)
 		}
 	}
+}
+
+// resumed is what an agent begins with.
+func resumed(t *testing.T, path string, now time.Time) *inventory.Ownership {
+	t.Helper()
+	o, err := inventory.NewOwnership(inventory.OwnershipConfig{Node: "node-1", Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Resume(now)
+	return o
 }
 
 // Parties are made once an endpoint and not once a record.

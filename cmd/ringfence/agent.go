@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -93,9 +95,13 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 		return err
 	}
 	failsafe := a.failsafe(ctx)
-	if a.owners, err = inventory.NewOwnership(inventory.OwnershipConfig{Node: a.cfg.Node}); err != nil {
+	a.owners, err = inventory.NewOwnership(inventory.OwnershipConfig{
+		Node: a.cfg.Node, Path: filepath.Join(a.cfg.nodeDir(a.cfg.Node), "owners.state"), Logger: a.logger,
+	})
+	if err != nil {
 		return err
 	}
+	a.owners.Resume(time.Now())
 	if a.enforcer, err = enforcer.New(enforcer.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Version: version, Failsafe: failsafe,
 		Interfaces: a.watcher, Known: a.owners.Learn,

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ringfence/ringfence/internal/archive"
+	"github.com/ringfence/ringfence/internal/clickhouse"
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/store"
 )
@@ -24,6 +25,7 @@ const (
 	backupManifest = "manifest.json"
 	backupControl  = "control.db"
 	backupEngine   = "engine-version"
+	backupTokens   = "tokens" // TABLE
 	backupTables   = "tables" // TABLE/PART/FILE
 )
 
@@ -104,7 +106,11 @@ func (p *storePlaces) backup(ctx context.Context, path string) (m manifest, err 
 }
 
 func (p *storePlaces) fill(ctx context.Context, w *archive.Writer, s *store.Store) (m manifest, err error) {
-	snap, err := s.Snapshot(ctx)
+	tokens := map[string][]byte{}
+	snap, err := s.Snapshot(ctx, func(table, dir string) (err error) {
+		tokens[table], err = clickhouse.Tokens(dir)
+		return err
+	})
 	if err != nil {
 		return m, err
 	}
@@ -130,6 +136,9 @@ func (p *storePlaces) fill(ctx context.Context, w *archive.Writer, s *store.Stor
 	w.Progress = func(bytes int64) { progress.set(int(bytes >> 20)) }
 	err = errors.Join(w.Add(backupManifest, doc), w.AddFile(backupControl, copied),
 		w.AddFile(backupEngine, filepath.Join(p.engineDir(), backupEngine)))
+	for _, t := range m.Tables {
+		err = errors.Join(err, w.Add(backupTokens+"/"+t.Name, tokens[t.Name]))
+	}
 	for _, t := range m.Tables {
 		if err != nil {
 			return m, err

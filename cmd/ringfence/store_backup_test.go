@@ -209,7 +209,19 @@ func TestBackupAndRestore(t *testing.T) {
 			t.Errorf("%s after the restore:\n%.300s\nwant\n%.300s", name, got, want[name])
 		}
 	}
+	// A batch that the backup has is not stored again; one that it has not is.
+	before := countFlows(t, s.store)
+	must(t, s.store.InsertFlows(t.Context(), "node-0/1/0", batch(0, 0)))
+	for name, got := range reads(t, s.store, s.controlDB()) {
+		if !reflect.DeepEqual(got, want[name]) {
+			t.Errorf("%s after a batch was sent again:\n%.300s\nwant\n%.300s", name, got, want[name])
+		}
+	}
+	must(t, s.store.InsertFlows(t.Context(), "late", batch(9, 1)))
 	must(t, s.store.InsertFlows(t.Context(), "next", batch(9, 2))) // it goes on
+	if n := countFlows(t, s.store); n != before+200 {
+		t.Errorf("%d flows after two batches of 100, there were %d", n, before)
+	}
 	s.stop()
 
 	// And onto another machine, what was caught while batches came in.

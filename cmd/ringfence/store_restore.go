@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ringfence/ringfence/internal/archive"
+	"github.com/ringfence/ringfence/internal/clickhouse"
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/store"
 )
@@ -146,8 +147,9 @@ func (p *storePlaces) makeReady(ctx context.Context, m manifest) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, opened.close()) }()
-	return opened.Restore(ctx, store.Snapshot{Step: m.Step, Tables: m.Tables}, func(table, detached string) error {
+	dirs := map[string]string{} // of the tables
+	err = opened.Restore(ctx, store.Snapshot{Step: m.Step, Tables: m.Tables}, func(table, detached string) error {
+		dirs[table] = filepath.Dir(detached)
 		parts, err := os.ReadDir(filepath.Join(p.restoreDir(), backupTables, table))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // it has no rows
@@ -157,6 +159,28 @@ func (p *storePlaces) makeReady(ctx context.Context, m manifest) (err error) {
 		}
 		return err
 	})
+	if err = errors.Join(err, opened.close()); err != nil {
+		return err
+	}
+	return p.adoptTokens(dirs)
+}
+
+// adoptTokens makes the tables remember the batches that the backup has, so that
+// an agent that never heard so may send them again.
+func (p *storePlaces) adoptTokens(dirs map[string]string) error {
+	for table, dir := range dirs {
+		tokens, err := os.ReadFile(filepath.Join(p.restoreDir(), backupTokens, table))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the backup is of a version that took none
+		}
+		if err == nil {
+			err = clickhouse.AdoptTokens(dir, tokens)
+		}
+		if err != nil {
+			return fmt.Errorf("restore %s: %w", table, err)
+		}
+	}
+	return nil
 }
 
 // finishRestore puts a restored store that is ready in its place. It is safe to

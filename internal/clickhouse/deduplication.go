@@ -15,9 +15,10 @@ import (
 // is there. Killed in between it would take the insert, sent again, for a
 // repeated one, and the rows would be lost.
 
-// Operations of that log: a line is the operation, the part and the token's
-// block, with tabs between them.
+// Where that log is, of each table, and its operations: a line is the operation,
+// the part and the token's block, with tabs between them.
 const (
+	tokenDir     = "deduplication_logs"
 	tokenAdded   = "1"
 	tokenDropped = "2"
 )
@@ -25,7 +26,7 @@ const (
 // forgetLostTokens takes the tokens back whose parts never came to be, or are
 // gone. The engine must not run.
 func forgetLostTokens(dir string) error {
-	logs, err := filepath.Glob(filepath.Join(dir, dataSubdir, "store", "*", "*", "deduplication_logs"))
+	logs, err := filepath.Glob(filepath.Join(dir, dataSubdir, "store", "*", "*", tokenDir))
 	if err != nil {
 		return fmt.Errorf("find the engine's tokens: %w", err)
 	}
@@ -46,36 +47,115 @@ func forgetLostTokensOf(log string) error {
 	if err != nil {
 		return err
 	}
-	held := map[string]string{} // parts by block
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(string(data)) {
-			f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
-			if len(f) != 3 {
-				continue // cut off with the process that wrote it
-			}
-			switch f[0] {
-			case tokenAdded:
-				held[f[2]] = f[1]
-			case tokenDropped:
-				delete(held, f[2])
-			}
-		}
+	held, err := tokensIn(files)
+	if err != nil {
+		return err
 	}
 	var lost strings.Builder
-	for block, name := range held {
-		p, ok := parsePart(name)
+	for _, t := range held {
+		p, ok := parsePart(t.part)
 		if ok && !slices.ContainsFunc(parts[p.partition], func(o part) bool { return o.from <= p.from && p.to <= o.to }) {
-			fmt.Fprintf(&lost, "%s\t%s\t%s\n", tokenDropped, name, block)
+			lost.WriteString(t.line(tokenDropped))
 		}
 	}
 	if lost.Len() == 0 {
 		return nil
 	}
 	return appendTo(files[len(files)-1], lost.String())
+}
+
+// Tokens returns those that a table remembers, for AdoptTokens. Dir is the
+// table's, and nothing is inserted meanwhile.
+func Tokens(dir string) ([]byte, error) {
+	files, err := tokenFiles(filepath.Join(dir, tokenDir))
+	if err != nil {
+		return nil, fmt.Errorf("find the engine's tokens: %w", err)
+	}
+	held, err := tokensIn(files)
+	if err != nil {
+		return nil, fmt.Errorf("read the engine's tokens: %w", bare(err))
+	}
+	var out strings.Builder
+	for _, t := range held {
+		out.WriteString(t.line(tokenAdded))
+	}
+	return []byte(out.String()), nil
+}
+
+// AdoptTokens makes a table remember what Tokens returned of the one that its
+// rows are from, whose parts had other names. The engine must not run.
+func AdoptTokens(dir string, tokens []byte) error {
+	files, err := tokenFiles(filepath.Join(dir, tokenDir))
+	if err == nil && len(files) == 0 {
+		err = errors.New("the table has no log of them")
+	}
+	var parts map[string][]part
+	if err == nil {
+		parts, err = partsOf(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("take over tokens: %w", bare(err))
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(tokens)) {
+		_, t, ok := parseToken(line)
+		p, named := parsePart(t.part)
+		if !ok || !named {
+			return fmt.Errorf("take over tokens: %q is none", line)
+		}
+		// Any part will do: it is only asked whether there is one. What is too old
+		// to be kept has none.
+		if there := parts[p.partition]; len(there) > 0 {
+			t.part = fmt.Sprintf("%s_%d_%d_0", p.partition, there[0].from, there[0].to)
+			out.WriteString(t.line(tokenAdded))
+		}
+	}
+	if err := appendTo(files[len(files)-1], out.String()); err != nil {
+		return fmt.Errorf("take over tokens: %w", bare(err))
+	}
+	return nil
+}
+
+// token is one that a table remembers, with the part that was inserted under it.
+type token struct{ part, block string }
+
+func (t token) line(operation string) string {
+	return operation + "\t" + t.part + "\t" + t.block + "\n"
+}
+
+func parseToken(line string) (operation string, t token, ok bool) {
+	f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+	if len(f) != 3 {
+		return "", t, false // cut off with the process that wrote it
+	}
+	return f[0], token{part: f[1], block: f[2]}, true
+}
+
+// tokensIn returns what the files of a log say is remembered, oldest first.
+func tokensIn(files []string) ([]token, error) {
+	held := map[string]int{} // by block
+	var all []token          // those that were dropped are empty
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(data)) {
+			operation, t, ok := parseToken(line)
+			if !ok {
+				continue
+			}
+			if at, again := held[t.block]; again {
+				all[at] = token{}
+				delete(held, t.block)
+			}
+			if operation == tokenAdded {
+				held[t.block] = len(all)
+				all = append(all, t)
+			}
+		}
+	}
+	return slices.DeleteFunc(all, func(t token) bool { return t == token{} }), nil
 }
 
 // appendTo adds lines to a file. One whose last line was cut off, as only a loss

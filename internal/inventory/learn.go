@@ -16,23 +16,30 @@ func (o *Ownership) Learn(x *Index, since time.Time) {
 	at := max(since.UnixNano(), o.last)
 	o.round++
 	o.last = at
-	l := lesson{o: o, at: at, taken: make(map[[16]byte]bool)}
+	l := lesson{o: o, at: at, fresh: at, taken: make(map[[16]byte]bool)}
 	if first {
-		l.at = always
+		l.fresh = always
 	}
 	l.read(x)
 	l.missing()
-
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, c := range l.changes {
-		o.change(c, l.at)
+	o.take(&l)
+	if first || len(l.changes) > 0 {
+		o.save()
 	}
-	o.local = l.local
-	o.forget(at)
 	if first {
 		close(o.ready)
 	}
+}
+
+// take makes a lesson what is known.
+func (o *Ownership) take(l *lesson) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range l.changes {
+		o.change(c, l)
+	}
+	o.local = l.local
+	o.forget(l.at)
 }
 
 // subject is what can be held.
@@ -51,6 +58,7 @@ type change struct {
 type lesson struct {
 	o       *Ownership
 	at      int64
+	fresh   int64             // since when what was never seen before is held
 	taken   map[[16]byte]bool // addresses that came up anew in this inventory
 	changes []change
 	local   []Local
@@ -131,8 +139,8 @@ func (l *lesson) watched(w *Workload, e *Endpoint) {
 		return
 	}
 	since := time.Time{} // forever, as the agent knows
-	if l.at != always {
-		since = time.Unix(0, l.at)
+	if l.fresh != always {
+		since = time.Unix(0, l.fresh)
 	}
 	for i := range l.o.local {
 		if l.o.local[i].ID == e.ID {
@@ -156,23 +164,27 @@ func (l *lesson) missing() {
 	}
 }
 
-func (o *Ownership) change(c change, at int64) {
+func (o *Ownership) change(c change, l *lesson) {
 	h := o.holdings(c.subject)
 	if h == nil {
-		h = &holdings{since: at, forgotten: o.forgotten, round: o.round}
-		if c.number != 0 {
-			o.numbers[c.number] = h
-		} else {
-			o.addresses[c.address] = h
-		}
+		o.add(c.subject, &holdings{holder: c.holder, since: l.fresh, forgotten: o.forgotten, round: o.round})
+		return
 	}
-	if h.holder != nil && h.since < at {
-		h.before = append(h.before, holding{holder: h.holder, since: h.since, until: at})
-		o.former.push(ended{subject: c.subject, at: at})
+	if h.holder != nil && h.since < l.at {
+		h.before = append(h.before, holding{holder: h.holder, since: h.since, until: l.at})
+		o.former.push(ended{subject: c.subject, at: l.at})
 	}
-	h.holder, h.since = c.holder, at
+	h.holder, h.since = c.holder, l.at
 	if h.empty() {
 		o.remove(c.subject)
+	}
+}
+
+func (o *Ownership) add(s subject, h *holdings) {
+	if s.number != 0 {
+		o.numbers[s.number] = h
+	} else {
+		o.addresses[s.address] = h
 	}
 }
 

@@ -3,6 +3,7 @@ package inventory
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/netip"
 	"sync"
@@ -16,9 +17,9 @@ import (
 // workload, or a node. Everything that was attributed to it shares it, so it is
 // never changed.
 type Holder struct {
-	Party    flow.Party
-	Endpoint uint32 // its number; 0 for a node
-	Host     bool   // its interface is the host's own, and may carry what the host forwards
+	Party    flow.Party `json:"party"`
+	Endpoint uint32     `json:"endpoint,omitempty"` // its number; 0 for a node
+	Host     bool       `json:"host,omitempty"`     // its interface is the host's own, and may carry what the host forwards
 }
 
 // world holds what no inventory knows.
@@ -42,6 +43,10 @@ type OwnershipConfig struct {
 	// MaxFormer bounds what is remembered, in former holdings of one address or
 	// number; default 100,000, which take some 20 MB.
 	MaxFormer int
+	// Path is the file that another process goes on from; "" keeps nothing.
+	Path string
+	// Logger defaults to one that discards.
+	Logger *slog.Logger
 }
 
 // Validate returns every problem of c.
@@ -67,6 +72,7 @@ type Ownership struct {
 	cfg   OwnershipConfig
 	ready chan struct{} // closed by the first Learn
 	cut   atomic.Uint64
+	lost  atomic.Uint64 // reads and writes of the file that failed
 
 	learning sync.Mutex // one Learn at a time
 	round    uint64     // counts them
@@ -97,8 +103,8 @@ type holding struct {
 	since, until int64
 }
 
-// always is the time that the first inventory counts from: nothing else is known
-// of the times before it.
+// always is the time that the first inventory counts from for what no earlier
+// process knew: nothing else is known of the times before it.
 const always = math.MinInt64
 
 // NewOwnership returns an Ownership that knows nothing yet.
@@ -112,6 +118,9 @@ func NewOwnership(cfg OwnershipConfig) (*Ownership, error) {
 	if cfg.MaxFormer == 0 {
 		cfg.MaxFormer = 100_000
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	return &Ownership{
 		cfg: cfg, ready: make(chan struct{}), last: always, forgotten: always,
 		addresses: map[[16]byte]*holdings{}, numbers: map[uint32]*holdings{},
@@ -124,6 +133,9 @@ func (o *Ownership) Ready() <-chan struct{} { return o.ready }
 // Cut returns how many holdings were forgotten before their time, to bound the
 // memory. What happened under them is nobody's.
 func (o *Ownership) Cut() uint64 { return o.cut.Load() }
+
+// StateErrors returns how often the file could not be read or written.
+func (o *Ownership) StateErrors() uint64 { return o.lost.Load() }
 
 // Local returns the endpoints of the own node that have an interface. The slice
 // is never changed.

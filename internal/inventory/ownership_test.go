@@ -3,6 +3,7 @@ package inventory
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -253,14 +254,18 @@ func BenchmarkLearn(b *testing.B) {
 	one := estate(10_000, 0)
 	other := estate(10_000, 0)
 	other.inv.Workloads[7].Endpoints[0].Addresses[0] = netip.MustParseAddr("10.9.9.9")
-	o := ownership(b)
-	o.Learn(one, start)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		x := one
-		if i%2 == 0 {
-			x = other
-		}
-		o.Learn(x, start.Add(time.Duration(i)*time.Second))
+	for _, c := range []struct{ name, path string }{{"in memory", ""}, {"with a file", filepath.Join(b.TempDir(), "owners.state")}} {
+		b.Run(c.name, func(b *testing.B) {
+			o := ownership(b, func(cfg *OwnershipConfig) { cfg.Path = c.path })
+			o.Learn(one, start)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				x := one
+				if i%2 == 0 {
+					x = other
+				}
+				o.Learn(x, start.Add(time.Duration(i)*time.Second))
+			}
+		})
 	}
 }

@@ -42,8 +42,9 @@ const (
 // Snapshot freezes all tables at one moment: no batch of flows is in it without
 // its edges, or the other way round. While it is made, which takes as long as
 // the longest running insert, batches of flows are refused and their senders
-// try again. It is for one server whose files the caller can read.
-func (s *Store) Snapshot(ctx context.Context) (snap Snapshot, err error) {
+// try again. Meanwhile each is called with every table and the directory that
+// the server keeps it in. It is for one server whose files the caller can read.
+func (s *Store) Snapshot(ctx context.Context, each func(table, dir string) error) (snap Snapshot, err error) {
 	if s.cfg.Cluster != "" {
 		return Snapshot{}, errors.New("a cluster has no snapshot of one moment: use the servers' own BACKUP, or the replicas")
 	}
@@ -67,6 +68,9 @@ func (s *Store) Snapshot(ctx context.Context) (snap Snapshot, err error) {
 		// Checked identifiers; DDL takes no parameters.
 		if err := s.conn.Exec(ctx, fmt.Sprintf("ALTER TABLE `%s` FREEZE WITH NAME '%s'", t.Name, name)); err != nil {
 			return Snapshot{}, s.explain("freeze "+t.Name, err)
+		}
+		if err := each(t.Name, t.Dir); err != nil {
+			return Snapshot{}, err
 		}
 		data, rel, ok := strings.Cut(t.Dir, "/store/")
 		if !ok {

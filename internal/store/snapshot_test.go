@@ -38,7 +38,7 @@ func contents(t *testing.T, s *Store) map[string]string {
 
 func snapshot(t *testing.T, s *Store) Snapshot {
 	t.Helper()
-	snap, err := s.Snapshot(t.Context())
+	snap, err := s.Snapshot(t.Context(), func(string, string) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,8 +50,11 @@ const (
 	sameSize   = 0.01
 	settleFor  = 30 * time.Second
 	settleMost = 90 * time.Second
-	cpuSample  = 20 * time.Second
-	cpuRounds  = 3
+	// cpuLead is before each sample, for what the one before left behind: its
+	// last insert, and the merges that follow.
+	cpuLead   = 15 * time.Second
+	cpuSample = 30 * time.Second // three inserts of one flow a second
+	cpuRounds = 3
 )
 
 // host is `ringfence up` in a network namespace of its own.

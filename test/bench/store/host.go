@@ -87,9 +87,9 @@ func (h *host) cpu() (total time.Duration, err error) {
 
 // idle compares the host without flows and with one a second.
 func (h *host) idle(ctx context.Context, a *Agent) error {
-	sample, rounds := cpuSample, cpuRounds
+	lead, sample, rounds := cpuLead, cpuSample, cpuRounds
 	if h.s.quick {
-		sample, rounds = 3*time.Second, 1
+		lead, sample, rounds = time.Second, 3*time.Second, 1
 	}
 	if err := h.open(); err != nil {
 		return err
@@ -97,6 +97,9 @@ func (h *host) idle(ctx context.Context, a *Agent) error {
 	var quiet, busy []float64
 	for range rounds {
 		for _, with := range []bool{false, true} {
+			if _, err := h.used(ctx, lead, with); err != nil {
+				return err
+			}
 			percent, err := h.used(ctx, sample, with)
 			if err != nil {
 				return err
