@@ -215,6 +215,7 @@ func (d *Datapath) setLimits() {
 		PolicyEntries:   entries(d.maps.Rules),
 		Flows:           entries(d.maps.Flows4),
 		FlowsOfEndpoint: int(d.cfg.EndpointFlows),
+		Fragments:       entries(d.maps.Fragments),
 	}
 }
 

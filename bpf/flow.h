@@ -168,23 +168,30 @@ static __always_inline void rf_take(struct rf_flow *f, __u32 side, struct rf_tak
 	t->bytes = (n & ((1ULL << RF_PACKET) - 1)) + bytes * RF_CARRY_BYTES;
 }
 
+/* The record's lines are in no cache yet, and an atomic operation waits for every
+ * store before it: what is taken is taken before anything is filled in. */
 static __always_inline void rf_fill_counters(struct rf_record *r, struct rf_flow *f, __u32 initiator)
 {
-	__u32 flags = __sync_fetch_and_and(&f->marks, RF_FLOW_MARKS & ~RF_FLOW_UNTOLD_BOTH);
 	struct rf_taken local, remote;
+	__u32 flags, clear = ~RF_FLOW_MARKS | RF_FLOW_UNTOLD_BOTH, connections;
 
 	rf_take(f, RF_LOCAL, &local);
 	rf_take(f, RF_REMOTE, &remote);
+	connections = rf_take32(&f->connections);
+	if (initiator ? local.packets : remote.packets)
+		clear |= RF_FLOW_UNANSWERED;
+	flags = RF_READ(f->marks);
+	if (flags & clear)
+		flags = __sync_fetch_and_and(&f->marks, ~clear);
 	r->forward_packets = initiator ? remote.packets : local.packets;
 	r->forward_bytes = initiator ? remote.bytes : local.bytes;
 	r->reverse_packets = initiator ? local.packets : remote.packets;
 	r->reverse_bytes = initiator ? local.bytes : remote.bytes;
 	r->forward_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_REMOTE : RF_LOCAL);
 	r->reverse_flags = flags >> RF_FLOW_FLAGS(initiator ? RF_LOCAL : RF_REMOTE);
-	r->connections = rf_take32(&f->connections);
+	r->connections = connections;
 	r->told = (flags & RF_FLOW_UNTOLD_BOTH) / RF_FLOW_UNTOLD(0);
-	r->answered = r->reverse_packets && flags & RF_FLOW_UNANSWERED &&
-		      __sync_fetch_and_and(&f->marks, ~RF_FLOW_UNANSWERED) & RF_FLOW_UNANSWERED;
+	r->answered = flags & clear & RF_FLOW_UNANSWERED ? 1 : 0;
 }
 
 /* Waking a reader that is caught up costs more than writing the record. It looks
@@ -257,13 +264,13 @@ __noinline int rf_emit(struct rf_flow_key *k, struct rf_flow *f, __u32 event, __
 	r = rf_reserve();
 	if (!r)
 		return 0;
-	rf_fill_record(r, k, f);
 	/* The first record of a flow is its new one, whoever writes it. */
 	if (!(RF_READ(f->marks) & RF_FLOW_REPORTED) &&
 	    !(__sync_fetch_and_or(&f->marks, RF_FLOW_REPORTED) & RF_FLOW_REPORTED) && event == RF_EVENT_SWEEP)
 		event = RF_EVENT_NEW;
-	r->event = event;
 	rf_fill_counters(r, f, f->initiator);
+	rf_fill_record(r, k, f);
+	r->event = event;
 	RF_WRITE(f->reported_at, now);
 	rf_submit(r);
 	return 1;
@@ -278,32 +285,38 @@ static __always_inline void rf_end(struct rf_flow_key *k, struct rf_flow *f, __u
 		__sync_fetch_and_and(&f->marks, ~RF_FLOW_ENDED); /* left to the sweep */
 }
 
+static __always_inline bool rf_denied(__u64 judged, __u32 slot)
+{
+	return (judged >> (slot * 16) & 0xff) == RF_VERDICT_DENY;
+}
+
 static __always_inline __u32 rf_outcome(__u64 judged, __u32 panic)
 {
-	__u32 live = judged & 0xff, staged = (judged >> 16) & 0xff;
+	if (rf_denied(judged, RF_SLOT_LIVE))
+		return panic ? RF_OUTCOME_AUDITED : RF_OUTCOME_DROPPED;
+	return rf_denied(judged, RF_SLOT_STAGED) ? RF_OUTCOME_AUDITED : RF_OUTCOME_FORWARDED;
+}
 
-	if (live == RF_VERDICT_DENY && !panic)
-		return RF_OUTCOME_DROPPED;
-	if (live == RF_VERDICT_DENY || staged == RF_VERDICT_DENY)
-		return RF_OUTCOME_AUDITED;
-	return RF_OUTCOME_FORWARDED;
+/* Counts a packet that a slot denies. */
+__noinline int rf_count_denied(__u64 judged, __u32 outcome)
+{
+	__u32 live_reason = (judged >> 8) & 0xff, staged_reason = (judged >> 24) & 0xff;
+
+	rf_count(outcome == RF_OUTCOME_DROPPED ? RF_COUNT_DROPPED : RF_COUNT_AUDITED);
+	if (rf_denied(judged, RF_SLOT_LIVE) && live_reason < RF_REASONS)
+		rf_count(RF_COUNT_LIVE_DENY + live_reason);
+	if (rf_denied(judged, RF_SLOT_STAGED) && staged_reason < RF_REASONS)
+		rf_count(RF_COUNT_STAGED_DENY + staged_reason);
+	return 0;
 }
 
 /* Counts a judged packet. */
 static __always_inline void rf_count_verdict(__u64 judged, __u32 outcome)
 {
-	__u32 live_reason = (judged >> 8) & 0xff, staged_reason = (judged >> 24) & 0xff;
-
-	if (outcome == RF_OUTCOME_DROPPED)
-		rf_count(RF_COUNT_DROPPED);
-	else if (outcome == RF_OUTCOME_AUDITED)
-		rf_count(RF_COUNT_AUDITED);
-	else
+	if (outcome == RF_OUTCOME_FORWARDED)
 		rf_count(RF_COUNT_FORWARDED);
-	if ((judged & 0xff) == RF_VERDICT_DENY && live_reason < RF_REASONS)
-		rf_count(RF_COUNT_LIVE_DENY + live_reason);
-	if (((judged >> 16) & 0xff) == RF_VERDICT_DENY && staged_reason < RF_REASONS)
-		rf_count(RF_COUNT_STAGED_DENY + staged_reason);
+	else
+		rf_count_denied(judged, outcome);
 }
 
 /* Protocols whose packets say where a connection begins and ends. */

@@ -115,7 +115,14 @@ func TestFragmentsOfOneEndpoint(t *testing.T) {
 		first, rest := fragments(t, udp(db.in(family), web.in(family), 40000, 53), 1)
 		l.wantAll(pass, "the other endpoint", first, rest)
 
+		l.sweep(0)
+		if n := l.levels().Fragments; n != 5 {
+			t.Errorf("%d first fragments are remembered, want four and one", n)
+		}
 		l.sweep(time.Minute)
+		if n := l.levels().Fragments; n != 0 {
+			t.Errorf("%d first fragments are remembered after their time", n)
+		}
 		for _, id := range []uint32{webID, dbID} {
 			if n := l.d.quotaOf(id).Fragments; n != 0 {
 				t.Errorf("endpoint %d holds %d notes after the sweep", id, n)

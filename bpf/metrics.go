@@ -46,6 +46,7 @@ var counterHelp = map[kernelRfCounter]string{
 var levelHelp = map[string]string{
 	"flows_ipv4": "IPv4 flows in the flow table at the last sweep.",
 	"flows_ipv6": "IPv6 flows in the flow table at the last sweep.",
+	"fragments":  "Fragmented datagrams whose first fragment was remembered at the last sweep.",
 	"ring_bytes": "Bytes of the ring buffer that are not yet stored.",
 	"addresses":  "Entries of the address table.",
 	"cidrs":      "Entries of the prefix table.",
@@ -149,6 +150,7 @@ func (m *metrics) collectLevels(ch chan<- prometheus.Metric, l Levels) {
 	for name, value := range map[string]float64{
 		"flows_ipv4": float64(l.FlowsIPv4),
 		"flows_ipv6": float64(l.FlowsIPv6),
+		"fragments":  float64(l.Fragments),
 		"ring_bytes": float64(l.RingBytes),
 		"addresses":  float64(l.Addresses),
 		"cidrs":      float64(l.CIDRs),
@@ -166,6 +168,7 @@ func (m *metrics) collectLevels(ch chan<- prometheus.Metric, l Levels) {
 	for name, n := range map[string]int{
 		"flows_ipv4": limits.Flows,
 		"flows_ipv6": limits.Flows,
+		"fragments":  limits.Fragments,
 		"ring_bytes": int(l.RingSize), //nolint:gosec // a map's size
 		"addresses":  limits.Addresses,
 		"cidrs":      limits.CIDRs,

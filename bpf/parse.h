@@ -157,6 +157,8 @@ static __always_inline int rf_parse_tcp(struct __sk_buff *skb, struct rf_packet 
 		return RF_PARSED_MALFORMED;
 	if (tcp.doff < 5 || (__u32)tcp.doff * 4 > len)
 		return RF_PARSED_MALFORMED;
+	p->sport = tcp.source;
+	p->dport = tcp.dest;
 	p->seq = bpf_ntohl(tcp.seq);
 	p->tcp_flags = ((__u8 *)&tcp)[13];
 	return RF_PARSED;
@@ -198,6 +200,8 @@ static __always_inline int rf_parse_l4(struct __sk_buff *skb, struct rf_packet *
 	default:
 		return RF_PARSED;
 	}
+	if (p->protocol == IPPROTO_TCP && !(p->flags & RF_PKT_QUOTED))
+		return rf_parse_tcp(skb, p, len);
 	if (len < sizeof(h) || bpf_skb_load_bytes(skb, p->l4, h, sizeof(h)))
 		return RF_PARSED_MALFORMED;
 	if (p->protocol == IPPROTO_ICMP || p->protocol == RF_ICMPV6) {
@@ -208,8 +212,6 @@ static __always_inline int rf_parse_l4(struct __sk_buff *skb, struct rf_packet *
 	__builtin_memcpy(&p->dport, h + 2, 2);
 	if (p->flags & RF_PKT_QUOTED)
 		return RF_PARSED;
-	if (p->protocol == IPPROTO_TCP)
-		return rf_parse_tcp(skb, p, len);
 	if (p->protocol == RF_SCTP)
 		return rf_parse_sctp(skb, p, len);
 	size = (__u16)h[4] << 8 | h[5];

@@ -290,30 +290,13 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 	return rf_finish(v, RF_READ(f->judged));
 }
 
-/* A packet of no flow in the table. */
-static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
+/* A judged packet of a flow that found no room. */
+static __always_inline int rf_unstored(struct rf_visit *v, enum rf_inserted why)
 {
-	rf_first_direction(v);
-	rf_judge_first(v);
-	if (rf_denies(v) && v->direction != RF_DIRECTION_UNKNOWN && !rf_shows_direction(&v->p))
-		rf_judge_answer(v);
-	if (rf_is_late(&v->p))
-		return rf_finish_stateless(v);
-	if (dead) {
-		if (rf_report_alone(v))
-			return rf_finish(v, v->answer.judged);
-	} else {
-		int inserted = rf_insert(v);
-		struct rf_flow *f;
-
-		if (inserted == RF_INSERTED)
-			return rf_finish(v, v->answer.judged);
-		f = inserted == RF_INSERT_RACED ? rf_visit_find(v) : NULL;
-		if (f) {
-			rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
-			return rf_finish(v, RF_READ(f->judged));
-		}
-	}
+	if (why == RF_INSERT_QUOTA)
+		rf_count(RF_COUNT_QUOTA);
+	if (why == RF_INSERT_FULL)
+		rf_count(RF_COUNT_TABLE_FULL);
 	rf_count(RF_COUNT_UNREPORTED_PACKETS);
 	if (v->direction != RF_DIRECTION_UNKNOWN && !rf_shows_direction(&v->p)) {
 		/* Without state this may as well be an answer. */
@@ -323,9 +306,54 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 	return rf_finish_stateless(v);
 }
 
+/* A packet of no flow in the table. */
+static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
+{
+	enum rf_inserted inserted = RF_INSERT_PRESENT;
+	struct rf_flow *f;
+
+	rf_first_direction(v);
+	rf_judge_first(v);
+	if (rf_denies(v) && v->direction != RF_DIRECTION_UNKNOWN && !rf_shows_direction(&v->p))
+		rf_judge_answer(v);
+	if (rf_is_late(&v->p))
+		return rf_finish_stateless(v);
+	if (dead) {
+		if (rf_report_alone(v))
+			return rf_finish(v, v->answer.judged);
+		return rf_unstored(v, inserted);
+	}
+	inserted = rf_insert(v);
+	if (inserted == RF_INSERTED)
+		return rf_finish(v, v->answer.judged);
+	f = inserted == RF_INSERT_PRESENT ? rf_visit_find(v) : NULL; /* another CPU was faster */
+	if (!f)
+		return rf_unstored(v, inserted);
+	rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
+	return rf_finish(v, RF_READ(f->judged));
+}
+
 static __always_inline bool rf_is_self(struct rf_visit *v)
 {
 	return rf_same_address(v->p.src, v->p.dst) && rf_owns(v->endpoint, v->p.src);
+}
+
+/* A SYN. Nearly every one begins a flow, and inserting that tells whether one is
+ * there: nobody need look first, into memory that is in no cache yet. Returns
+ * RF_UNUSUAL for one of a flow that is in the table. */
+__noinline int rf_begin(struct rf_visit *v)
+{
+	enum rf_inserted inserted;
+
+	if (!v)
+		return RF_UNUSUAL;
+	rf_first_direction(v);
+	rf_judge_as_first(v);
+	inserted = rf_insert(v);
+	if (inserted != RF_INSERTED && (inserted == RF_INSERT_PRESENT || rf_visit_find(v)))
+		return RF_UNUSUAL;
+	rf_count_spoofed(v);
+	return inserted == RF_INSERTED ? rf_finish(v, v->answer.judged) : rf_unstored(v, inserted);
 }
 
 static __always_inline int rf_visit_flow(struct rf_visit *v)
@@ -333,6 +361,12 @@ static __always_inline int rf_visit_flow(struct rf_visit *v)
 	struct rf_flow *f;
 	__u32 life;
 
+	if (rf_is_new_syn(&v->p) && !rf_is_late(&v->p)) {
+		int verdict = rf_begin(v);
+
+		if (verdict != RF_UNUSUAL)
+			return verdict;
+	}
 	f = rf_visit_find(v);
 	if (!f)
 		return rf_miss(v, 0);

@@ -87,7 +87,7 @@ func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) 
 		return SweepStats{}, fmt.Errorf("sweep the flow table: %w", err)
 	}
 	d.levels.FlowsIPv4, d.levels.FlowsIPv6 = args.Flows4, args.Flows6
-	if err := d.dropQuotas(); err != nil {
+	if err := d.readQuotas(); err != nil {
 		return SweepStats{}, err
 	}
 	if err := d.drainFormers(); err != nil {
@@ -98,14 +98,16 @@ func (d *Datapath) sweepAt(ctx context.Context, now uint64) (SweepStats, error) 
 	}, nil
 }
 
-// dropQuotas forgets detached endpoints that hold neither flows nor notes of
-// fragments any more.
-func (d *Datapath) dropQuotas() error {
+// readQuotas adds up the notes of fragments, and forgets detached endpoints that
+// hold neither those nor flows any more.
+func (d *Datapath) readQuotas() error {
 	quotas, err := readMap[uint32, kernelRfQuota](d.maps.Quotas)
 	if err != nil {
 		return fmt.Errorf("read quotas: %w", err)
 	}
+	d.levels.Fragments = 0
 	for id, q := range quotas {
+		d.levels.Fragments += uint64(q.Fragments)
 		if q.Gone == 0 || q.Flows != 0 || q.Fragments != 0 {
 			continue
 		}

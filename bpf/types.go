@@ -123,6 +123,7 @@ type Limits struct {
 	PolicyEntries   int // of all tables together, as Table.Size counts them
 	Flows           int // of either of IPv4 and IPv6
 	FlowsOfEndpoint int
+	Fragments       int
 }
 
 // SweepStats counts what one sweep of the flow table did.
@@ -136,8 +137,9 @@ type SweepStats struct {
 
 // Levels say how full the kernel's tables are.
 type Levels struct {
-	FlowsIPv4 uint64 // as of the last sweep
+	FlowsIPv4 uint64 // as of the last sweep, as the next two
 	FlowsIPv6 uint64
+	Fragments uint64 // first ones that are remembered
 	RingBytes uint64 // not yet committed by the reader
 	RingSize  uint64
 	Addresses int

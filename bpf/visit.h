@@ -135,8 +135,8 @@ static __always_inline void rf_first_direction(struct rf_visit *v)
 		v->direction = sender == v->from ? RF_EGRESS : RF_INGRESS;
 }
 
-/* Judges the packet as the first one of a flow. */
-__noinline int rf_judge_first(struct rf_visit *v)
+/* Judges the packet as the first one of a flow, should it be that. */
+__noinline int rf_judge_as_first(struct rf_visit *v)
 {
 	__u8 flags;
 
@@ -147,9 +147,20 @@ __noinline int rf_judge_first(struct rf_visit *v)
 		flags |= RF_ASK_SPOOFED;
 	rf_prepare(v, v->direction, flags);
 	rf_judge(&v->ask, &v->answer);
-	if (flags & RF_ASK_SPOOFED)
-		rf_count(RF_COUNT_SPOOFED);
 	return 0;
+}
+
+static __always_inline void rf_count_spoofed(const struct rf_visit *v)
+{
+	if (v->ask.flags & RF_ASK_SPOOFED)
+		rf_count(RF_COUNT_SPOOFED);
+}
+
+/* Judges the packet as the first one of a flow, which it is. */
+static __always_inline void rf_judge_first(struct rf_visit *v)
+{
+	rf_judge_as_first(v);
+	rf_count_spoofed(v);
 }
 
 static __always_inline void rf_store_answer(struct rf_visit *v, struct rf_flow *f)
@@ -238,8 +249,9 @@ __noinline int rf_report_later(struct rf_visit *v, struct rf_flow_key *k)
 
 enum rf_inserted {
 	RF_INSERTED,
-	RF_INSERT_RACED, /* another CPU did it */
-	RF_INSERT_REFUSED,
+	RF_INSERT_PRESENT, /* the table has it */
+	RF_INSERT_QUOTA,
+	RF_INSERT_FULL,
 };
 
 static __always_inline bool rf_over_quota(struct rf_quota *q)
@@ -258,7 +270,7 @@ static __always_inline struct rf_quota *rf_find_quota(const struct rf_visit *v)
 	return bpf_map_lookup_elem(&quotas, &id);
 }
 
-/* Puts a judged flow into the table and reports it. */
+/* Puts a judged flow into the table, if it is not there, and reports it. */
 __noinline int rf_insert(struct rf_visit *v)
 {
 	struct rf_flow fresh = {};
@@ -267,12 +279,10 @@ __noinline int rf_insert(struct rf_visit *v)
 	long err;
 
 	if (!v)
-		return RF_INSERT_REFUSED;
+		return RF_INSERT_FULL;
 	quota = rf_find_quota(v);
-	if (rf_over_quota(quota)) {
-		rf_count(RF_COUNT_QUOTA);
-		return RF_INSERT_REFUSED;
-	}
+	if (rf_over_quota(quota))
+		return RF_INSERT_QUOTA;
 	rf_init_flow(v, &fresh);
 	rf_store_answer(v, &fresh);
 	/* As its record leaves it. */
@@ -283,12 +293,8 @@ __noinline int rf_insert(struct rf_visit *v)
 	fresh.reported_at = v->now;
 	rf_visit_key(v, &k);
 	err = rf_add_flow(&k, &fresh);
-	if (err == -17) /* EEXIST */
-		return RF_INSERT_RACED;
-	if (err) {
-		rf_count(RF_COUNT_TABLE_FULL);
-		return RF_INSERT_REFUSED;
-	}
+	if (err)
+		return err == -17 /* EEXIST */ ? RF_INSERT_PRESENT : RF_INSERT_FULL;
 	if (quota)
 		__sync_fetch_and_add(&quota->flows, 1);
 	rf_count(RF_COUNT_FLOWS);

@@ -9,8 +9,8 @@ import (
 const (
 	crrPerSample  = 500
 	crrRounds     = 150
-	bulkPerSample = 256 << 20 // bytes
-	bulkRounds    = 40
+	bulkPerSample = 64 << 20 // bytes
+	bulkRounds    = 400
 )
 
 // guarded is a pair under the name of its guard.
@@ -45,10 +45,28 @@ func (s *site) bulk(r *Report) error {
 		{"none", unguarded}, {"empty", emptyPrograms}, {"ringfence", ringfence}, {"nftables", nftables},
 		{"empty_again", emptyPrograms},
 	})
+	if err != nil {
+		return err
+	}
 	for name, list := range samples {
 		r.CPU[name] = r.Series.Add("cpu_s_per_gb."+name, list).Q1
 	}
-	return err
+	over := func(name string) float64 {
+		return r.Series.Add("cpu_s_per_gb."+name+" / empty - 1, %", excess(samples[name], samples["empty"])).Median
+	}
+	r.CPUOverEmpty, r.CPUNoise = over("ringfence"), over("empty_again")
+	return nil
+}
+
+// excess says by how many percent the samples of a exceed those of b of the same
+// rounds. What slows a round down slows both, so that their median tells apart
+// what the two columns' quartiles cannot.
+func excess(a, b []float64) []float64 {
+	e := make([]float64, len(a))
+	for i := range a {
+		e[i] = (a[i]/b[i] - 1) * 100
+	}
+	return e
 }
 
 // compare measures the same work under several guards, interleaved.

@@ -12,6 +12,19 @@ func TestSum(t *testing.T) {
 	}
 }
 
+func TestRound(t *testing.T) {
+	for v, want := range map[float64]float64{
+		0: 0, 0.0961234567: 0.0961235, 0.00012345678: 0.000123457, 17.4412345: 17.4412, 184.4444: 184.444, 1234567.8916: 1234567.892,
+	} {
+		if got := Round(v); got != want {
+			t.Errorf("Round(%g) = %g, want %g", v, got, want)
+		}
+	}
+	if s := Sum([]float64{0.09612, 0.09613}); s.Min == s.Max {
+		t.Errorf("a difference of a ten-thousandth is gone: %+v", s)
+	}
+}
+
 func TestGoals(t *testing.T) {
 	var g Goals
 	g.AtMost("low", "ms", 5, 5)

@@ -33,5 +33,12 @@ func Sum(samples []float64) Series {
 	return Series{len(s), at(0), at(0.25), at(0.5), at(0.75), at(0.99), at(1)}
 }
 
-// Round keeps three digits after the point.
-func Round(v float64) float64 { return math.Round(v*1000) / 1000 }
+// Round keeps three digits after the point, and six that count where those are
+// more: a figure of hundredths would else move in steps of a percent and more.
+func Round(v float64) float64 {
+	if v == 0 || math.IsNaN(v) || math.IsInf(v, 0) {
+		return v
+	}
+	scale := math.Pow10(max(3, 5-int(math.Floor(math.Log10(math.Abs(v))))))
+	return math.Round(v*scale) / scale
+}
