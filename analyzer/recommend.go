@@ -124,7 +124,7 @@ func directionState(rules []Rule, d flow.Direction, failsafe bool) DirectionStat
 
 // qualify decides whether an edge of w may be learned, and as which peer.
 func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool) (policy.Peer, *Excluded) {
-	e, party := &s.edge, s.peer()
+	e, party := s.edge, s.peer()
 	exclude := func(code, format string, args ...any) (policy.Peer, *Excluded) {
 		return policy.Peer{}, &Excluded{
 			Direction: s.direction, Source: e.Source, Destination: e.Destination,
@@ -147,7 +147,7 @@ func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool)
 		return exclude(ExcludedRefused, "refused: none of %s was completed", number(e.Connections, "attempt"))
 	}
 	if !party.IsWorkload() {
-		peer, ok := v.addressPeer(s.direction, party)
+		peer, ok := v.addressPeer(s.direction, *party)
 		if !ok {
 			return exclude(ExcludedUnknown, "the peer's address is not known")
 		}
@@ -223,7 +223,7 @@ func (v *view) factsOf(w *inventory.Workload) policy.PeerFacts {
 
 // excludeUnknown lists edges without a proven direction, those between the same
 // ends as one: most of their ports are ephemeral.
-func excludeUnknown(edges []flow.Edge) []Excluded {
+func excludeUnknown(edges []*flow.Edge) []Excluded {
 	type ends struct {
 		source, dest flow.Party
 		protocol     flow.Protocol
@@ -231,8 +231,7 @@ func excludeUnknown(edges []flow.Edge) []Excluded {
 	var out []Excluded
 	index := map[ends]int{}
 	ports := map[ends]int{}
-	for i := range edges {
-		e := &edges[i]
+	for _, e := range edges {
 		k := ends{e.Source, e.Destination, e.Protocol}
 		at, ok := index[k]
 		if !ok {
