@@ -234,7 +234,7 @@ type view struct {
 	workloads map[flow.Workload]*inventory.Workload
 	order     []flow.Workload
 	coverage  map[string]flow.NodeCoverage
-	edges     map[flow.Workload][]flow.Edge      // by either end, as far as they were read
+	edges     map[flow.Workload][]*flow.Edge     // by either end, as far as they were read; nobody changes them
 	complete  bool                               // edges holds every workload's
 	unordered bool                               // nobody looks at the order of edges
 	services  map[flow.Workload]map[service]bool // that answered, in the edges of a workload
@@ -263,7 +263,7 @@ func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
 		cfg: a.cfg, window: window, source: a.deps.Edges, metrics: a.metrics,
 		workloads: make(map[flow.Workload]*inventory.Workload, len(inv.Workloads)),
 		coverage:  make(map[string]flow.NodeCoverage, len(nodes)),
-		edges:     map[flow.Workload][]flow.Edge{},
+		edges:     map[flow.Workload][]*flow.Edge{},
 		services:  map[flow.Workload]map[service]bool{},
 		selectors: map[flow.Workload]selection{},
 
@@ -294,8 +294,7 @@ func (v *view) loadAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range edges {
-		e := edges[i]
+	for _, e := range edges {
 		if e.Source.IsWorkload() {
 			v.edges[e.Source.Workload] = append(v.edges[e.Source.Workload], e)
 		}
@@ -308,7 +307,7 @@ func (v *view) loadAll(ctx context.Context) error {
 }
 
 // edgesOf returns the edges that w is at either end of.
-func (v *view) edgesOf(ctx context.Context, w flow.Workload) ([]flow.Edge, error) {
+func (v *view) edgesOf(ctx context.Context, w flow.Workload) ([]*flow.Edge, error) {
 	if edges, ok := v.edges[w]; ok || v.complete {
 		return edges, nil
 	}
@@ -320,33 +319,29 @@ func (v *view) edgesOf(ctx context.Context, w flow.Workload) ([]flow.Edge, error
 	return edges, nil
 }
 
-// read returns edges in one order, whatever the source's was.
-func (v *view) read(ctx context.Context, w *flow.Workload) ([]flow.Edge, error) {
+// read returns edges in one order, whatever the source's was. They are large and
+// many: they stay where the source put them, and are copied only to be changed.
+func (v *view) read(ctx context.Context, w *flow.Workload) ([]*flow.Edge, error) {
 	edges, err := v.source.Edges(ctx, flow.EdgeFilter{Workload: w, Since: v.window.Since, Until: v.window.Until, Times: v.times, Limit: maxEdges})
 	if err != nil {
 		return nil, fmt.Errorf("read edges: %w", err)
 	}
 	v.metrics.read(len(edges))
-	edges = slices.Clone(edges)
-	for i := range edges {
-		edges[i].Source.Endpoint, edges[i].Destination.Endpoint = "", ""
-	}
-	edges = v.resolve(edges)
+	out := v.resolve(edges)
 	if v.unordered {
-		return edges, nil
+		return out, nil
 	}
-	return arranged(edges, compareEdges), nil
+	return arranged(out, compareEdges), nil
 }
 
-// arranged returns list in order, equal ones in theirs. What is listed is large:
-// places are sorted, not it.
-func arranged[T any](list []T, compare func(a, b *T) int) []T {
+// arranged returns list in order, equal ones in theirs.
+func arranged[T any](list []T, compare func(a, b T) int) []T {
 	places := make([]int32, len(list))
 	for i := range places {
 		places[i] = int32(i)
 	}
 	slices.SortFunc(places, func(a, b int32) int {
-		if c := compare(&list[a], &list[b]); c != 0 {
+		if c := compare(list[a], list[b]); c != 0 {
 			return c
 		}
 		return cmp.Compare(a, b)

@@ -127,7 +127,7 @@ type baseline struct {
 	judge  *judge
 	seen   map[flow.Direction][][]Evidence // by rule
 	hits   map[int]bool                    // rules that matched the edge at hand
-	unsure []flow.Edge                     // of unknown direction
+	unsure []*flow.Edge                    // of unknown direction
 	dns    []admission                     // resolvers that its rules admit
 }
 
@@ -153,7 +153,7 @@ func (b *baseline) admits(s *sighting) bool {
 	}
 	if j.Allowed() && s.edge.Port == 53 && s.edge.Protocol == flow.UDP {
 		if peer, excluded := b.v.namedPeer(s); excluded == nil {
-			b.dns = append(b.dns, admission{direction: s.direction, peer: peer, peerKey: keyOfPeer(peer), port: portOf(&s.edge)})
+			b.dns = append(b.dns, admission{direction: s.direction, peer: peer, peerKey: keyOfPeer(peer), port: portOf(s.edge)})
 		}
 	}
 	return j.Allowed() && j.Reason == flow.ReasonRule
@@ -161,7 +161,7 @@ func (b *baseline) admits(s *sighting) bool {
 
 // doubt keeps edges of unknown direction: a rule that may have admitted one is
 // not known to be unused.
-func (b *baseline) doubt(unknown []flow.Edge) {
+func (b *baseline) doubt(unknown []*flow.Edge) {
 	if b != nil {
 		b.unsure = unknown
 	}
@@ -287,8 +287,7 @@ func (b *baseline) maybe(r *Rule) int {
 	}
 	asks := b.v.asks(b.policy.Workload, r.Direction, policy.Rule{Peers: r.Rule.Peers, Ports: ports})
 	n := 0
-	for i := range b.unsure {
-		e := &b.unsure[i]
+	for _, e := range b.unsure {
 		peer := e.Destination
 		if peer.Workload == b.policy.Workload {
 			peer = e.Source
@@ -312,7 +311,7 @@ func (v *view) asks(w flow.Workload, d flow.Direction, r policy.Rule) func(peer 
 	alone := v.judgeOf(p)
 	alone.guard.Guardrails = nil
 	return func(peer flow.Party, protocol flow.Protocol, port uint16) bool {
-		s := sighting{direction: d, edge: flow.Edge{Source: peer, Destination: flow.Party{Workload: w}, Protocol: protocol, Port: port}}
+		s := sighting{direction: d, edge: &flow.Edge{Source: peer, Destination: flow.Party{Workload: w}, Protocol: protocol, Port: port}}
 		if d == flow.Egress {
 			s.edge.Source, s.edge.Destination = s.edge.Destination, s.edge.Source
 		}

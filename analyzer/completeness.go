@@ -70,7 +70,7 @@ func (v *view) measure(ctx context.Context, r *Recommendation, learned []learned
 	}
 	var seen []Incidence
 	for i := range learned {
-		e := &learned[i].edge
+		e := learned[i].edge
 		own := e.SourceEndpoints
 		if learned[i].direction == flow.Ingress {
 			own = e.DestinationEndpoints
@@ -183,7 +183,7 @@ func (v *view) halves(ctx context.Context, at time.Time) (early, late *view, err
 func (v *view) part(since, until time.Time) *view {
 	p := *v
 	p.window = Window{Since: since, Until: until}
-	p.edges, p.services, p.halved = map[flow.Workload][]flow.Edge{}, map[flow.Workload]map[service]bool{}, nil
+	p.edges, p.services, p.halved = map[flow.Workload][]*flow.Edge{}, map[flow.Workload]map[service]bool{}, nil
 	p.complete, p.times = false, false
 	return &p
 }
@@ -199,7 +199,7 @@ func (v *view) judged(ctx context.Context, p policy.Policy, at time.Time) (*Spli
 		if _, excluded := v.qualify(p.Workload, &seen[i], forgeries); excluded != nil {
 			continue // never learned, whenever it is seen
 		}
-		n := count(&seen[i].edge)
+		n := count(seen[i].edge)
 		s.Judged += n
 		if j, _ := judge.of(&seen[i]); j.Denied() {
 			s.Denied, s.DeniedEdges = s.Denied+n, s.DeniedEdges+1

@@ -150,7 +150,7 @@ func unseen(p netip.Prefix, seen uint64, port policy.Port) string {
 // crowd is how many addresses were added up to the prefix that is the peer of s,
 // or 0.
 func (s *sighting) crowd() uint64 {
-	return crowdOf(s.peer(), s.direction, s.edge.SourceEndpoints, s.edge.DestinationEndpoints)
+	return crowdOf(*s.peer(), s.direction, s.edge.SourceEndpoints, s.edge.DestinationEndpoints)
 }
 
 func crowdOf(peer flow.Party, d flow.Direction, sources, destinations uint64) uint64 {

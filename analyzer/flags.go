@@ -33,7 +33,7 @@ func (v *view) flags(ctx context.Context, w flow.Workload, s *sighting) ([]Flag,
 	add := func(code, format string, args ...any) {
 		flags = append(flags, Flag{Code: code, Reason: fmt.Sprintf(format, args...)})
 	}
-	e := &s.edge
+	e := s.edge
 	v.timeFlags(s, add)
 	if name, ok := adminPorts[e.Port]; ok && e.Protocol == flow.TCP {
 		add(FlagAdminPort, "TCP %d is %s", e.Port, name)
@@ -73,7 +73,7 @@ func (v *view) flags(ctx context.Context, w flow.Workload, s *sighting) ([]Flag,
 
 // timeFlags looks at how often and when an edge was seen.
 func (v *view) timeFlags(s *sighting, add func(code, format string, args ...any)) {
-	e := &s.edge
+	e := s.edge
 	observed := v.observed(s)
 	lasted := e.LastSeen.Sub(e.FirstSeen)
 	switch n := count(e); {
@@ -97,7 +97,7 @@ func (v *view) timeFlags(s *sighting, add func(code, format string, args ...any)
 // observed is how much of the window the workload that s belongs to was watched,
 // from its nodes' first heartbeat on.
 func (v *view) observed(s *sighting) time.Duration {
-	w := end(&s.edge, s.direction).Workload
+	w := end(s.edge, s.direction).Workload
 	from := time.Time{}
 	for _, node := range v.watchedNodes(w) {
 		if c, ok := v.coverage[node]; ok && (from.IsZero() || c.First.Before(from)) {
@@ -117,7 +117,7 @@ func (v *view) lossy(w flow.Workload, s *sighting) string {
 	if !s.here {
 		return ""
 	}
-	e := &s.sides[sideHere]
+	e := s.sides[sideHere]
 	for _, node := range v.watchedNodes(w) {
 		c := v.coverage[node]
 		if c.Lost+c.Dropped == 0 {
@@ -167,7 +167,7 @@ func (v *view) oneSided(w flow.Workload, s *sighting) bool {
 // fanOut returns how many services the source of s probed together with this
 // one; 0 when that does not look like a scan.
 func (v *view) fanOut(ctx context.Context, w flow.Workload, s *sighting) (int, error) {
-	if !v.weak(&s.edge) {
+	if !v.weak(s.edge) {
 		return 0, nil
 	}
 	of := s.edge.Source.Workload
@@ -179,8 +179,7 @@ func (v *view) fanOut(ctx context.Context, w flow.Workload, s *sighting) (int, e
 		return 0, err
 	}
 	began := map[service]time.Time{}
-	for i := range edges {
-		e := &edges[i]
+	for _, e := range edges {
 		if e.Source != s.edge.Source || e.Direction == flow.DirectionUnknown || !v.weak(e) {
 			continue
 		}

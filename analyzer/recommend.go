@@ -147,7 +147,7 @@ func directionState(rules []Rule, d flow.Direction, failsafe bool) DirectionStat
 
 // qualify decides whether an edge of w may be learned, and as which peer.
 func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool) (policy.Peer, *Excluded) {
-	e := &s.edge
+	e := s.edge
 	exclude := func(code, format string, args ...any) (policy.Peer, *Excluded) {
 		return policy.Peer{}, s.excluded(code, format, args...)
 	}
@@ -172,7 +172,7 @@ func (v *view) qualify(w flow.Workload, s *sighting, forgeries map[service]bool)
 func (v *view) namedPeer(s *sighting) (policy.Peer, *Excluded) {
 	party := s.peer()
 	if !party.IsWorkload() {
-		if peer, ok := v.addressPeer(s.direction, party); ok {
+		if peer, ok := v.addressPeer(s.direction, *party); ok {
 			return peer, nil
 		}
 		return policy.Peer{}, s.excluded(ExcludedUnknown, "the peer's address is not known")
@@ -189,7 +189,7 @@ func (v *view) namedPeer(s *sighting) (policy.Peer, *Excluded) {
 
 // excluded says why an edge is not learned.
 func (s *sighting) excluded(code, format string, args ...any) *Excluded {
-	e := &s.edge
+	e := s.edge
 	return &Excluded{
 		Direction: s.direction, Source: e.Source, Destination: e.Destination,
 		Protocol: e.Protocol, Port: e.Port, Connections: e.Connections,
@@ -203,7 +203,7 @@ func forgedSources(seen []sighting) map[service]bool {
 	out := map[service]bool{}
 	for i := range seen {
 		if s := &seen[i]; s.forged {
-			out[forgery(s, s.peer())] = true
+			out[forgery(s, *s.peer())] = true
 		}
 	}
 	return out
@@ -221,7 +221,7 @@ func (v *view) forgedAs(s *sighting, forgeries map[service]bool) bool {
 		return false
 	}
 	if !party.IsWorkload() {
-		return forgeries[forgery(s, party)]
+		return forgeries[forgery(s, *party)]
 	}
 	w := v.workloads[party.Workload]
 	return w != nil && slices.ContainsFunc(w.Endpoints, func(e inventory.Endpoint) bool {
@@ -257,7 +257,7 @@ func (v *view) factsOf(w *inventory.Workload) policy.PeerFacts {
 
 // excludeUnknown lists edges without a proven direction, those between the same
 // ends as one: most of their ports are ephemeral.
-func excludeUnknown(edges []flow.Edge) []Excluded {
+func excludeUnknown(edges []*flow.Edge) []Excluded {
 	type ends struct {
 		source, dest flow.Party
 		protocol     flow.Protocol
@@ -265,8 +265,7 @@ func excludeUnknown(edges []flow.Edge) []Excluded {
 	var out []Excluded
 	index := map[ends]int{}
 	ports := map[ends]int{}
-	for i := range edges {
-		e := &edges[i]
+	for _, e := range edges {
 		k := ends{e.Source, e.Destination, e.Protocol}
 		at, ok := index[k]
 		if !ok {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -90,41 +92,111 @@ func (a *Analyzer) ReplayAll(ctx context.Context, policies []policy.Policy, wind
 	return out, nil
 }
 
+// shareOf is how many edges are worth a goroutine of their own.
+const shareOf = 10_000
+
 func (v *view) replay(ctx context.Context, judge *judge) (*ReplayResult, error) {
-	r := &ReplayResult{Workload: judge.policy.Workload, Window: v.window, Denials: []Denial{}}
-	unknown, err := v.eachSighting(ctx, judge.policy.Workload, func(s *sighting) {
-		if s.forged && !s.here {
-			return // the sender's own node drops it as forged
-		}
-		e, n := &s.edge, count(&s.edge)
-		r.Judged += n
-		r.JudgedEdges++
-		j, partly := judge.of(s)
-		if !j.Denied() {
-			return
-		}
-		r.Denied += n
-		r.DeniedEdges++
-		r.Denials = append(r.Denials, Denial{
-			Direction: s.direction, Source: e.Source, Destination: e.Destination, Protocol: e.Protocol, Port: e.Port,
-			Reason: j.Reason, Connections: n, Answered: e.Answered, Packets: e.Forward.Packets + e.Reverse.Packets,
-			FirstSeen: e.FirstSeen, LastSeen: e.LastSeen, Partly: partly,
-		})
-	})
+	g, unknown, err := v.grouped(ctx, judge.policy.Workload)
 	if err != nil {
 		return nil, err
 	}
-	for i := range unknown {
-		r.Unjudged += count(&unknown[i])
+	shares := make([]verdicts, min(len(g.last)/shareOf+1, runtime.GOMAXPROCS(0)))
+	var wg sync.WaitGroup
+	for i := range shares {
+		wg.Go(func() { shares[i].judge(judge, g, i*len(g.last)/len(shares), (i+1)*len(g.last)/len(shares)) })
 	}
-	r.Denials = arranged(r.Denials, func(a, b *Denial) int {
-		if c := cmp.Compare(b.Connections, a.Connections); c != 0 {
-			return c
-		}
-		return cmp.Or(cmp.Compare(a.Direction, b.Direction), compareParties(&a.Source, &b.Source), compareParties(&a.Destination, &b.Destination),
-			cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
-	})
+	wg.Wait()
+	all := shares[0]
+	for i := range shares[1:] {
+		all.merge(&shares[i+1])
+	}
+	r := &ReplayResult{
+		Workload: judge.policy.Workload, Window: v.window, Judged: all.judged, Denied: all.denied,
+		JudgedEdges: all.edges, DeniedEdges: len(all.denials), Denials: make([]Denial, len(all.denials)),
+	}
+	for i := range all.denials {
+		all.denials[i].fill(&r.Denials[i])
+	}
+	for _, e := range unknown {
+		r.Unjudged += count(e)
+	}
 	return r, nil
+}
+
+// verdicts are what a policy says of some edges.
+type verdicts struct {
+	judged, denied uint64 // connections
+	edges          int
+	denials        []denied // in order
+}
+
+// judge judges the groups from one up to another.
+func (r *verdicts) judge(by *judge, g *groups, from, to int) {
+	for i := from; i < to; i++ {
+		s := g.sighting(i)
+		if s.forged && !s.here {
+			continue // the sender's own node drops it as forged
+		}
+		n := count(s.edge)
+		r.judged += n
+		r.edges++
+		if j, partly := by.of(&s); j.Denied() {
+			r.denied += n
+			r.denials = append(r.denials, denied{n, s.edge, s.direction, j.Reason, partly})
+		}
+	}
+	slices.SortFunc(r.denials, denied.compare)
+}
+
+// merge adds other's.
+func (r *verdicts) merge(other *verdicts) {
+	r.judged, r.denied, r.edges = r.judged+other.judged, r.denied+other.denied, r.edges+other.edges
+	a, b := r.denials, other.denials
+	out := make([]denied, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		next := &a
+		if b[0].compare(a[0]) < 0 {
+			next = &b
+		}
+		out, *next = append(out, (*next)[0]), (*next)[1:]
+	}
+	r.denials = append(append(out, a...), b...)
+}
+
+// denied is a Denial before it is written out.
+type denied struct {
+	connections uint64
+	edge        *flow.Edge
+	direction   flow.Direction
+	reason      flow.Reason
+	partly      bool
+}
+
+// compare puts those with the most connections first.
+func (d denied) compare(other denied) int {
+	if c := cmp.Compare(other.connections, d.connections); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(d.direction, other.direction); c != 0 {
+		return c
+	}
+	a, b := d.edge, other.edge
+	if c := compareParties(&a.Source, &b.Source); c != 0 {
+		return c
+	}
+	if c := compareParties(&a.Destination, &b.Destination); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+}
+
+func (d *denied) fill(out *Denial) {
+	e := d.edge
+	*out = Denial{
+		Direction: d.direction, Source: e.Source, Destination: e.Destination, Protocol: e.Protocol, Port: e.Port,
+		Reason: d.reason, Connections: d.connections, Answered: e.Answered, Packets: e.Forward.Packets + e.Reverse.Packets,
+		FirstSeen: e.FirstSeen, LastSeen: e.LastSeen, Partly: d.partly,
+	}
 }
 
 // isHost reports whether w is made of hosts. What reaches a host through its own

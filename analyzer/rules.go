@@ -79,7 +79,7 @@ func (v *view) admissions(edges []learnedEdge) []admission {
 	var out []admission
 	index := map[string]int{}
 	for _, e := range edges {
-		a := admission{direction: e.direction, peer: e.peer, peerKey: keyOfPeer(e.peer), port: portOf(&e.edge)}
+		a := admission{direction: e.direction, peer: e.peer, peerKey: keyOfPeer(e.peer), port: portOf(e.edge)}
 		key := a.direction.String() + a.peerKey + a.port.String()
 		i, ok := index[key]
 		if !ok {

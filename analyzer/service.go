@@ -1,18 +1,24 @@
 package analyzer
 
 import (
-	"slices"
-
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 )
 
 // resolve turns edges to a service's address into edges to what is behind it, on
 // the port that it has there: that is whom a policy names. An edge to several
-// workloads becomes one to each, for nobody knows which of them took it.
-func (v *view) resolve(edges []flow.Edge) []flow.Edge {
-	var out []flow.Edge
+// workloads becomes one to each, for nobody knows which of them took it. Endpoints
+// are left out: policies do not tell them apart.
+func (v *view) resolve(edges []flow.Edge) []*flow.Edge {
+	out := make([]*flow.Edge, len(edges))
 	for i := range edges {
 		e := &edges[i]
+		if e.Source.Endpoint != "" || e.Destination.Endpoint != "" {
+			one := *e
+			one.Source.Endpoint, one.Destination.Endpoint = "", ""
+			e = &one
+		}
+		out[i] = e
 		if e.Destination.IsWorkload() || !e.Destination.Address.IsValid() {
 			continue
 		}
@@ -20,12 +26,15 @@ func (v *view) resolve(edges []flow.Edge) []flow.Edge {
 		if !ok {
 			continue
 		}
-		for _, b := range backends[1:] {
-			other := *e
-			other.Destination, other.Port = b.Party, b.Port
-			out = append(out, other)
+		to := func(b inventory.Backend) *flow.Edge {
+			one := *e
+			one.Destination, one.Port = b.Party, b.Port
+			return &one
 		}
-		e.Destination, e.Port = backends[0].Party, backends[0].Port
+		out[i] = to(backends[0])
+		for _, b := range backends[1:] {
+			out = append(out, to(b))
+		}
 	}
-	return append(edges, slices.Clip(out)...)
+	return out
 }

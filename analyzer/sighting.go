@@ -14,8 +14,8 @@ import (
 // it.
 type sighting struct {
 	direction flow.Direction // as the workload sees it
-	edge      flow.Edge      // the ends' numbers taken together
-	sides     [3]flow.Edge   // what each end saw, and what was forged
+	edge      *flow.Edge     // the ends' numbers taken together
+	sides     [3]*flow.Edge  // what each end saw, and what was forged; nil for nothing
 	here      bool           // the workload's own agent saw it
 	atPeer    bool           // the peer's did
 	forged    bool           // its source is not who sent it
@@ -23,12 +23,7 @@ type sighting struct {
 }
 
 // peer returns the end that is not the workload.
-func (s *sighting) peer() flow.Party {
-	if s.direction == flow.Ingress {
-		return s.edge.Source
-	}
-	return s.edge.Destination
-}
+func (s *sighting) peer() *flow.Party { return otherEnd(s.edge, s.direction) }
 
 // count is the number of connections, including those whose beginning fell
 // outside of the window; a sighting has at least one.
@@ -41,87 +36,66 @@ type service struct {
 }
 
 // sightings adds up the edges of w: one sighting a direction, peer, protocol and
-// port. Edges whose direction stays unknown are returned apart.
-func (v *view) sightings(ctx context.Context, w flow.Workload) (seen []sighting, unknown []flow.Edge, err error) {
-	unknown, err = v.eachSighting(ctx, w, func(s *sighting) { seen = append(seen, *s) })
+// port, in order. Edges whose direction stays unknown are returned apart.
+func (v *view) sightings(ctx context.Context, w flow.Workload) (seen []sighting, unknown []*flow.Edge, err error) {
+	g, unknown, err := v.grouped(ctx, w)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen = make([]sighting, len(g.last))
+	for i := range seen {
+		seen[i] = g.sighting(i)
+	}
 	slices.SortFunc(seen, func(a, b sighting) int {
-		return cmp.Or(cmp.Compare(a.direction, b.direction), compareEdges(&a.edge, &b.edge))
+		return cmp.Or(cmp.Compare(a.direction, b.direction), compareEdges(a.edge, b.edge))
 	})
 	return seen, unknown, err
 }
 
-// eachSighting calls visit with each sighting, in no order; it is valid until
-// visit returns.
-func (v *view) eachSighting(ctx context.Context, w flow.Workload, visit func(*sighting)) (unknown []flow.Edge, err error) {
+// grouped puts the edges of w that are one sighting together.
+func (v *view) grouped(ctx context.Context, w flow.Workload) (*groups, []*flow.Edge, error) {
 	edges, err := v.edgesOf(ctx, w)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	// Edges of one sighting are chained, the first one last.
-	type link struct{ edge, next int32 }
-	links := make([]link, 0, len(edges))
-	last := make(map[sightingKey]int32, len(edges))
-	for i := range edges {
-		e := &edges[i]
+	var unknown []*flow.Edge
+	g := newGroups(len(edges))
+	for _, e := range edges {
 		if e.Observer.IsZero() {
 			continue // seen at an interface that is nobody's: it says nothing of anybody
 		}
 		if e.Direction == flow.DirectionUnknown {
 			proven, err := v.listens(ctx, w, service{e.Destination, e.Protocol, e.Port})
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			if !proven {
-				unknown = append(unknown, *e)
+				unknown = append(unknown, e)
 				continue
 			}
 		}
 		for _, d := range []flow.Direction{flow.Ingress, flow.Egress} {
-			if end(e, d).Workload != w {
-				continue
+			if end(e, d).Workload == w {
+				g.add(e, d)
 			}
-			k := sightingKey{d, otherEnd(e, d), e.Protocol, e.Port}
-			next, ok := last[k]
-			if !ok {
-				next = -1
-			}
-			last[k] = int32(len(links)) //nolint:gosec // at most two for each of maxEdges
-			links = append(links, link{int32(i), next})
 		}
 	}
-	var s sighting
-	for k, at := range last {
-		s = sighting{direction: k.direction}
-		for ; at >= 0; at = links[at].next {
-			s.add(&edges[links[at].edge])
-		}
-		s.merge()
-		visit(&s)
-	}
-	return unknown, nil
+	return g, unknown, nil
 }
 
-// sightingKey tells the sightings of one workload apart.
-type sightingKey struct {
-	direction flow.Direction
-	peer      flow.Party
-	protocol  flow.Protocol
-	port      uint16
-}
-
-func otherEnd(e *flow.Edge, d flow.Direction) flow.Party {
+func otherEnd(e *flow.Edge, d flow.Direction) *flow.Party {
 	if d == flow.Ingress {
-		return e.Source
+		return &e.Source
 	}
-	return e.Destination
+	return &e.Destination
 }
 
 // end returns the end of e that observes it in direction d.
-func end(e *flow.Edge, d flow.Direction) flow.Party {
+func end(e *flow.Edge, d flow.Direction) *flow.Party {
 	if d == flow.Ingress {
-		return e.Destination
+		return &e.Destination
 	}
-	return e.Source
+	return &e.Source
 }
 
 // Sides of a sighting.
@@ -143,42 +117,42 @@ func (s *sighting) add(e *flow.Edge) {
 		s.atPeer = true
 	}
 	s.midstream = s.midstream || e.Direction == flow.DirectionUnknown
-	t := &s.sides[side]
-	if *t == (flow.Edge{}) {
-		*t = *e
+	if s.sides[side] == nil {
+		s.sides[side] = e
 		return
 	}
 	// One observer's edges of different directions are different flows.
+	t := *s.sides[side]
 	t.Connections += e.Connections
 	t.Answered += e.Answered
 	t.Forward = flow.Counters{Packets: t.Forward.Packets + e.Forward.Packets, Bytes: t.Forward.Bytes + e.Forward.Bytes}
 	t.Reverse = flow.Counters{Packets: t.Reverse.Packets + e.Reverse.Packets, Bytes: t.Reverse.Bytes + e.Reverse.Bytes}
 	t.DeniedLive += e.DeniedLive
 	t.DeniedStaged += e.DeniedStaged
-	widen(t, e)
+	widen(&t, e)
+	s.sides[side] = &t
 }
 
 // merge takes the sides together. Both ends saw the same flows, so the larger
 // number counts, not the sum.
 func (s *sighting) merge() {
-	first := true
-	for i := range s.sides {
-		e := &s.sides[i]
-		if *e == (flow.Edge{}) {
+	for _, e := range s.sides {
+		switch {
+		case e == nil:
+			continue
+		case s.edge == nil:
+			s.edge = e
 			continue
 		}
-		if first {
-			s.edge, first = *e, false
-			continue
-		}
-		t := &s.edge
+		t := *s.edge
 		t.Connections = max(t.Connections, e.Connections)
 		t.Answered = max(t.Answered, e.Answered)
 		t.Forward = larger(t.Forward, e.Forward)
 		t.Reverse = larger(t.Reverse, e.Reverse)
 		t.DeniedLive = max(t.DeniedLive, e.DeniedLive)
 		t.DeniedStaged = max(t.DeniedStaged, e.DeniedStaged)
-		widen(t, e)
+		widen(&t, e)
+		s.edge = &t
 	}
 }
 
@@ -226,8 +200,8 @@ func (v *view) listens(ctx context.Context, w flow.Workload, s service) (bool, e
 				return false, err
 			}
 			services = map[service]bool{}
-			for i := range edges {
-				if e := &edges[i]; e.Direction != flow.DirectionUnknown && !forged(e) && answered(e) {
+			for _, e := range edges {
+				if e.Direction != flow.DirectionUnknown && !forged(e) && answered(e) {
 					services[service{e.Destination, e.Protocol, e.Port}] = true
 				}
 			}
@@ -252,7 +226,7 @@ func refused(e *flow.Edge) bool {
 }
 
 func (s *sighting) evidence() Evidence {
-	e := &s.edge
+	e := s.edge
 	at := AtBoth
 	switch {
 	case !s.atPeer:
@@ -261,7 +235,7 @@ func (s *sighting) evidence() Evidence {
 		at = AtPeer
 	}
 	return Evidence{
-		Peer: s.peer(), Protocol: e.Protocol, Port: e.Port,
+		Peer: *s.peer(), Protocol: e.Protocol, Port: e.Port,
 		Connections: e.Connections, Answered: e.Answered, Forward: e.Forward, Reverse: e.Reverse,
 		FirstSeen: e.FirstSeen, LastSeen: e.LastSeen,
 		SourceEndpoints: e.SourceEndpoints, DestinationEndpoints: e.DestinationEndpoints,

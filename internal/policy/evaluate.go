@@ -136,9 +136,14 @@ func (e Evaluator) walk(p *Policy, f *Facts, visit func(index int, r *Rule, matc
 	default:
 		j, decided = e.guard(picked, f)
 	}
-	for i := range rules {
-		if decided && visit == nil {
-			break
+	for i := 0; i < len(rules); i++ {
+		if visit == nil {
+			if decided {
+				break
+			}
+			if i = e.candidate(picked, list, i); i >= len(rules) {
+				break
+			}
 		}
 		r := &rules[i]
 		matched := e.anyPeer(picked, list, i, r.Peers, f) && anyPort(r.Ports, f)

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math/bits"
 	"slices"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -21,15 +22,28 @@ type resolution struct {
 	policy *Policy
 	picks  map[flow.Workload]*picks
 	others [lists][][]Peer // of each rule, the peers that are no selectors
+	open   picks           // rules that have such peers, or none at all
 }
 
 // picks says of one workload, for each list, which rules have a selector that
 // picks it: a bit for each.
 type picks [lists][]uint64
 
-func (p *picks) has(list, i int) bool {
-	bits := p[list]
-	return i/64 < len(bits) && bits[i/64]&(1<<(i%64)) != 0
+func (p *picks) has(list, i int) bool { return p.word(list, i/64)&(1<<(i%64)) != 0 }
+
+func (p *picks) word(list, n int) uint64 {
+	if n < len(p[list]) {
+		return p[list][n]
+	}
+	return 0
+}
+
+// add sets a bit, of so many rules.
+func (p *picks) add(list, i, rules int) {
+	if p[list] == nil {
+		p[list] = make([]uint64, (rules+63)/64)
+	}
+	p[list][i/64] |= 1 << (i % 64)
 }
 
 // nobody is picked by no selector, as a peer that is no workload.
@@ -50,8 +64,12 @@ func (e Evaluator) Resolve(p *Policy, workloads []PeerFacts) Evaluator {
 		peers[listGuardrails] = append(peers[listGuardrails], e.Guardrails[i].Peers)
 	}
 	for list := range peers {
-		for _, of := range peers[list] {
-			r.others[list] = append(r.others[list], slices.DeleteFunc(slices.Clone(of), func(p Peer) bool { return p.Selector != nil }))
+		for i, of := range peers[list] {
+			others := slices.DeleteFunc(slices.Clone(of), func(p Peer) bool { return p.Selector != nil })
+			r.others[list] = append(r.others[list], others)
+			if len(of) == 0 || len(others) > 0 {
+				r.open.add(list, i, len(peers[list]))
+			}
 		}
 	}
 	for i := range workloads {
@@ -61,10 +79,9 @@ func (e Evaluator) Resolve(p *Policy, workloads []PeerFacts) Evaluator {
 		}
 		found := &picks{}
 		for list := range peers {
-			found[list] = make([]uint64, (len(peers[list])+63)/64)
 			for j, of := range peers[list] {
 				if slices.ContainsFunc(of, func(p Peer) bool { return p.Selector != nil && p.Selector.matches(w) == hit }) {
-					found[list][j/64] |= 1 << (j % 64)
+					found.add(list, j, len(peers[list]))
 				}
 			}
 		}
@@ -91,6 +108,25 @@ func (e *Evaluator) picked(p *Policy, f *Facts) *picks {
 		return &nobody
 	}
 	return e.resolved.picks[f.Peer.Workload]
+}
+
+// candidate returns the first of a list's rules, from one on, that may mean the
+// flow's peer; a number beyond them when none may.
+func (e *Evaluator) candidate(of *picks, list, from int) int {
+	if of == nil {
+		return from
+	}
+	rules := len(e.resolved.others[list])
+	for n := from / 64; n*64 < rules; n++ {
+		word := of.word(list, n) | e.resolved.open.word(list, n)
+		if n == from/64 {
+			word &= ^uint64(0) << (from % 64)
+		}
+		if word != 0 {
+			return n*64 + bits.TrailingZeros64(word)
+		}
+	}
+	return rules
 }
 
 // anyPeer reports whether one of peers, those of a list's rule i, is the flow's.
