@@ -140,6 +140,7 @@ func (w *twin) reset(r *rand.Rand) {
 	w.setAddresses(r, 0)
 	w.setPrefixes(r)
 	w.setFailsafe(r)
+	w.setServices(r)
 	w.setTables(r, true)
 }
 
@@ -154,8 +155,10 @@ func (w *twin) event(r *rand.Rand) {
 		w.setAddresses(r, 20)
 	case n < 260:
 		w.setPrefixes(r)
-	case n < 300:
+	case n < 280:
 		w.setFailsafe(r)
+	case n < 300:
+		w.setServices(r)
 	case n < 340:
 		if point := r.IntN(len(w.points)); !w.points[point].gone {
 			w.age(point, r.IntN(3) == 0, drawTunnels(r))
@@ -353,6 +356,22 @@ func (w *twin) setFailsafe(r *rand.Rand) {
 	}
 }
 
+// setServices makes some parties' ports services', also of parties that have an
+// owner: nothing comes of those.
+func (w *twin) setServices(r *rand.Rand) {
+	clear(w.m.services)
+	var list []ServiceIdentity
+	for range r.IntN(20) {
+		p := parties[r.IntN(len(parties))].in(4 + 2*r.IntN(2))
+		k := Failsafe{flow.Protocol([]uint8{6, 6, 17, 132}[r.IntN(4)]), netip.AddrPortFrom(p, servicePorts[r.IntN(len(servicePorts))])}
+		if _, twice := w.m.services[k]; !twice && k.Addr.Port() != 0 {
+			w.m.services[k] = serviceIdent + flow.Identity(r.IntN(3))
+			list = append(list, ServiceIdentity{k.Protocol, k.Addr, w.m.services[k]})
+		}
+	}
+	w.must(w.d.SetServices(list))
+}
+
 // setTables draws policies, of some slots or of all.
 func (w *twin) setTables(r *rand.Rand, all bool) {
 	var list []Table
@@ -394,7 +413,7 @@ func drawTable(r *rand.Rand, k TableKey, revision uint32) Table {
 		return t
 	}
 	t.UsesCIDRs = r.IntN(2) == 0
-	peers := []flow.Identity{webIdent, dbIdent, evilIdent, 400, 77, flow.IdentityHost, flow.IdentityRemoteNode, flow.IdentityWorld, PeerAny}
+	peers := []flow.Identity{webIdent, dbIdent, evilIdent, 400, 77, flow.IdentityHost, flow.IdentityRemoteNode, flow.IdentityWorld, PeerAny, serviceIdent, serviceIdent + 1}
 	if t.UsesCIDRs {
 		peers = append(peers, cidrIdent, cidrIdent+1, cidrIdent+2)
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	Endpoints         uint32 // default 4096
 	Addresses         uint32 // exact addresses; default 65536
 	CIDRs             uint32 // prefixes; default 65536, at most 100000
+	Services          uint32 // ports of services' addresses; default 65536
 	Workloads         uint32 // with endpoints or policies on the node; default 4096
 	PolicyTables      uint32 // tables of different content; default 32768, at most 2097151
 	PolicyEntries     uint32 // of all tables together, see Table.Size; default 262144
@@ -87,6 +88,7 @@ func (c Config) WithDefaults() Config {
 	fill(&c.Endpoints, 4096)
 	fill(&c.Addresses, 65536)
 	fill(&c.CIDRs, 65536)
+	fill(&c.Services, 65536)
 	fill(&c.Workloads, 4096)
 	fill(&c.PolicyTables, 32768)
 	fill(&c.PolicyEntries, 262144)

@@ -210,6 +210,7 @@ func (d *Datapath) setLimits() {
 		Addresses:       entries(d.maps.Addresses),
 		CIDRs:           entries(d.maps.Cidrs),
 		Failsafe:        entries(d.maps.Failsafe),
+		Services:        entries(d.maps.Services),
 		Workloads:       entries(d.maps.Workloads) - 1,
 		PolicyTables:    entries(d.maps.Tables) - 1,
 		PolicyEntries:   entries(d.maps.Rules),

@@ -14,8 +14,8 @@
 //
 // # Who writes what
 //
-// Userspace writes endpoints, addresses, cidrs, failsafe, workloads, tables,
-// rules and settings; the programs write flows, fragments, counters and events. Only
+// Userspace writes endpoints, addresses, cidrs, failsafe, services, workloads,
+// tables, rules and settings; the programs write flows, fragments, counters and events. Only
 // the kernel deletes flows, and only once all of their counters were handed
 // to the ring buffer.
 package bpf

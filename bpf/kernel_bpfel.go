@@ -61,6 +61,14 @@ const (
 	kernelRfCounterRF_COUNTERS                  kernelRfCounter = 45
 )
 
+type kernelRfDestination struct {
+	_        structs.HostLayout
+	Addr     [16]uint8
+	Port     uint16
+	Protocol uint8
+	Pad      uint8
+}
+
 type kernelRfEndpoint struct {
 	_             structs.HostLayout
 	Id            uint32
@@ -68,14 +76,6 @@ type kernelRfEndpoint struct {
 	Flags         uint32
 	Workload      uint32
 	ObservedSince uint64
-}
-
-type kernelRfFailsafe struct {
-	_        structs.HostLayout
-	Addr     [16]uint8
-	Port     uint16
-	Protocol uint8
-	Pad      uint8
 }
 
 type kernelRfFlow struct {
@@ -267,6 +267,7 @@ const (
 	kernelMapQuotas          = "quotas"
 	kernelMapRingIntent      = "ring_intent"
 	kernelMapRules           = "rules"
+	kernelMapServices        = "services"
 	kernelMapSettings        = "settings"
 	kernelMapTables          = "tables"
 	kernelMapWorkloads       = "workloads"
@@ -343,6 +344,7 @@ type kernelMapSpecs struct {
 	Quotas     *ebpf.MapSpec `ebpf:"quotas"`
 	RingIntent *ebpf.MapSpec `ebpf:"ring_intent"`
 	Rules      *ebpf.MapSpec `ebpf:"rules"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
 	Settings   *ebpf.MapSpec `ebpf:"settings"`
 	Tables     *ebpf.MapSpec `ebpf:"tables"`
 	Workloads  *ebpf.MapSpec `ebpf:"workloads"`
@@ -387,6 +389,7 @@ type kernelMaps struct {
 	Quotas     *ebpf.Map `ebpf:"quotas"`
 	RingIntent *ebpf.Map `ebpf:"ring_intent"`
 	Rules      *ebpf.Map `ebpf:"rules"`
+	Services   *ebpf.Map `ebpf:"services"`
 	Settings   *ebpf.Map `ebpf:"settings"`
 	Tables     *ebpf.Map `ebpf:"tables"`
 	Workloads  *ebpf.Map `ebpf:"workloads"`
@@ -407,6 +410,7 @@ func (m *kernelMaps) Close() error {
 		m.Quotas,
 		m.RingIntent,
 		m.Rules,
+		m.Services,
 		m.Settings,
 		m.Tables,
 		m.Workloads,

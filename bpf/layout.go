@@ -12,6 +12,7 @@ func size(spec *ebpf.CollectionSpec, cfg Config) {
 		kernelMapAddresses: cfg.Addresses,
 		kernelMapCidrs:     cfg.CIDRs,
 		kernelMapFailsafe:  cfg.FailsafeEntries,
+		kernelMapServices:  cfg.Services,
 		kernelMapWorkloads: cfg.Workloads + 1, // the first one is nobody's
 		kernelMapTables:    cfg.PolicyTables + 1,
 		kernelMapRules:     cfg.PolicyEntries,

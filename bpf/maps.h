@@ -64,9 +64,22 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
-	__type(key, struct rf_failsafe);
+	__type(key, struct rf_destination);
 	__type(value, __u32);
 } failsafe SEC(".maps");
+
+/* Port of a service's address -> identity that policy entries name. Written by
+ * userspace. What is sent there ends elsewhere, so that only entries of this
+ * identity match it, and those of everything, whatever the address would be else. Not preallocated: a
+ * deleted entry's memory stays its own until no program reads it. Full: refused
+ * before it starts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct rf_destination);
+	__type(value, __u32);
+} services SEC(".maps");
 
 /* Number -> the tables in force for a workload; 0 is nobody's. Written by
  * userspace through a mapping, one store a direction: an array's elements stay

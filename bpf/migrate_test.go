@@ -113,7 +113,8 @@ func prepareUpgrade(t *testing.T, l *lab) {
 	t.Helper()
 	_, e1 := l.d.SetCIDRs(cidrs("198.51.100.0/24", "2001:db8:66::/48"))
 	_, e2 := l.d.SetFailsafe([]Failsafe{{flow.TCP, netip.MustParseAddrPort("203.0.113.9:9000")}})
-	if err := errors.Join(e1, e2); err != nil {
+	_, e3 := l.d.SetServices([]ServiceIdentity{{flow.TCP, netip.MustParseAddrPort("203.0.113.80:80"), serviceIdent}})
+	if err := errors.Join(e1, e2, e3); err != nil {
 		t.Fatal(err)
 	}
 	egress := live(flow.Egress, 3, allow(dbIdent, flow.TCP, 80), allow(dbIdent, flow.UDP, 53), allow(400, flow.TCP, 443))

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ringfence/ringfence/internal/flow"
 )
@@ -112,8 +113,11 @@ func (m *model) safe(q question, dir flow.Direction) bool {
 	if dir == flow.Ingress {
 		return m.peer(q.remote) == flow.IdentityHost && q.localOrigin && !q.at.host
 	}
-	to := netip.AddrPortFrom(netip.AddrFrom16(q.remote).Unmap(), q.remotePort)
-	return m.failsafe[Failsafe{Protocol: flow.Protocol(q.protocol), Addr: to}]
+	return m.failsafe[q.destination()]
+}
+
+func (q *question) destination() Failsafe {
+	return Failsafe{flow.Protocol(q.protocol), netip.AddrPortFrom(netip.AddrFrom16(q.remote).Unmap(), q.remotePort)}
 }
 
 func (m *model) peer(a refAddr) flow.Identity {
@@ -139,6 +143,11 @@ func (m *model) prefix(a refAddr) flow.Identity {
 // found by its address or as anybody.
 func (m *model) matches(q question, t Table, dir flow.Direction) bool {
 	peer, prefix, port := m.peer(q.remote), flow.Identity(0), q.localPort
+	if service := m.services[q.destination()]; dir == flow.Egress && service != 0 && peer == flow.IdentityWorld {
+		return slices.ContainsFunc(t.Entries, func(e Entry) bool {
+			return e.Peer == PeerAny && e.Protocol == 0 || e.Peer == service && (e.Protocol == 0 || uint8(e.Protocol) == q.protocol && e.First <= q.remotePort && q.remotePort <= e.Last)
+		})
+	}
 	if t.UsesCIDRs {
 		prefix = m.prefix(q.remote)
 	}

@@ -88,6 +88,7 @@ type model struct {
 	owners   map[refAddr]AddressOwner
 	cidrs    []CIDRIdentity
 	failsafe map[Failsafe]bool
+	services map[Failsafe]flow.Identity // by the same kind of key
 	tables   map[TableKey]Table
 	panic    bool
 	epoch    uint32

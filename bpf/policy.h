@@ -23,13 +23,13 @@ struct rf_ask {
 	__u32 workload; /* the endpoint's; 0: its identity is not known yet */
 	__u32 peer;	/* the exact address's, found by rf_judge */
 	__u32 cidr;	/* the longest prefix's, looked up when a table wants it */
-	__u32 cidr_known;
+	__u32 service;	/* the remote port's, if the address is a service's; found by rf_judge */
 	__be16 local_port;
 	__be16 remote_port;
 	__u8 protocol;
 	__u8 direction;
 	__u8 flags;
-	__u8 pad;
+	__u8 cidr_known;
 } __attribute__((aligned(8)));
 _Static_assert(sizeof(struct rf_ask) == 40, "rf_ask");
 
@@ -115,6 +115,15 @@ static __noinline bool rf_match_peer(const struct rf_table *table, struct rf_rul
 	return table->flags & RF_TABLE_ANY_PROTO && rf_rule_holds(key, RF_NODE_4096, RF_CHILD_4096(port));
 }
 
+/* Whether the table has a rule of everything, wherever it ends. */
+static __always_inline bool rf_match_all(const struct rf_table *table, struct rf_rule_key *key)
+{
+	key->peer = RF_PEER_ANY;
+	key->protocol = 0;
+	return table->flags & RF_TABLE_ANY_PEER && table->flags & RF_TABLE_ANY_PROTO &&
+	       rf_rule_holds(key, RF_NODE_4096, 0);
+}
+
 static __always_inline __u32 rf_cidr_identity(struct rf_ask *ask)
 {
 	struct rf_cidr key = {.bits = 128};
@@ -130,13 +139,18 @@ static __always_inline __u32 rf_cidr_identity(struct rf_ask *ask)
 }
 
 /* Whether a rule of the table matches the flow. A peer that is not known yet is
- * found by its address or as anybody, never as somebody. */
+ * found by its address or as anybody, never as somebody; a service's port as
+ * that alone, for neither it nor its address says where the flow ends. */
 static __noinline bool rf_match(struct rf_ask *ask, const struct rf_table *table, __u32 number,
 				__u32 direction)
 {
 	struct rf_rule_key key = {.table = number, .peer = ask->peer};
 	__u16 port = bpf_ntohs(direction == RF_EGRESS ? ask->remote_port : ask->local_port);
 
+	if (direction == RF_EGRESS && ask->service) {
+		key.peer = ask->service;
+		return rf_match_peer(table, &key, ask->protocol, port) || rf_match_all(table, &key);
+	}
 	if (key.peer != RF_IDENTITY_UNKNOWN && rf_match_peer(table, &key, ask->protocol, port))
 		return true;
 	key.peer = table->flags & RF_TABLE_CIDRS ? rf_cidr_identity(ask) : 0;
@@ -211,11 +225,12 @@ static __always_inline __u64 rf_judge_either(struct rf_ask *ask, __u64 in, __u64
 	return RF_SLOT_ANSWER(RF_ANSWER_REVISION(said), RF_REASON_MIDSTREAM, RF_VERDICT_ALLOW);
 }
 
-/* Whether the remote side may always be reached. A function of its own for the
- * sake of rf_judge's stack. */
-__noinline int rf_find_failsafe(struct rf_ask *ask)
+/* Whether the remote side may always be reached, and whether it is a service's
+ * port. A function of its own for the sake of rf_judge's stack. */
+__noinline int rf_find_destination(struct rf_ask *ask)
 {
-	struct rf_failsafe key = {};
+	struct rf_destination key = {};
+	__u32 *service;
 
 	if (!ask)
 		return 0;
@@ -224,6 +239,10 @@ __noinline int rf_find_failsafe(struct rf_ask *ask)
 	__builtin_memcpy(key.addr, ask->remote, 16);
 	if (bpf_map_lookup_elem(&failsafe, &key))
 		ask->flags |= RF_ASK_SAFE_EGRESS;
+	/* Nobody else has a service's address. */
+	service = ask->peer == RF_IDENTITY_WORLD ? bpf_map_lookup_elem(&services, &key) : NULL;
+	if (service)
+		ask->service = *service;
 	return 0;
 }
 
@@ -239,8 +258,9 @@ __noinline int rf_judge(struct rf_ask *ask, struct rf_answer *answer)
 	out = rf_word(ask->workload, RF_EGRESS);
 	ask->peer = rf_peer_identity(ask->remote);
 	ask->cidr_known = 0;
+	ask->service = 0;
 	if (ask->direction != RF_INGRESS)
-		rf_find_failsafe(ask);
+		rf_find_destination(ask);
 	if (ask->peer == RF_IDENTITY_HOST && ask->flags & RF_ASK_LOCAL_ORIGIN && !(ask->flags & RF_ASK_HOST))
 		ask->flags |= RF_ASK_SAFE_INGRESS;
 	answer->judged = 0;

@@ -239,10 +239,11 @@ func (d *Datapath) readLevels() error {
 	endpoints, err1 := countKeys[uint32, kernelRfEndpoint](d.maps.Endpoints)
 	addresses, err2 := countKeys[kernelRfAddress, kernelRfOwner](d.maps.Addresses)
 	cidrs, err3 := countKeys[kernelRfCidr, uint32](d.maps.Cidrs)
-	failsafe, err4 := countKeys[kernelRfFailsafe, uint32](d.maps.Failsafe)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	failsafe, err4 := countKeys[kernelRfDestination, uint32](d.maps.Failsafe)
+	services, err5 := countKeys[kernelRfDestination, uint32](d.maps.Services)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return fmt.Errorf("read fill levels: %w", err)
 	}
-	d.levels = Levels{Endpoints: endpoints, Addresses: addresses, CIDRs: cidrs, Failsafe: failsafe}
+	d.levels = Levels{Endpoints: endpoints, Addresses: addresses, CIDRs: cidrs, Failsafe: failsafe, Services: services}
 	return nil
 }

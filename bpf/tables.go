@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // SetAddresses makes owners the whole address table. Additions come before
@@ -88,16 +90,12 @@ func cidrKey(p netip.Prefix) kernelRfCidr {
 // SetFailsafe makes list the whole table of destinations that endpoints may
 // always open connections to, likewise.
 func (d *Datapath) SetFailsafe(list []Failsafe) (Changes, error) {
-	want := make(map[kernelRfFailsafe]uint32, len(list))
+	want := make(map[kernelRfDestination]uint32, len(list))
 	for _, f := range list {
 		if !f.Addr.IsValid() || f.Protocol == 0 {
 			return Changes{}, fmt.Errorf("failsafe destination %s %s: not a valid one", f.Protocol, f.Addr)
 		}
-		want[kernelRfFailsafe{
-			Addr:     f.Addr.Addr().As16(),
-			Port:     networkOrder(f.Addr.Port()),
-			Protocol: uint8(f.Protocol),
-		}] = 1
+		want[destination(f.Protocol, f.Addr)] = 1
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -106,6 +104,32 @@ func (d *Datapath) SetFailsafe(list []Failsafe) (Changes, error) {
 	}
 	changes, err := replaceMap(d.maps.Failsafe, "failsafe destinations", want)
 	return changes, d.replaced(changes, err, &d.levels.Failsafe, len(want))
+}
+
+func destination(protocol flow.Protocol, a netip.AddrPort) kernelRfDestination {
+	return kernelRfDestination{Addr: a.Addr().As16(), Port: networkOrder(a.Port()), Protocol: uint8(protocol)}
+}
+
+// SetServices makes list the whole table of services' ports, likewise.
+func (d *Datapath) SetServices(list []ServiceIdentity) (Changes, error) {
+	want := make(map[kernelRfDestination]uint32, len(list))
+	for _, s := range list {
+		if !s.Addr.IsValid() || s.Addr.Addr().Zone() != "" || !s.Protocol.HasPorts() || s.Addr.Port() == 0 || s.Identity == 0 {
+			return Changes{}, fmt.Errorf("service port %s %s of identity %d: not a valid one", s.Protocol, s.Addr, s.Identity)
+		}
+		key := destination(s.Protocol, s.Addr)
+		if other, twice := want[key]; twice && other != uint32(s.Identity) {
+			return Changes{}, fmt.Errorf("service port %s %s: given identities %d and %d", s.Protocol, s.Addr, other, s.Identity)
+		}
+		want[key] = uint32(s.Identity)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return Changes{}, errClosed
+	}
+	changes, err := replaceMap(d.maps.Services, "services' ports", want)
+	return changes, d.replaced(changes, err, &d.levels.Services, len(want))
 }
 
 // replaced notes what an update did, whether or not it came to its end.

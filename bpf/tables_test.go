@@ -140,6 +140,31 @@ func TestSetAddresses(t *testing.T) {
 	}
 }
 
+// TestSetServices likewise.
+func TestSetServices(t *testing.T) {
+	l := newLab(t)
+	a := ServiceIdentity{flow.TCP, netip.MustParseAddrPort("10.96.0.10:80"), serviceIdent}
+	b := ServiceIdentity{flow.UDP, netip.MustParseAddrPort("[fd00:96::10]:53"), serviceIdent + 1}
+	if got, err := l.d.SetServices([]ServiceIdentity{a, b}); err != nil || got != (Changes{Added: 2}) {
+		t.Errorf("changes %+v, error %v", got, err)
+	}
+	if levels, err := l.d.Levels(); err != nil || levels.Services != 2 {
+		t.Errorf("levels %+v, error %v", levels, err)
+	}
+	a.Identity++
+	if got, err := l.d.SetServices([]ServiceIdentity{a}); err != nil || got != (Changes{Changed: 1, Deleted: 1}) {
+		t.Errorf("changes %+v, error %v", got, err)
+	}
+	for _, list := range [][]ServiceIdentity{
+		{{}}, {{flow.TCP, a.Addr, 0}}, {{flow.ICMP, a.Addr, 1}}, {{flow.TCP, netip.AddrPortFrom(a.Addr.Addr(), 0), 1}},
+		{a, {flow.TCP, a.Addr, serviceIdent}},
+	} {
+		if got, err := l.d.SetServices(list); err == nil || got.Any() {
+			t.Errorf("%v: changes %+v, error %v", list, got, err)
+		}
+	}
+}
+
 // TestSetCIDRs likewise.
 func TestSetCIDRs(t *testing.T) {
 	l := newLab(t)

@@ -114,7 +114,7 @@ func newTwin(t testing.TB, size twinSize) *twin {
 	t.Cleanup(func() { _ = r.Close() })
 	w.keys, w.values = make([]uint32, kernelRfCounterRF_COUNTERS+1), make([]uint64, int(kernelRfCounterRF_COUNTERS+1)*ebpf.MustPossibleCPU())
 	w.m = &model{
-		owners: make(map[refAddr]AddressOwner), failsafe: make(map[Failsafe]bool), tables: make(map[TableKey]Table),
+		owners: make(map[refAddr]AddressOwner), failsafe: make(map[Failsafe]bool), services: make(map[Failsafe]flow.Identity), tables: make(map[TableKey]Table),
 		idle: modelIdle, interval: modelInterval,
 		room: int(size.flows), noteRoom: int(size.fragments), noteQuota: int(size.fragments) / 2,
 		ringRoom: (int(size.ringBytes) - 1) / (recordSize + ringHeader),

@@ -68,6 +68,17 @@ type Failsafe struct {
 	Addr     netip.AddrPort
 }
 
+// ServiceIdentity gives a port of a service's address an identity that policy
+// entries can name. Endpoints send there, and the node hands it on to somebody
+// behind the service: in an egress table entries of this identity match it, and
+// one of PeerAny and every protocol, but none of the address, its prefixes, or
+// ports of PeerAny. An address that has an owner is no service's.
+type ServiceIdentity struct {
+	Protocol flow.Protocol
+	Addr     netip.AddrPort
+	Identity flow.Identity
+}
+
 // Changes counts what an update of a table did.
 type Changes struct {
 	Added   int
@@ -118,6 +129,7 @@ type Limits struct {
 	Addresses       int
 	CIDRs           int
 	Failsafe        int
+	Services        int
 	Workloads       int
 	PolicyTables    int // of different content
 	PolicyEntries   int // of all tables together, as Table.Size counts them
@@ -145,6 +157,7 @@ type Levels struct {
 	Addresses int
 	CIDRs     int
 	Failsafe  int
+	Services  int
 	Workloads int // with an endpoint or a policy
 	Tables    int // policy tables in force, equal ones counted once
 	Entries   int // of those tables

@@ -190,13 +190,13 @@ struct rf_cidr {
 };
 _Static_assert(sizeof(struct rf_cidr) == 20, "rf_cidr");
 
-struct rf_failsafe {
+struct rf_destination {
 	__u8 addr[16];
 	__be16 port;
 	__u8 protocol;
 	__u8 pad;
 };
-_Static_assert(sizeof(struct rf_failsafe) == 20, "rf_failsafe");
+_Static_assert(sizeof(struct rf_destination) == 20, "rf_destination");
 
 /* The third place of a workload's word, after the slots: the table of what is
  * denied before any rule is asked. */

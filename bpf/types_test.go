@@ -23,7 +23,7 @@ func TestGoTypesEqualBTF(t *testing.T) {
 	}
 	for _, v := range []any{
 		kernelRfSettings{}, kernelRfEndpoint{}, kernelRfQuota{}, kernelRfAddress{}, kernelRfOwner{}, kernelRfCidr{},
-		kernelRfFailsafe{}, kernelRfWorkload{}, kernelRfTable{}, kernelRfRuleKey{}, kernelRfFlowKey{}, kernelRfFlow4Key{}, kernelRfFlow{},
+		kernelRfDestination{}, kernelRfWorkload{}, kernelRfTable{}, kernelRfRuleKey{}, kernelRfFlowKey{}, kernelRfFlow4Key{}, kernelRfFlow{},
 		kernelRfRecord{}, kernelRfIntent{}, kernelRfSweepArgs{},
 	} {
 		typ := reflect.TypeOf(v)

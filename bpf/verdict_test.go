@@ -9,13 +9,14 @@ import (
 
 // packetRule pairs a packet that a policy allows with one that it denies.
 type packetRule struct {
-	name    string
-	tables  []Table
-	cidrs   func(family int) []CIDRIdentity
-	pending party // whose identity is not known yet, and who is denied for that
-	allowed func(family int) packet
-	denied  func(family int) packet
-	reason  flow.Reason // of the denial
+	name     string
+	tables   []Table
+	cidrs    func(family int) []CIDRIdentity
+	services func(family int) []ServiceIdentity
+	pending  party // whose identity is not known yet, and who is denied for that
+	allowed  func(family int) packet
+	denied   func(family int) packet
+	reason   flow.Reason // of the denial
 }
 
 func between(src, dst party, build func(src, dst netip.Addr) packet) func(int) packet {
@@ -40,13 +41,30 @@ func icmpEntries(peer flow.Identity, codes uint16) []Entry {
 	}
 }
 
-const cidrIdent = flow.FirstCIDRIdentity + 5
+const (
+	cidrIdent    = flow.FirstCIDRIdentity + 5
+	serviceIdent = flow.FirstServiceIdentity + 5
+)
 
 func worldPrefix(family int) []CIDRIdentity {
 	p := netip.PrefixFrom(world.in(family), world.in(family).BitLen()-8).Masked()
 	// The hole in the middle names no entry's identity.
 	hole := netip.PrefixFrom(world.in(family).Next(), world.in(family).BitLen())
 	return []CIDRIdentity{{p, cidrIdent}, {hole, cidrIdent + 1}}
+}
+
+// worldServices makes TCP ports of world's address a service's, the first of
+// serviceIdent, the next of the one after.
+func worldServices(ports ...uint16) func(family int) []ServiceIdentity {
+	return func(family int) []ServiceIdentity { return servicesAt(world.in(family), ports...) }
+}
+
+func servicesAt(a netip.Addr, ports ...uint16) []ServiceIdentity {
+	var list []ServiceIdentity
+	for i, port := range ports {
+		list = append(list, ServiceIdentity{flow.TCP, netip.AddrPortFrom(a, port), serviceIdent + flow.Identity(i)})
+	}
+	return list
 }
 
 func cidrTable(dir flow.Direction, e ...Entry) Table {
@@ -186,6 +204,85 @@ var packetRules = []packetRule{
 		allowed: between(web, world, syn(40000, 443)),
 		denied:  between(web, evil, syn(40000, 443)),
 		reason:  flow.ReasonDefault,
+	},
+	{
+		name:     "a service's port is not its address's",
+		tables:   []Table{live(flow.Egress, 1, allow(flow.IdentityWorld, flow.TCP, 443))},
+		services: worldServices(80),
+		allowed:  between(web, world, syn(40000, 443)),
+		denied:   between(web, world, syn(40000, 80)),
+		reason:   flow.ReasonDefault,
+	},
+	{
+		name: "a service's port is what stands behind it, not anybody",
+		tables: []Table{live(flow.Egress, 1, allow(serviceIdent, flow.TCP, 80),
+			allow(PeerAny, flow.TCP, 443), Entry{Peer: flow.IdentityWorld})},
+		services: worldServices(80, 443),
+		allowed:  between(web, world, syn(40000, 80)),
+		denied:   between(web, world, syn(40000, 443)),
+		reason:   flow.ReasonDefault,
+	},
+	{
+		name:     "a service's port, not the prefix that its address is in",
+		tables:   []Table{cidrTable(flow.Egress, allow(cidrIdent, flow.TCP, 443), allow(cidrIdent, flow.TCP, 80))},
+		cidrs:    worldPrefix,
+		services: worldServices(80),
+		allowed:  between(web, world, syn(40000, 443)),
+		denied:   between(web, world, syn(40000, 80)),
+		reason:   flow.ReasonDefault,
+	},
+	{
+		name:     "everything is what stands behind a service too",
+		tables:   []Table{live(flow.Egress, 1, Entry{Peer: PeerAny}), guardrail(flow.Egress, allow(serviceIdent+1, flow.TCP, 443))},
+		services: worldServices(80, 443),
+		allowed:  between(web, world, syn(40000, 80)),
+		denied:   between(web, world, syn(40000, 443)),
+		reason:   flow.ReasonGuardrail,
+	},
+	{
+		name:     "a service's port of one protocol",
+		tables:   []Table{live(flow.Egress, 1, Entry{Peer: flow.IdentityWorld})},
+		services: worldServices(53),
+		allowed:  between(web, world, datagram(40000, 53)),
+		denied:   between(web, world, syn(40000, 53)),
+		reason:   flow.ReasonDefault,
+	},
+	{
+		name:   "a service's UDP port",
+		tables: []Table{live(flow.Egress, 1, allow(serviceIdent, flow.UDP, 53), allow(flow.IdentityWorld, flow.UDP, 443))},
+		services: func(family int) []ServiceIdentity {
+			list := servicesAt(world.in(family), 53, 443)
+			list[0].Protocol, list[1].Protocol = flow.UDP, flow.UDP
+			return list
+		},
+		allowed: between(web, world, datagram(40000, 53)),
+		denied:  between(web, world, datagram(40000, 443)),
+		reason:  flow.ReasonDefault,
+	},
+	{
+		name:     "who sends from a service's port is not the service",
+		tables:   []Table{live(flow.Ingress, 1, allow(flow.IdentityWorld, flow.TCP, 80))},
+		services: worldServices(40000),
+		allowed:  between(world, web, syn(40000, 80)),
+		denied:   between(world, web, syn(40000, 81)),
+		reason:   flow.ReasonDefault,
+	},
+	{
+		name: "a guardrail of what stands behind a service",
+		tables: []Table{live(flow.Egress, 1, allow(serviceIdent, flow.TCP, 80), allow(serviceIdent+1, flow.TCP, 443)),
+			guardrail(flow.Egress, Entry{Peer: serviceIdent + 1})},
+		services: worldServices(80, 443),
+		allowed:  between(web, world, syn(40000, 80)),
+		denied:   between(web, world, syn(40000, 443)),
+		reason:   flow.ReasonGuardrail,
+	},
+	{
+		name:     "an address with an owner is no service's",
+		tables:   []Table{live(flow.Egress, 1, allow(dbIdent, flow.TCP, 80))},
+		services: func(family int) []ServiceIdentity { return servicesAt(db.in(family), 80) },
+		allowed:  between(web, db, syn(40000, 80)),
+		denied:   between(web, evil, syn(40000, 80)),
+		reason:   flow.ReasonDefault,
 	},
 	{
 		name:    "another node is not this one",
@@ -387,6 +484,11 @@ func (r packetRule) lab(t *testing.T, family int) *lab {
 	l := newLab(t)
 	if r.cidrs != nil {
 		if _, err := l.d.SetCIDRs(r.cidrs(family)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.services != nil {
+		if _, err := l.d.SetServices(r.services(family)); err != nil {
 			t.Fatal(err)
 		}
 	}

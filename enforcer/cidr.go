@@ -53,42 +53,40 @@ func mentionPeers(set map[netip.Prefix]bool, peers []policy.Peer) {
 	}
 }
 
-// allocate gives every prefix of want a number. Known ones keep theirs, so that
-// tables compiled earlier stay right; new ones get the lowest that is free.
-func allocate(want map[netip.Prefix]bool, known prefixes) prefixes {
-	out := prefixes{}
+// allocate gives every one of want a number, from first on. Known ones keep
+// theirs, so that tables compiled earlier stay right; new ones get the lowest that
+// is free.
+func allocate[K comparable, V any](want map[K]V, known map[K]flow.Identity, first flow.Identity, compare func(a, b K) int) map[K]flow.Identity {
+	out := map[K]flow.Identity{}
 	used := map[flow.Identity]bool{}
-	for p, id := range known {
+	for k, id := range known {
 		used[id] = true
-		if want[p] {
-			out[p] = id
+		if _, ok := want[k]; ok {
+			out[k] = id
 		}
 	}
-	next := flow.FirstCIDRIdentity
-	for _, p := range slices.SortedFunc(maps.Keys(want), comparePrefixes) {
-		if _, ok := out[p]; ok {
+	next := first
+	for _, k := range slices.SortedFunc(maps.Keys(want), compare) {
+		if _, ok := out[k]; ok {
 			continue
 		}
 		for used[next] {
 			next++
 		}
-		out[p], used[next] = next, true
+		out[k], used[next] = next, true
 	}
 	return out
 }
 
-// union returns the prefixes of both, which agree where they overlap.
-func (p prefixes) union(o prefixes) prefixes {
-	out := maps.Clone(p)
-	if out == nil {
-		out = prefixes{}
-	}
-	maps.Copy(out, o)
+func union[M ~map[K]V, K comparable, V any](a, b M) M {
+	out := make(M, max(len(a), len(b)))
+	maps.Copy(out, a)
+	maps.Copy(out, b)
 	return out
 }
 
-// cidrs returns the kernel's table of prefixes.
-func (p prefixes) cidrs() []bpf.CIDRIdentity {
+// kernel returns the kernel's table of prefixes.
+func (p prefixes) kernel() []bpf.CIDRIdentity {
 	out := make([]bpf.CIDRIdentity, 0, len(p))
 	for _, prefix := range slices.SortedFunc(maps.Keys(p), comparePrefixes) {
 		out = append(out, bpf.CIDRIdentity{Prefix: prefix, Identity: p[prefix]})

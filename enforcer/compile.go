@@ -45,13 +45,19 @@ func mentioned(in scope, all map[flow.Workload]slots) map[netip.Prefix]bool {
 // compiler turns policies into tables. It holds what all of them share.
 type compiler struct {
 	scope
+	numbers  numbers
 	regions  regions
 	limits   bpf.Limits
-	selected map[string][]flow.Identity // by selector
+	selected map[string][]flow.Identity   // by selector
+	longest  map[netip.Addr]flow.Identity // see region
+	opened   []door                       // see doors
 }
 
-func newCompiler(in scope, p prefixes, limits bpf.Limits) *compiler {
-	return &compiler{scope: in, regions: newRegions(p), limits: limits, selected: map[string][]flow.Identity{}}
+func newCompiler(in scope, n numbers, limits bpf.Limits) *compiler {
+	return &compiler{
+		scope: in, numbers: n, regions: newRegions(n.prefixes), limits: limits,
+		selected: map[string][]flow.Identity{}, longest: map[netip.Addr]flow.Identity{},
+	}
 }
 
 // table is a compiled table with the digest of what it says, and how many of the
@@ -60,6 +66,8 @@ type table struct {
 	bpf.Table
 	digest digest
 	size   int
+	// partly is a service's port of which the policy admits only some backends.
+	partly *inventory.Destination
 }
 
 // refusedError says why one workload's policy cannot be enforced.
@@ -73,17 +81,22 @@ func (e *refusedError) Error() string {
 	return fmt.Sprintf("policy %s revision %d %s", e.workload, e.revision, e.why)
 }
 
-func newTable(t bpf.Table) table { return table{Table: t, digest: digestOf(t), size: t.Size()} }
+func newTable(t bpf.Table, partly *inventory.Destination) table {
+	return table{Table: t, digest: digestOf(t), size: t.Size(), partly: partly}
+}
 
 // slot returns the table of one direction of one slot.
 func (c *compiler) slot(key bpf.TableKey, r *rollout.Revision) (table, error) {
 	t := bpf.Table{TableKey: key, Revision: r.Number}
 	if !r.Policy.Isolates(key.Direction) {
 		t.Open = true
-	} else if why := c.rules(&t, r.Policy.Rules(key.Direction)); why != "" {
+		return newTable(t, nil), nil
+	}
+	partly, why := c.rules(&t, r.Policy.Rules(key.Direction))
+	if why != "" {
 		return table{}, &refusedError{workload: r.Policy.Workload, revision: r.Number, why: why}
 	}
-	return newTable(t), nil
+	return newTable(t, partly), nil
 }
 
 // guardrails returns the table of what list denies in one direction; ok is false
@@ -99,17 +112,17 @@ func (c *compiler) guardrails(key bpf.TableKey, list []policy.Guardrail, ref flo
 		return table{}, false, nil
 	}
 	out := bpf.Table{TableKey: key}
-	if why := c.rules(&out, rules); why != "" {
+	if _, why := c.rules(&out, rules); why != "" {
 		return table{}, false, &refusedError{workload: ref, revision: revision, why: "with its guardrails " + why}
 	}
-	return newTable(out), true, nil
+	return newTable(out, nil), true, nil
 }
 
 // maxCompiled bounds the memory that a policy can take while it is only counted.
 const maxCompiled = 1 << 22
 
 // rules fills t, or says why it cannot.
-func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
+func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (partly *inventory.Destination, why string) {
 	entries := map[bpf.Entry]bool{}
 	for i := range rules {
 		for _, admitted := range c.rule(t.TableKey, &rules[i]) {
@@ -119,18 +132,19 @@ func (c *compiler) rules(t *bpf.Table, rules []policy.Rule) (why string) {
 					entries[m.entry(peer)] = true
 				}
 				if len(entries) > maxCompiled {
-					return fmt.Sprintf("needs more than %s entries for %s, the table holds %s: allow fewer peers or ports",
+					return nil, fmt.Sprintf("needs more than %s entries for %s, the table holds %s: allow fewer peers or ports",
 						thousands(maxCompiled), t.Direction, thousands(c.limits.PolicyEntries))
 				}
 			}
 		}
 	}
 	t.Entries = bpf.Normalize(slices.Collect(maps.Keys(entries)))
+	partly = c.forward(t)
 	if n := t.Size(); n > c.limits.PolicyEntries {
-		return fmt.Sprintf("needs %s entries for %s, the table holds %s: allow fewer peers or ports",
+		return nil, fmt.Sprintf("needs %s entries for %s, the table holds %s: allow fewer peers or ports",
 			thousands(n), t.Direction, thousands(c.limits.PolicyEntries))
 	}
-	return ""
+	return partly, ""
 }
 
 // admission is peers on ports, every combination of them.

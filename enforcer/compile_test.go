@@ -41,8 +41,38 @@ func guardOf(st rollout.State) policy.Evaluator {
 	return policy.Evaluator{Guardrails: inventory.NewIndex(st.Inventory).Guardrails(policytest.Subject), Own: policytest.Own()}
 }
 
+// evaluate judges a flow of the subject under st, also one to a service.
+func evaluate(st rollout.State, p *policy.Policy, f policy.Facts) policy.Judgement {
+	x := inventory.NewIndex(st.Inventory)
+	ends := x.Ends(destinationOf(f), policytest.Node)
+	if _, owned := x.Owner(f.Peer.Addr); f.Direction == flow.Egress && len(ends) > 0 && !owned {
+		return guardOf(st).EvaluateService(p, ends)
+	}
+	return guardOf(st).Evaluate(p, f)
+}
+
+func destinationOf(f policy.Facts) inventory.Destination {
+	return inventory.Destination{Protocol: f.Protocol, Addr: netip.AddrPortFrom(f.Peer.Addr, f.Port)}
+}
+
+// drawFacts draws a flow, often one to a service of st.
+func drawFacts(t *rapid.T, st rollout.State, p *policy.Policy) policy.Facts {
+	f := policytest.Facts(t, p)
+	if len(st.Inventory.Services) == 0 || rapid.Bool().Draw(t, "not to a service") {
+		return f
+	}
+	s := rapid.SampledFrom(st.Inventory.Services).Draw(t, "service")
+	if len(s.Addresses) == 0 {
+		return f
+	}
+	port := rapid.SampledFrom(s.Ports).Draw(t, "port of the service")
+	f.Peer = inventory.NewIndex(st.Inventory).Peer(rapid.SampledFrom(s.Addresses).Draw(t, "address"), policytest.Node)
+	f.Direction, f.Protocol, f.Port = flow.Egress, port.Protocol, port.Port
+	return f
+}
+
 // compare fails unless the model judges f as the evaluator does.
-func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, guard policy.Evaluator, f policy.Facts) {
+func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, st rollout.State, f policy.Facts) {
 	key := bpf.TableKey{Identity: subjectIdentity(), Slot: slot, Direction: f.Direction}
 	got := m.judge(key, f.Peer.Addr, f.Protocol, f.Port)
 	var p *policy.Policy
@@ -50,7 +80,7 @@ func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, guard po
 	if r != nil {
 		p, number = &r.Policy, r.Number
 	}
-	want := guard.Evaluate(p, f)
+	want := evaluate(st, p, f)
 	if want.Reason == flow.ReasonFailsafe {
 		return // decided before the tables
 	}
@@ -64,6 +94,7 @@ func compare(t *rapid.T, m *model, slot flow.Slot, r *rollout.Revision, guard po
 func drawState(t *rapid.T, generation uint64) rollout.State {
 	st := rollout.State{Generation: generation, Inventory: policytest.Inventory()}
 	st.Inventory.Guardrails = policytest.Guardrails(t)
+	st.Inventory.Services = policytest.Services(t)
 	draw := func(w flow.Workload, number uint32) *rollout.Revision {
 		if rapid.IntRange(0, 4).Draw(t, "empty") == 0 {
 			return nil
@@ -110,7 +141,7 @@ func TestKernelEqualsEvaluator(t *testing.T) {
 				if r != nil {
 					p = &r.Policy
 				}
-				compare(t, m, slot, r, guardOf(st), policytest.Facts(t, p))
+				compare(t, m, slot, r, st, drawFacts(t, st, p))
 			}
 		}
 		if len(m.attached) != 3 {
@@ -139,12 +170,12 @@ func TestEveryStepIsOldOrNew(t *testing.T) {
 				if r := st.Slots[0].Live; r != nil {
 					p = &r.Policy
 				}
-				facts = append(facts, policytest.Facts(t, p))
+				facts = append(facts, drawFacts(t, st, p))
 			}
 		}
-		evaluate := func(st rollout.State, f policy.Facts) flow.Verdict {
+		verdict := func(st rollout.State, f policy.Facts) flow.Verdict {
 			if r := st.Slots[0].Live; r != nil {
-				return guardOf(st).Evaluate(&r.Policy, f).Verdict
+				return evaluate(st, &r.Policy, f).Verdict
 			}
 			return flow.VerdictUnknown
 		}
@@ -157,7 +188,7 @@ func TestEveryStepIsOldOrNew(t *testing.T) {
 				}
 				key := bpf.TableKey{Identity: subjectIdentity(), Slot: flow.SlotLive, Direction: f.Direction}
 				got := m.judge(key, f.Peer.Addr, f.Protocol, f.Port).verdict
-				if was, will := evaluate(before, f), evaluate(after, f); got != was && got != will {
+				if was, will := verdict(before, f), verdict(after, f); got != was && got != will {
 					t.Fatalf("step %d: %+v is judged %s; before %s, after %s", steps, f, got, was, will)
 				}
 			}
@@ -354,12 +385,12 @@ func TestIdentitiesStay(t *testing.T) {
 		}
 		return out
 	}
-	first := allocate(set("10.0.0.0/8", "10.1.0.0/16"), nil)
-	again := allocate(set("10.1.0.0/16", "10.0.0.0/8"), nil)
+	first := allocate(set("10.0.0.0/8", "10.1.0.0/16"), nil, flow.FirstCIDRIdentity, comparePrefixes)
+	again := allocate(set("10.1.0.0/16", "10.0.0.0/8"), nil, flow.FirstCIDRIdentity, comparePrefixes)
 	if fmt.Sprint(first) != fmt.Sprint(again) {
 		t.Errorf("not deterministic: %v, %v", first, again)
 	}
-	second := allocate(set("10.1.0.0/16", "10.0.0.0/7", "9.0.0.0/8"), first)
+	second := allocate(set("10.1.0.0/16", "10.0.0.0/7", "9.0.0.0/8"), first, flow.FirstCIDRIdentity, comparePrefixes)
 	if second[netip.MustParsePrefix("10.1.0.0/16")] != first[netip.MustParsePrefix("10.1.0.0/16")] {
 		t.Error("a prefix that stays got another number")
 	}

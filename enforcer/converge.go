@@ -18,6 +18,7 @@ type kernel struct {
 	attached  []bpf.Attached
 	addresses []bpf.AddressOwner
 	cidrs     []bpf.CIDRIdentity
+	services  []bpf.ServiceIdentity
 	failsafe  bool // set by this process
 	// problems are what could not be done after a switch, and unwatched which
 	// endpoints could not be attached; converging again tries them again.
@@ -47,48 +48,58 @@ func (e *Enforcer) switchTo(p *plan, former *plan) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("switch policies: %w", err)
 	}
+	// Known already, unless nothing was in force before: then the tables first.
+	if err := e.setServices(p.both.services.kernel()); err != nil {
+		return time.Time{}, fmt.Errorf("add services: %w", err)
+	}
 	return at, nil
 }
 
-// widen teaches the kernel the prefixes that p adds. Where one of them lies
-// within a prefix of a policy in force, that policy learns of it first.
+// widen teaches the kernel the prefixes and services that p adds. Where one of
+// them lies within a prefix of a policy in force, or it says something of a new
+// service's address, that policy learns of it first.
 func (e *Enforcer) widen(p, former *plan) error {
-	if former != nil && len(p.both) > len(former.prefixes) {
+	if former != nil && p.both.count() > former.numbers.count() {
 		tables, err := former.compileOver(p.both, e.dp.Capacity(), nil)
 		if err != nil {
 			return err
 		}
 		if _, err := e.apply(tables, nil); err != nil {
-			return fmt.Errorf("add prefixes to policies: %w", err)
+			return fmt.Errorf("add prefixes and services to policies: %w", err)
+		}
+		if err := e.setServices(p.both.services.kernel()); err != nil {
+			return fmt.Errorf("add services: %w", err)
 		}
 	}
-	if err := e.setCIDRs(p.both.cidrs()); err != nil {
+	if err := e.setCIDRs(p.both.prefixes.kernel()); err != nil {
 		return fmt.Errorf("add prefixes: %w", err)
 	}
 	return nil
 }
 
 func (e *Enforcer) setCIDRs(list []bpf.CIDRIdentity) error {
-	if e.kernel.cidrs != nil && slices.Equal(e.kernel.cidrs, list) {
-		return nil
-	}
-	if _, err := e.dp.SetCIDRs(list); err != nil {
-		e.kernel.cidrs = nil
-		return err
-	}
-	e.kernel.cidrs = list
-	return nil
+	return replace(&e.kernel.cidrs, list, e.dp.SetCIDRs)
+}
+
+func (e *Enforcer) setServices(list []bpf.ServiceIdentity) error {
+	return replace(&e.kernel.services, list, e.dp.SetServices)
 }
 
 func (e *Enforcer) setAddresses(list []bpf.AddressOwner) error {
-	if e.kernel.addresses != nil && slices.Equal(e.kernel.addresses, list) {
+	return replace(&e.kernel.addresses, list, e.dp.SetAddresses)
+}
+
+// replace makes list a table of the kernel that holds known, nil for what nobody
+// knows.
+func replace[T comparable](known *[]T, list []T, set func([]T) (bpf.Changes, error)) error {
+	if *known != nil && slices.Equal(*known, list) {
 		return nil
 	}
-	if _, err := e.dp.SetAddresses(list); err != nil {
-		e.kernel.addresses = nil
+	*known = nil
+	if _, err := set(list); err != nil {
 		return err
 	}
-	e.kernel.addresses = list
+	*known = list
 	return nil
 }
 
@@ -112,11 +123,12 @@ func (e *Enforcer) settle(p *plan) {
 	// What leaves a workload does so before the workload's tables go.
 	e.attach(p)
 
-	if len(p.both) > len(p.prefixes) {
-		problem("remove prefixes", e.setCIDRs(p.prefixes.cidrs()))
-		// Fewer prefixes need fewer entries, so these fit too.
-		if tables, err := p.compileOver(p.prefixes, e.dp.Capacity(), nil); err == nil {
-			p.tables, p.both = tables, p.prefixes
+	if p.both.count() > p.numbers.count() {
+		problem("remove prefixes", e.setCIDRs(p.numbers.prefixes.kernel()))
+		problem("remove services", e.setServices(p.numbers.services.kernel()))
+		// Fewer of either need fewer entries, so these fit too.
+		if tables, err := p.compileOver(p.numbers, e.dp.Capacity(), nil); err == nil {
+			p.tables, p.both = tables, p.numbers
 		}
 	}
 	_, err := e.apply(p.tables, func(bpf.TableKey) bool { return true })
@@ -168,7 +180,7 @@ func (e *Enforcer) repair(drifted int) {
 // attach every endpoint, whatever this process did before: interfaces come and
 // go, and the datapath finds out what really differs.
 func (e *Enforcer) forget() {
-	e.kernel.addresses, e.kernel.cidrs, e.kernel.attached, e.kernel.failsafe = nil, nil, nil, false
+	e.kernel.addresses, e.kernel.cidrs, e.kernel.services, e.kernel.attached, e.kernel.failsafe = nil, nil, nil, nil, false
 }
 
 // readKernel takes the tables as the kernel has them, and returns how many are

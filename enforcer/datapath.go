@@ -16,10 +16,11 @@ type Datapath interface {
 	Attached() ([]bpf.Attached, error)
 	// Prune forgets endpoints whose interface is gone.
 	Prune() error
-	// SetAddresses, SetCIDRs and SetFailsafe replace a whole table, adding
+	// SetAddresses, SetCIDRs, SetServices and SetFailsafe replace a whole table, adding
 	// before they delete.
 	SetAddresses([]bpf.AddressOwner) (bpf.Changes, error)
 	SetCIDRs([]bpf.CIDRIdentity) (bpf.Changes, error)
+	SetServices([]bpf.ServiceIdentity) (bpf.Changes, error)
 	SetFailsafe([]bpf.Failsafe) (bpf.Changes, error)
 	// Apply switches all tables at once, or none.
 	Apply([]bpf.Table) (time.Time, error)

@@ -139,7 +139,7 @@ func (e *Enforcer) take(st rollout.State) error {
 }
 
 func (e *Enforcer) planner() planner {
-	return planner{node: e.cfg.Node, limits: e.dp.Capacity(), former: e.plan, known: e.held.prefixes()}
+	return planner{node: e.cfg.Node, limits: e.dp.Capacity(), former: e.plan, known: e.held.numbers()}
 }
 
 // permitted returns the live revision that st asks for, unless this very State
@@ -177,7 +177,7 @@ func (e *Enforcer) next(st rollout.State, p *plan) held {
 		}
 		out.Workloads = append(out.Workloads, w)
 	}
-	out.setPrefixes(p.prefixes)
+	out.setNumbers(p.numbers)
 	return out
 }
 

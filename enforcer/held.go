@@ -23,6 +23,7 @@ type held struct {
 	Inventory  inventory.Inventory `json:"inventory"`
 	Workloads  []workload          `json:"workloads"` // of this node, in order
 	CIDRs      []cidr              `json:"cidrs"`
+	Services   []service           `json:"services,omitempty"`
 }
 
 // workload is what the node holds for one workload.
@@ -52,6 +53,12 @@ type pending struct {
 type cidr struct {
 	Prefix   netip.Prefix  `json:"prefix"`
 	Identity flow.Identity `json:"identity"`
+}
+
+type service struct {
+	Protocol flow.Protocol  `json:"protocol"`
+	Addr     netip.AddrPort `json:"addr"`
+	Identity flow.Identity  `json:"identity"`
 }
 
 const stateName = "enforcer.state"
@@ -88,10 +95,13 @@ func (h *held) clone() held {
 	return out
 }
 
-func (h *held) setPrefixes(p prefixes) {
-	h.CIDRs = nil
-	for _, c := range p.cidrs() {
+func (h *held) setNumbers(n numbers) {
+	h.CIDRs, h.Services = nil, nil
+	for _, c := range n.prefixes.kernel() {
 		h.CIDRs = append(h.CIDRs, cidr{Prefix: c.Prefix, Identity: c.Identity})
+	}
+	for _, s := range n.services.kernel() {
+		h.Services = append(h.Services, service{Protocol: s.Protocol, Addr: s.Addr, Identity: s.Identity})
 	}
 }
 
@@ -112,10 +122,13 @@ func (h *held) slots() map[flow.Workload]slots {
 	return out
 }
 
-func (h *held) prefixes() prefixes {
-	out := prefixes{}
+func (h *held) numbers() numbers {
+	out := numbers{prefixes{}, services{}}
 	for _, c := range h.CIDRs {
-		out[c.Prefix] = c.Identity
+		out.prefixes[c.Prefix] = c.Identity
+	}
+	for _, s := range h.Services {
+		out.services[inventory.Destination{Protocol: s.Protocol, Addr: s.Addr}] = s.Identity
 	}
 	return out
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 )
 
 // model is the datapath's tables and its lookup, in Go. It keeps what the façade
@@ -22,6 +23,7 @@ type model struct {
 	tables    map[bpf.TableKey]bpf.Table
 	addresses map[netip.Addr]bpf.AddressOwner
 	cidrs     []bpf.CIDRIdentity
+	services  map[inventory.Destination]flow.Identity
 	attached  []bpf.Attached
 	absent    map[string]bool // interfaces that do not exist
 	panicked  bool
@@ -36,7 +38,7 @@ func newModel(clock Clock) *model {
 	return &model{
 		clock: clock,
 		limits: bpf.Limits{
-			Endpoints: 64, Workloads: 64, Addresses: 1024, CIDRs: 1024, Failsafe: 8, PolicyTables: 256, PolicyEntries: 65536,
+			Endpoints: 64, Workloads: 64, Addresses: 1024, CIDRs: 1024, Failsafe: 8, Services: 64, PolicyTables: 256, PolicyEntries: 65536,
 		},
 		tables: map[bpf.TableKey]bpf.Table{}, addresses: map[netip.Addr]bpf.AddressOwner{},
 		absent: map[string]bool{}, fail: map[string]error{}, calls: map[string]int{},
@@ -119,6 +121,20 @@ func (m *model) SetCIDRs(cidrs []bpf.CIDRIdentity) (bpf.Changes, error) {
 	return bpf.Changes{}, nil
 }
 
+func (m *model) SetServices(list []bpf.ServiceIdentity) (bpf.Changes, error) {
+	leave, err := m.enter("SetServices")
+	defer leave()
+	if err != nil {
+		return bpf.Changes{}, err
+	}
+	m.services = map[inventory.Destination]flow.Identity{}
+	for _, s := range list {
+		m.services[inventory.Destination{Protocol: s.Protocol, Addr: s.Addr}] = s.Identity
+	}
+	m.changed()
+	return bpf.Changes{}, nil
+}
+
 func (m *model) SetFailsafe([]bpf.Failsafe) (bpf.Changes, error) {
 	leave, err := m.enter("SetFailsafe")
 	defer leave()
@@ -196,27 +212,37 @@ func (m *model) judge(key bpf.TableKey, peer netip.Addr, protocol flow.Protocol,
 	if o, ok := m.addresses[peer]; ok {
 		exact = o.Identity
 	}
+	egress := key.Direction == flow.Egress
 	key.Slot = bpf.SlotGuardrail
-	if m.match(m.tables[key], exact, peer, protocol, port) {
+	if m.match(m.tables[key], m.names(exact, peer, protocol, port, egress), protocol, port) {
 		return judgement{flow.VerdictDeny, flow.ReasonGuardrail, t.Revision}
 	}
-	if m.match(t, exact, peer, protocol, port) {
+	if m.match(t, m.names(exact, peer, protocol, port, egress), protocol, port) {
 		return judgement{flow.VerdictAllow, flow.ReasonRule, t.Revision}
 	}
 	return judgement{flow.VerdictDeny, flow.ReasonDefault, t.Revision}
 }
 
-// match reports whether an entry of the table names the flow.
-func (m *model) match(t bpf.Table, exact flow.Identity, peer netip.Addr, protocol flow.Protocol, port uint16) bool {
-	peers := []flow.Identity{exact, bpf.PeerAny}
-	if t.UsesCIDRs {
-		if id, ok := m.longest(peer); ok {
-			peers = append(peers, id)
-		}
+// names returns by which identities a flow is looked up.
+func (m *model) names(exact flow.Identity, peer netip.Addr, protocol flow.Protocol, port uint16, egress bool) []flow.Identity {
+	service := m.services[inventory.Destination{Protocol: protocol, Addr: netip.AddrPortFrom(peer, port)}]
+	if service != 0 && egress && exact == flow.IdentityWorld {
+		return []flow.Identity{service}
 	}
+	peers := []flow.Identity{exact, bpf.PeerAny}
+	if id, ok := m.longest(peer); ok {
+		peers = append(peers, id)
+	}
+	return peers
+}
+
+// match reports whether an entry of the table is of one of peers, or of everything.
+func (m *model) match(t bpf.Table, peers []flow.Identity, protocol flow.Protocol, port uint16) bool {
 	return slices.ContainsFunc(t.Entries, func(e bpf.Entry) bool {
-		return slices.Contains(peers, e.Peer) &&
-			(e.Protocol == 0 || e.Protocol == protocol && e.First <= port && port <= e.Last)
+		cidr := e.Peer >= flow.FirstCIDRIdentity && e.Peer < flow.FirstServiceIdentity
+		return slices.Contains(peers, e.Peer) && (!cidr || t.UsesCIDRs) &&
+			(e.Protocol == 0 || e.Protocol == protocol && e.First <= port && port <= e.Last) ||
+			e.Peer == bpf.PeerAny && e.Protocol == 0
 	})
 }
 

@@ -12,10 +12,17 @@ import (
 )
 
 // scope is what the names in a policy are looked up in: ports by the endpoints
-// that serve them, DNS names by the addresses that they were seen to have.
+// that serve them, DNS names by the addresses that they were seen to have, ports of
+// services by what is behind them.
 type scope struct {
 	index *inventory.Index
 	node  string
+	ends  map[inventory.Destination][]policy.Facts // see inventory.Index.AllEnds
+}
+
+func newScope(inv inventory.Inventory, node string) scope {
+	x := inventory.NewIndex(inv)
+	return scope{index: x, node: node, ends: x.AllEnds(node)}
 }
 
 // single is the prefix of one address.

@@ -18,36 +18,34 @@ import (
 
 // plan is everything that the kernel should hold, compiled.
 type plan struct {
-	node      string
-	index     *inventory.Index
+	scope
 	slots     map[flow.Workload]slots
 	endpoints map[flow.Workload][]bpf.Endpoint
 	addresses []bpf.AddressOwner
 
-	// prefixes are those of the slots. tables are compiled over them and over
+	// numbers are those of the slots. tables are compiled over them and over
 	// the ones in force before, so that they are right at every moment of the
 	// change.
-	prefixes prefixes
-	both     prefixes
-	tables   map[bpf.TableKey]table
+	numbers numbers
+	both    numbers
+	tables  map[bpf.TableKey]table
 
 	// refused says which workloads kept their former slots, and why.
 	refused []error
-	// problems are names in policies in force that mean nothing here, or too much.
+	// problems are names in policies in force that mean nothing here, or too much,
+	// and services of which they admit only a part.
 	problems []string
 }
-
-func (p *plan) scope() scope { return scope{index: p.index, node: p.node} }
 
 // planner makes plans for one node. What the plan in force says already is taken
 // over from it, so that a change costs what changes.
 type planner struct {
 	node   string
 	limits bpf.Limits
-	// former is in force; nil when none is known. known are its prefixes, or
+	// former is in force; nil when none is known. known are its numbers, or
 	// those that the state file remembers.
 	former *plan
-	known  prefixes
+	known  numbers
 	// approving refuses revisions whose names mean nothing here. What was in force
 	// already, and the way back to it, are not held up by that.
 	approving bool
@@ -56,11 +54,11 @@ type planner struct {
 // plan compiles wanted. A workload whose policies cannot be enforced keeps its
 // former ones; an error means that nothing can be changed.
 func (pl planner) plan(inv inventory.Inventory, wanted map[flow.Workload]slots) (*plan, error) {
-	p := &plan{node: pl.node, slots: map[flow.Workload]slots{}, endpoints: endpoints(&inv, pl.node), addresses: addresses(&inv, pl.node)}
+	p := &plan{slots: map[flow.Workload]slots{}, endpoints: endpoints(&inv, pl.node), addresses: addresses(&inv, pl.node)}
 	if pl.former != nil && reflect.DeepEqual(*pl.former.index.Inventory(), inv) {
-		p.index = pl.former.index
+		p.scope = pl.former.scope
 	} else {
-		p.index = inventory.NewIndex(inv)
+		p.scope = newScope(inv, pl.node)
 	}
 	if err := p.checkInventory(pl.node, pl.limits); err != nil {
 		return nil, err
@@ -69,7 +67,7 @@ func (pl planner) plan(inv inventory.Inventory, wanted map[flow.Workload]slots) 
 		if p.endpoints[ref] == nil {
 			continue
 		}
-		checked, err := pl.check(p.scope(), ref, s)
+		checked, err := pl.check(p.scope, ref, s)
 		p.slots[ref] = checked
 		if err != nil {
 			if err := pl.refuse(p, ref, err); err != nil {
@@ -138,11 +136,16 @@ func (pl planner) check(in scope, ref flow.Workload, s slots) (slots, error) {
 	return s, errors.Join(errs...)
 }
 
-// unresolved says what names of policies in force this node cannot make good on.
+// unresolved says what of policies in force this node cannot make good on.
 func (p *plan) unresolved() (out []string) {
 	for _, ref := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
-		p.slots[ref].each(func(_ flow.Slot, r *rollout.Revision) {
-			for _, why := range p.scope().unresolved(ref, r) {
+		p.slots[ref].each(func(slot flow.Slot, r *rollout.Revision) {
+			list := p.scope.unresolved(ref, r)
+			egress := bpf.TableKey{Identity: p.index.Workload(ref).Identity, Slot: slot, Direction: flow.Egress}
+			if d := p.tables[egress].partly; d != nil {
+				list = append(list, p.warn(*d))
+			}
+			for _, why := range list {
 				out = append(out, (&refusedError{workload: ref, revision: r.Number, why: why}).Error())
 			}
 		})
@@ -151,13 +154,20 @@ func (p *plan) unresolved() (out []string) {
 }
 
 func (pl planner) compile(p *plan) error {
-	p.prefixes = allocate(mentioned(p.scope(), p.slots), pl.known)
-	p.both = p.prefixes.union(pl.known)
-	if len(p.both) > pl.limits.CIDRs {
+	p.numbers = numbers{
+		prefixes: allocate(mentioned(p.scope, p.slots), pl.known.prefixes, flow.FirstCIDRIdentity, comparePrefixes),
+		services: allocate(p.ends, pl.known.services, flow.FirstServiceIdentity, compareDestinations),
+	}
+	p.both = p.numbers.union(pl.known)
+	if n := len(p.both.services); n > pl.limits.Services {
+		return fmt.Errorf("inventory has %s ports of services' addresses, those of a moment ago included, the table holds %s: raise the agent's service limit",
+			thousands(n), thousands(pl.limits.Services))
+	}
+	if len(p.both.prefixes) > pl.limits.CIDRs {
 		return pl.overflow(p, func(ref flow.Workload) int {
-			return len(mentioned(p.scope(), map[flow.Workload]slots{ref: p.slots[ref]}))
+			return len(mentioned(p.scope, map[flow.Workload]slots{ref: p.slots[ref]}))
 		},
-			"%s prefixes, the table holds %s: use fewer and shorter ones", len(p.both), pl.limits.CIDRs)
+			"%s prefixes, the table holds %s: use fewer and shorter ones", len(p.both.prefixes), pl.limits.CIDRs)
 	}
 	tables, err := p.compileOver(p.both, pl.limits, pl.former)
 	if err != nil {
@@ -210,13 +220,13 @@ func (p *plan) entries(ref flow.Workload) (n int) {
 	return n
 }
 
-// compileOver compiles the slots over a set of prefixes. What former compiled
+// compileOver compiles the slots over a set of numbers. What former compiled
 // from the same is taken over.
-func (p *plan) compileOver(over prefixes, limits bpf.Limits, former *plan) (map[bpf.TableKey]table, error) {
-	if former != nil && (former.index != p.index || !maps.Equal(former.both, over)) {
+func (p *plan) compileOver(over numbers, limits bpf.Limits, former *plan) (map[bpf.TableKey]table, error) {
+	if former != nil && (former.index != p.index || !former.both.equal(over)) {
 		former = nil
 	}
-	c := newCompiler(p.scope(), over, limits)
+	c := newCompiler(p.scope, over, limits)
 	out := map[bpf.TableKey]table{}
 	for _, ref := range slices.SortedFunc(maps.Keys(p.slots), flow.Workload.Compare) {
 		var err error

@@ -48,7 +48,7 @@ func (e *Enforcer) revert(ref flow.Workload) error {
 			return err
 		}
 	}
-	next.setPrefixes(p.prefixes)
+	next.setNumbers(p.numbers)
 	// The way back must not depend on the disk.
 	stored := next.store(e.cfg.StateDir)
 	at, err := e.switchTo(p, e.plan)

@@ -3,6 +3,7 @@ package connection
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -30,7 +31,7 @@ type Target struct {
 const maxPairs = 1000
 
 // Explain judges the connections that three words of a person mean, see Find and
-// ParsePort. from knows what governs the source, to what governs the destination.
+// ParsePort. To a service's address they are those to all that is behind it. from knows what governs the source, to what governs the destination.
 func Explain(from, to *Judge, source, destination, port string) ([]policy.Connection, error) {
 	sources, err := from.Find(source)
 	if err != nil {
@@ -40,15 +41,45 @@ func Explain(from, to *Judge, source, destination, port string) ([]policy.Connec
 	if err != nil {
 		return nil, err
 	}
-	ends, err := to.Find(destination)
+	targets, err := to.behind(destination, text, protocol)
+	if err == nil && len(targets) == 0 {
+		var ends []End
+		ends, err = to.Find(destination)
+		targets = At(ends, text, protocol)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("destination %w", err)
 	}
-	targets := At(ends, text, protocol)
 	if len(targets) == 0 {
 		return nil, fmt.Errorf("port %q: want a number from 1 to 65535, or a %s port that %s has a name for", port, protocol, destination)
 	}
 	return Between(sources, targets)
+}
+
+// behind returns where connections to a service's address end; nothing when the
+// destination is none.
+func (j *Judge) behind(destination, port string, protocol flow.Protocol) (out []Target, err error) {
+	a, err := netip.ParseAddr(destination)
+	if err != nil {
+		return nil, nil //nolint:nilerr // the name of something else
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, nil //nolint:nilerr // services' ports have numbers here
+	}
+	to := inventory.Destination{Protocol: protocol, Addr: netip.AddrPortFrom(a.Unmap(), uint16(number))}
+	for _, f := range j.Index.Ends(to, "") {
+		ends := []End{{End: policy.End{PeerFacts: f.Peer}}}
+		if f.Peer.Addr.IsValid() {
+			if ends, err = j.at(f.Peer.Addr.Unmap()); err != nil {
+				return nil, err
+			}
+		}
+		for _, e := range ends {
+			out = append(out, Target{e, protocol, f.Port})
+		}
+	}
+	return out, nil
 }
 
 // ParsePort splits PORT[/PROTOCOL], where PORT is a number or a name, and the

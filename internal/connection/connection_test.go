@@ -58,6 +58,33 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// What is sent to a service's address is judged at what is behind it.
+func TestService(t *testing.T) {
+	inv := policytest.Inventory()
+	inv.Services = []inventory.Service{{
+		Namespace: "shop", Name: "front", Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::10")},
+		Selector: map[string]string{"app": "front"}, Ports: []inventory.ServicePort{{Protocol: flow.TCP, Port: 80, TargetPort: 8080}},
+	}}
+	toFront := &policy.Policy{Workload: policytest.Subject, IsolateEgress: true, Egress: []policy.Rule{{
+		Peers: []policy.Peer{{Selector: &policy.Selector{Namespace: "shop", MatchLabels: map[string]string{"app": "front"}}}},
+		Ports: []policy.Port{{Protocol: flow.TCP, Port: 8080}},
+	}}}
+	for _, c := range []struct {
+		destination, port string
+		port8080, allowed bool
+	}{
+		{"10.96.0.10", "80", true, true},
+		{"fd00:96::10", "80", true, true},
+		{"10.96.0.10", "8080", true, false}, // no port of the service
+		{"fd00:96::10", "80/UDP", false, false},
+	} {
+		list, err := connection.Explain(judge(inv, toFront), judge(inv, toFront), "shop/cart", c.destination, c.port)
+		if err != nil || len(list) != 1 || list[0].Allowed != c.allowed || list[0].Port == 8080 != c.port8080 {
+			t.Errorf("%s %s: %v %+v", c.destination, c.port, err, list)
+		}
+	}
+}
+
 func judge(inv inventory.Inventory, p *policy.Policy) *connection.Judge {
 	x := inventory.NewIndex(inv)
 	return &connection.Judge{Index: x, Govern: func(w *inventory.Workload) (policy.End, error) {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -48,13 +49,13 @@ func Regression(e Enforcement, x *inventory.Index) (flow.Denial, string, bool) {
 		if !ok {
 			continue
 		}
-		if j := own.Evaluate(&e.Live, facts); j.Allowed() {
+		if j := own.EvaluateService(&e.Live, facts); j.Allowed() {
 			return d, "it denied " + describe(&d) + ", which its policy allows", true
 		}
 		if e.Previous == nil || announced[edgeOf(&d)] || !e.Previous.Isolates(d.Direction) {
 			continue
 		}
-		if j := own.Evaluate(e.Previous, facts); j.Reason == flow.ReasonRule {
+		if j := own.EvaluateService(e.Previous, facts); j.Reason == flow.ReasonRule {
 			return d, "it denied " + describe(&d) + ", which was allowed before and which the audit did not show", true
 		}
 	}
@@ -79,8 +80,20 @@ func describe(d *flow.Denial) string {
 	return fmt.Sprintf("%s from %s to %s", policy.Port{Protocol: d.Protocol, Port: d.Port}, d.Source, d.Destination)
 }
 
-// facts returns what the policy is asked about; false when that is not known.
-func factsOf(d *flow.Denial, x *inventory.Index) (policy.Facts, bool) {
+// factsOf returns what the policy is asked about: of what was sent to a service,
+// all that may have come of it. It is false when that is not known.
+func factsOf(d *flow.Denial, x *inventory.Index) ([]policy.Facts, bool) {
+	if d.Direction == flow.Egress && !d.Destination.IsWorkload() {
+		to := inventory.Destination{Protocol: d.Protocol, Addr: netip.AddrPortFrom(d.Destination.Address, d.Port)}
+		if ends := x.Ends(to, ""); len(ends) > 0 {
+			return ends, true
+		}
+	}
+	f, ok := directFacts(d, x)
+	return []policy.Facts{f}, ok
+}
+
+func directFacts(d *flow.Denial, x *inventory.Index) (policy.Facts, bool) {
 	f := policy.Facts{Direction: d.Direction, Protocol: d.Protocol, Port: d.Port}
 	var peer flow.Party
 	switch d.Direction {

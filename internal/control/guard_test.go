@@ -26,6 +26,11 @@ func denied(change func(*flow.Denial)) flow.Denial {
 
 func TestRegression(t *testing.T) {
 	inv := testInventory()
+	inv.Services = []inventory.Service{{
+		Namespace: front.Namespace, Name: "front", Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::10")},
+		Endpoints: []netip.Addr{netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8::9")},
+		Ports:     []inventory.ServicePort{{Protocol: flow.TCP, Port: 443, TargetPort: 8443}},
+	}}
 	x := inventory.NewIndex(inv)
 	cidrs := func(prefixes ...string) policy.Policy {
 		p := policy.Policy{Workload: cart, IsolateEgress: true}
@@ -61,17 +66,23 @@ func TestRegression(t *testing.T) {
 		"another with the node's address, v6": {Enforcement{Live: p80, Denied: []flow.Denial{denied(func(d *flow.Denial) {
 			d.Source = flow.Party{Reserved: "host", Address: netip.MustParseAddr("fd00::1")}
 		})}}, ""},
-		"spoofed":                                 {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Reason = flow.ReasonSpoofed })}}, ""},
-		"a workload that left":                    {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Source.Workload.Name = "gone" })}}, ""},
-		"of unknown direction":                    {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Direction = flow.DirectionUnknown })}}, ""},
-		"v4 address its policy allows":            {Enforcement{Live: v4, Denied: []flow.Denial{out("203.0.113.9")}}, "its policy allows"},
-		"v4 address its policy does not allow":    {Enforcement{Live: v4, Denied: []flow.Denial{out("198.51.100.9")}}, ""},
-		"v6 address its policy allows":            {Enforcement{Live: v6, Denied: []flow.Denial{out("2001:db8::9")}}, "its policy allows"},
-		"v6 address its policy does not allow":    {Enforcement{Live: v6, Denied: []flow.Denial{out("2001:dead::9")}}, ""},
-		"v6 address allowed before, then no more": {Enforcement{Live: v4, Previous: &v6, Denied: []flow.Denial{out("2001:db8::9")}}, "allowed before"},
-		"the second of two":                       {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Port = 22 }), denied(nil)}}, "TCP 443"},
-		"another direction was isolated before":   {Enforcement{Live: p80, Previous: &v4, Denied: []flow.Denial{denied(nil)}}, ""},
-		"nothing denied":                          {Enforcement{Live: p443}, ""},
+		"spoofed":                                      {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Reason = flow.ReasonSpoofed })}}, ""},
+		"a workload that left":                         {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Source.Workload.Name = "gone" })}}, ""},
+		"of unknown direction":                         {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Direction = flow.DirectionUnknown })}}, ""},
+		"v4 address its policy allows":                 {Enforcement{Live: v4, Denied: []flow.Denial{out("203.0.113.9")}}, "its policy allows"},
+		"v4 address its policy does not allow":         {Enforcement{Live: v4, Denied: []flow.Denial{out("198.51.100.9")}}, ""},
+		"v6 address its policy allows":                 {Enforcement{Live: v6, Denied: []flow.Denial{out("2001:db8::9")}}, "its policy allows"},
+		"v6 address its policy does not allow":         {Enforcement{Live: v6, Denied: []flow.Denial{out("2001:dead::9")}}, ""},
+		"v6 address allowed before, then no more":      {Enforcement{Live: v4, Previous: &v6, Denied: []flow.Denial{out("2001:db8::9")}}, "allowed before"},
+		"v4 service whose backend its policy allows":   {Enforcement{Live: v4, Denied: []flow.Denial{out("10.96.0.10")}}, "its policy allows"},
+		"v6 service whose backend its policy allows":   {Enforcement{Live: v6, Denied: []flow.Denial{out("fd00:96::10")}}, "its policy allows"},
+		"v4 service whose backend it does not allow":   {Enforcement{Live: v6, Denied: []flow.Denial{out("10.96.0.10")}}, ""},
+		"v6 service whose backend it does not allow":   {Enforcement{Live: v4, Denied: []flow.Denial{out("fd00:96::10")}}, ""},
+		"service whose address alone its policy names": {Enforcement{Live: cidrs("10.96.0.0/16", "fd00:96::/64"), Denied: []flow.Denial{out("10.96.0.10"), out("fd00:96::10")}}, ""},
+		"service that was allowed before":              {Enforcement{Live: v6, Previous: &v4, Denied: []flow.Denial{out("10.96.0.10")}}, "allowed before"},
+		"the second of two":                            {Enforcement{Live: p443, Denied: []flow.Denial{denied(func(d *flow.Denial) { d.Port = 22 }), denied(nil)}}, "TCP 443"},
+		"another direction was isolated before":        {Enforcement{Live: p80, Previous: &v4, Denied: []flow.Denial{denied(nil)}}, ""},
+		"nothing denied":                               {Enforcement{Live: p443}, ""},
 		"a reserved peer that the policy lets in": {Enforcement{Live: policy.Policy{Workload: cart, IsolateIngress: true, Ingress: []policy.Rule{{Peers: []policy.Peer{{Reserved: "remote-node"}}}}}, Denied: []flow.Denial{denied(func(d *flow.Denial) {
 			d.Source = flow.Party{Reserved: "remote-node", Address: netip.MustParseAddr("10.0.0.2")}
 		})}}, "its policy allows"},

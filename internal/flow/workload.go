@@ -62,6 +62,9 @@ const (
 	// FirstCIDRIdentity starts the range that a node allocates for the address
 	// peers of its compiled policies; such a number means nothing elsewhere.
 	FirstCIDRIdentity Identity = 1 << 24
+	// FirstServiceIdentity starts the range that it allocates for the ports of
+	// services' addresses.
+	FirstServiceIdentity Identity = 1 << 28
 )
 
 // Reserved names the reserved peers as policies and the API spell them.

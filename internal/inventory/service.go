@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -40,55 +41,143 @@ type Backend struct {
 	Port  uint16
 }
 
+// Destination is a port of an address.
+type Destination struct {
+	Protocol flow.Protocol
+	Addr     netip.AddrPort
+}
+
+// Service returns the service that an address is of, or nil.
+func (x *Index) Service(addr netip.Addr) *Service { return x.services[addr.Unmap()] }
+
+// Ends returns what a connection to a service's port may become, for endpoints on
+// node: one connection for each address that its backends have in the family. It
+// is empty when d is no service's, or nobody is behind it: then the address is all
+// that is known.
+func (x *Index) Ends(d Destination, node string) []policy.Facts {
+	s, p := x.service(d.Addr.Addr(), d.Protocol, d.Addr.Port())
+	if p == nil {
+		return nil
+	}
+	return x.ends(s, p, x.behind(s), d.Addr.Addr().Unmap().Is4(), node)
+}
+
+// AllEnds returns Ends of every service's port that has some.
+func (x *Index) AllEnds(node string) map[Destination][]policy.Facts {
+	out := map[Destination][]policy.Facts{}
+	for i := range x.inv.Services {
+		s := &x.inv.Services[i]
+		behind := x.behind(s)
+		for _, a := range s.Addresses {
+			for j := range s.Ports {
+				p := &s.Ports[j]
+				if ends := x.ends(s, p, behind, a.Unmap().Is4(), node); len(ends) > 0 {
+					out[Destination{p.Protocol, netip.AddrPortFrom(a.Unmap(), p.Port)}] = ends
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (x *Index) ends(s *Service, p *ServicePort, behind []*Workload, is4 bool, node string) (out []policy.Facts) {
+	add := func(peer policy.PeerFacts, port uint16) {
+		if port != 0 {
+			out = append(out, policy.Facts{Direction: flow.Egress, Peer: peer, Protocol: p.Protocol, Port: port})
+		}
+	}
+	if s.Reserved != "" {
+		// A valid inventory names only identities that there are.
+		if id, err := flow.ReservedIdentity(s.Reserved); err == nil {
+			add(policy.PeerFacts{Reserved: id}, p.target())
+		}
+	}
+	for _, w := range behind {
+		for i := range w.Endpoints {
+			for _, a := range w.Endpoints[i].Addresses {
+				if a.Unmap().Is4() == is4 {
+					add(x.Peer(a, node), p.at(&w.Endpoints[i]))
+				}
+			}
+		}
+	}
+	for _, a := range s.Endpoints {
+		if a.Unmap().Is4() != is4 {
+			continue
+		}
+		if o := x.owners[a.Unmap()]; o.Endpoint != nil {
+			add(x.Peer(a, node), p.at(o.Endpoint))
+		} else {
+			add(x.Peer(a, node), p.target())
+		}
+	}
+	return out
+}
+
+// service returns the service that has an address, with one of its ports; nil when
+// there is none.
+func (x *Index) service(addr netip.Addr, protocol flow.Protocol, port uint16) (*Service, *ServicePort) {
+	s := x.services[addr.Unmap()]
+	if s == nil {
+		return nil, nil
+	}
+	for i := range s.Ports {
+		if p := &s.Ports[i]; p.Protocol == protocol && p.Port == port {
+			return s, p
+		}
+	}
+	return nil, nil
+}
+
+// behind returns the workloads that a service selects.
+func (x *Index) behind(s *Service) []*Workload {
+	if len(s.Selector) == 0 {
+		return nil
+	}
+	return x.Select(&policy.Selector{Namespace: s.Namespace, MatchLabels: s.Selector})
+}
+
 // Backends returns where connections to port of the service address addr end,
 // each workload or address once; ok is false when addr is no service's address,
 // or the service has no such port.
 func (x *Index) Backends(addr netip.Addr, protocol flow.Protocol, port uint16) (out []Backend, ok bool) {
-	s := x.services[addr.Unmap()]
-	if s == nil {
+	s, p := x.service(addr, protocol, port)
+	if p == nil {
 		return nil, false
 	}
-	i := slices.IndexFunc(s.Ports, func(p ServicePort) bool { return p.Protocol == protocol && p.Port == port })
-	if i < 0 {
-		return nil, false
-	}
-	p := s.Ports[i]
 	add := func(party flow.Party, port uint16) {
 		if b := (Backend{party, port}); port != 0 && !slices.Contains(out, b) {
 			out = append(out, b)
 		}
 	}
-	target := p.TargetPort
-	if target == 0 {
-		target = p.Port
+	if s.Reserved != "" {
+		add(flow.Party{Reserved: s.Reserved}, p.target())
 	}
-	switch {
-	case s.Reserved != "":
-		add(flow.Party{Reserved: s.Reserved}, target)
-	case len(s.Selector) > 0:
-		for _, w := range x.Select(&policy.Selector{Namespace: s.Namespace, MatchLabels: s.Selector}) {
-			for j := range w.Endpoints {
-				add(flow.Party{Workload: w.Ref()}, p.at(&w.Endpoints[j], target))
-			}
+	for _, w := range x.behind(s) {
+		for j := range w.Endpoints {
+			add(flow.Party{Workload: w.Ref()}, p.at(&w.Endpoints[j]))
 		}
 	}
 	for _, a := range s.Endpoints {
 		switch o, known := x.Owner(a); {
 		case !known:
-			add(flow.Party{Reserved: flow.IdentityWorld.ReservedName(), Address: a}, target)
+			add(flow.Party{Reserved: flow.IdentityWorld.ReservedName(), Address: a}, p.target())
 		case o.Workload != nil:
-			add(flow.Party{Workload: o.Workload.Ref()}, p.at(o.Endpoint, target))
+			add(flow.Party{Workload: o.Workload.Ref()}, p.at(o.Endpoint))
 		default:
-			add(flow.Party{Reserved: flow.IdentityRemoteNode.ReservedName(), Address: a}, target)
+			add(flow.Party{Reserved: flow.IdentityRemoteNode.ReservedName(), Address: a}, p.target())
 		}
 	}
 	return out, len(out) > 0
 }
 
+// target returns the number that the port has where nothing is called by name.
+func (p *ServicePort) target() uint16 { return cmp.Or(p.TargetPort, p.Port) }
+
 // at returns the number that the port has at an endpoint, 0 when it has none.
-func (p *ServicePort) at(e *Endpoint, otherwise uint16) uint16 {
+func (p *ServicePort) at(e *Endpoint) uint16 {
 	if p.TargetName == "" {
-		return otherwise
+		return p.target()
 	}
 	return policy.NumberOf(e.Ports, p.TargetName, p.Protocol)
 }

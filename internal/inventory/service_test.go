@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -57,6 +58,59 @@ func TestBackends(t *testing.T) {
 			got, ok := x.Backends(netip.MustParseAddr(c.addr), c.protocol, c.port)
 			if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || ok != (c.want != nil) {
 				t.Errorf("ok %v (-want +got):\n%s", ok, diff)
+			}
+		})
+	}
+}
+
+// Ends are addresses of the service's family, with what is known of each.
+func TestEnds(t *testing.T) {
+	inv, err := Parse([]byte(strings.NewReplacer(
+		"addresses: [10.1.0.1]", `addresses: [10.1.0.1, "fd00:1::1"]`, "192.0.2.7,", `192.0.2.7, "2001:db8::7",`,
+		"addresses: [10.96.0.11]", `addresses: [10.96.0.11, "fd00:96::11"]`,
+	).Replace(withServices)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := NewIndex(inv)
+	for _, c := range []struct {
+		name, addr, node string
+		protocol         flow.Protocol
+		want             []string
+	}{
+		{"IPv4 has both endpoints", "10.96.0.10:80", "node-1", flow.TCP, []string{"shop/Host/cart 10.1.0.1 7070", "shop/Host/cart 10.1.0.2 7070"}},
+		{"IPv6 has the one with such an address", "[fd00:96::10]:80", "node-1", flow.TCP, []string{"shop/Host/cart fd00:1::1 7070"}},
+		{"a mapped address is IPv4", "[::ffff:10.96.0.10]:80", "node-1", flow.UDP, []string{"shop/Host/cart 10.1.0.1 80", "shop/Host/cart 10.1.0.2 80"}},
+		{"a name of a port, each by its own", "10.96.0.10:81", "node-1", flow.TCP, []string{"shop/Host/cart 10.1.0.1 7070", "shop/Host/cart 10.1.0.2 7071"}},
+		{"a name that nobody has", "10.96.0.10:82", "node-1", flow.TCP, nil},
+		{"a port that it lacks", "10.96.0.10:7070", "node-1", flow.TCP, nil},
+		{"the API server", "10.96.0.1:443", "node-1", flow.TCP, []string{"kube-apiserver  6443"}},
+		{"addresses, and its own node", "10.96.0.11:5432", "node-1", flow.TCP, []string{"shop/Host/db 10.1.0.3 5432", "world 192.0.2.7 5432", "host 10.0.0.1 5432"}},
+		{"addresses, and another node", "10.96.0.11:5432", "node-2", flow.TCP, []string{"shop/Host/db 10.1.0.3 5432", "world 192.0.2.7 5432", "remote-node 10.0.0.1 5432"}},
+		{"addresses, IPv6", "[fd00:96::11]:5432", "node-1", flow.TCP, []string{"world 2001:db8::7 5432"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := Destination{c.protocol, netip.MustParseAddrPort(c.addr)}
+			var got []string
+			for _, f := range x.Ends(d, c.node) {
+				who, addr := f.Peer.Reserved.ReservedName(), ""
+				if !f.Peer.Workload.IsZero() {
+					who = f.Peer.Workload.String()
+				}
+				if f.Peer.Addr.IsValid() {
+					addr = f.Peer.Addr.String()
+				}
+				if f.Direction != flow.Egress || f.Protocol != c.protocol {
+					t.Errorf("%+v", f)
+				}
+				got = append(got, fmt.Sprint(who, " ", addr, " ", f.Port))
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			d.Addr = netip.AddrPortFrom(d.Addr.Addr().Unmap(), d.Addr.Port())
+			if all := x.AllEnds(c.node)[d]; len(all) != len(c.want) {
+				t.Errorf("among all there are %d ends, want %d", len(all), len(c.want))
 			}
 		})
 	}

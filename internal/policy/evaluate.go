@@ -97,6 +97,20 @@ func (e Evaluator) Matching(p *Policy, f Facts, visit func(rule int)) Judgement 
 	})
 }
 
+// EvaluateService judges a connection to a service's address by what it may
+// become: nobody knows which of ends gets it, so it is allowed if every one of
+// them is. Among denials a guardrail's is the one that is told of. There must be at
+// least one end.
+func (e Evaluator) EvaluateService(p *Policy, ends []Facts) Judgement {
+	j := e.Evaluate(p, ends[0])
+	for i := 1; i < len(ends) && j.Reason != flow.ReasonGuardrail; i++ {
+		if other := e.Evaluate(p, ends[i]); !j.Denied() || other.Reason == flow.ReasonGuardrail {
+			j = other
+		}
+	}
+	return j
+}
+
 // EvaluatePending judges a flow, of whatever direction, of an endpoint whose own
 // identity is not known yet: there is no policy to ask.
 func (e Evaluator) EvaluatePending(f Facts) Judgement {

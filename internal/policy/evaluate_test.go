@@ -280,6 +280,38 @@ func TestEvaluateBeforeRules(t *testing.T) {
 	}
 }
 
+// A connection to a service is allowed when all that it may become is.
+func TestEvaluateService(t *testing.T) {
+	p := policy.Policy{IsolateEgress: true, Egress: []policy.Rule{{Peers: []policy.Peer{{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("10.1.0.0/30")}}, {CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("fd00:1::/126")}}}}}}
+	guarded := policy.Evaluator{Guardrails: []policy.Guardrail{{Name: "old", Peers: []policy.Peer{{CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("10.1.0.3/32")}}, {CIDR: &policy.CIDR{Prefix: netip.MustParsePrefix("fd00:1::3/128")}}}}}}
+	to := func(ends ...string) (out []policy.Facts) {
+		for _, a := range ends {
+			out = append(out, policy.Facts{Direction: flow.Egress, Peer: policy.PeerFacts{Addr: netip.MustParseAddr(a), Reserved: flow.IdentityWorld}, Protocol: flow.TCP, Port: 80})
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name string
+		ends []policy.Facts
+		want flow.Reason
+	}{
+		{"one, v4", to("10.1.0.1"), flow.ReasonRule},
+		{"one, v6", to("fd00:1::1"), flow.ReasonRule},
+		{"all, v4", to("10.1.0.1", "10.1.0.2"), flow.ReasonRule},
+		{"all, v6", to("fd00:1::1", "fd00:1::2"), flow.ReasonRule},
+		{"not the first, v4", to("10.1.0.4", "10.1.0.1"), flow.ReasonDefault},
+		{"not the last, v6", to("fd00:1::1", "fd00:1::4"), flow.ReasonDefault},
+		{"a guardrail of one, v4", to("10.1.0.1", "10.1.0.3"), flow.ReasonGuardrail},
+		{"a guardrail after another denial, v6", to("fd00:1::4", "fd00:1::3", "fd00:1::1"), flow.ReasonGuardrail},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if j := guarded.EvaluateService(&p, c.ends); j.Reason != c.want || j.Allowed() != (c.want == flow.ReasonRule) {
+				t.Errorf("%+v, want %s", j, c.want)
+			}
+		})
+	}
+}
+
 func TestEvaluateMidstream(t *testing.T) {
 	peer4, peer6 := address("192.0.2.7", flow.IdentityWorld), address("2001:db8::7", flow.IdentityWorld)
 	both := policy.Normalize(policy.Policy{

@@ -6,6 +6,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
@@ -69,6 +70,37 @@ func Guardrails(t *rapid.T) []policy.Guardrail {
 			}
 		}
 		out = append(out, g)
+	}
+	return out
+}
+
+// Services draws up to three services with addresses of Strangers, of both
+// families: in front of workloads, of addresses, and of a reserved peer.
+func Services(t *rapid.T) []inventory.Service {
+	free := rapid.Permutation(Strangers()).Draw(t, "service addresses")
+	var out []inventory.Service
+	for i := range rapid.IntRange(0, 3).Draw(t, "services") {
+		s := inventory.Service{Namespace: "shop", Name: "service-" + string('a'+rune(i)), Addresses: free[2*i : 2*i+rapid.IntRange(0, 2).Draw(t, "addresses")]}
+		switch rapid.SampledFrom([]string{"selector", "selector", "endpoints", "reserved"}).Draw(t, "backends") {
+		case "selector":
+			s.Selector = map[string]string{"tier": rapid.SampledFrom([]string{"back", "web", "none"}).Draw(t, "tier")}
+		case "endpoints":
+			for _, p := range rapid.SliceOfN(rapid.SampledFrom(Peers()), 1, 3).Draw(t, "endpoints") {
+				s.Endpoints = append(s.Endpoints, p.Addr)
+			}
+		default:
+			s.Reserved = "kube-apiserver"
+		}
+		for _, number := range rapid.SliceOfNDistinct(rapid.SampledFrom(ports), 1, 3, rapid.ID).Draw(t, "service ports") {
+			p := inventory.ServicePort{Protocol: rapid.SampledFrom([]flow.Protocol{flow.TCP, flow.UDP}).Draw(t, "service protocol"), Port: number}
+			if rapid.Bool().Draw(t, "by name") && s.Selector != nil {
+				p.TargetName = rapid.SampledFrom([]string{"web", "dns"}).Draw(t, "target name")
+			} else {
+				p.TargetPort = rapid.SampledFrom(ports).Draw(t, "target port")
+			}
+			s.Ports = append(s.Ports, p)
+		}
+		out = append(out, s)
 	}
 	return out
 }
