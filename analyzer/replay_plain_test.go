@@ -53,7 +53,7 @@ func comparePlain(t fataler, c replayCase, edges int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := gocmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		if diff := gocmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 			t.Fatalf("%s (-want +got):\n%s", what, diff)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-var compareAddr = cmpopts.EquateComparable(netip.Addr{})
+var compareAddr = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 const good = `
 nodes:

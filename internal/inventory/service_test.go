@@ -56,7 +56,7 @@ func TestBackends(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, ok := x.Backends(netip.MustParseAddr(c.addr), c.protocol, c.port)
-			if diff := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || ok != (c.want != nil) {
+			if diff := cmp.Diff(c.want, got, compareAddr); diff != "" || ok != (c.want != nil) {
 				t.Errorf("ok %v (-want +got):\n%s", ok, diff)
 			}
 		})
