@@ -14,6 +14,7 @@ import (
 var compareAddrs = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b query.Prefix) bool { return a == b }),
 }
 
 // everyValue holds each direction, event, verdict, reason and outcome, in both
