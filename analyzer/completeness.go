@@ -184,7 +184,7 @@ func (v *view) part(since, until time.Time) *view {
 	p := *v
 	p.window = Window{Since: since, Until: until}
 	p.edges, p.services, p.halved = map[flow.Workload][]*flow.Edge{}, map[flow.Workload]map[service]bool{}, nil
-	p.complete, p.times = false, false
+	p.complete = false
 	return &p
 }
 

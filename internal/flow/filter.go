@@ -14,8 +14,8 @@ type EdgeFilter struct {
 	// LiveRevision and StagedRevision restrict Edge.DeniedLive and
 	// Edge.DeniedStaged to what that revision denied.
 	LiveRevision, StagedRevision uint32
-	// Times asks for Edge.Days and Edge.WeekHours, which take the longer to find
-	// the longer the window is.
+	// Times asks for Edge.Hours, Edge.Days and Edge.WeekHours, which take longer
+	// to find than all the rest.
 	Times bool
 	// Limit bounds the number of edges; more of them is an error, since a
 	// policy made from a part would deny the rest.

@@ -80,7 +80,7 @@ func TestEdgesOfAScatteredCrowd(t *testing.T) {
 		addrs = append(addrs, netip.AddrFrom4([4]byte{byte(20 + i%40), byte(i / 40), 7, 1}))
 	}
 	mustInsert(t, s, "a", visits(addrs)...)
-	edges, err := s.Edges(t.Context(), EdgeFilter{Workload: &cart})
+	edges, err := s.Edges(t.Context(), EdgeFilter{Workload: &cart, Times: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,8 +92,9 @@ func TestEdgesOfAScatteredCrowd(t *testing.T) {
 		Source: flow.Party{Reserved: "world", Prefix: netip.MustParsePrefix("20.0.0.0/8")}, Destination: flow.Party{Workload: cart},
 		Protocol: flow.TCP, Port: 8080, Connections: 256, Answered: 256,
 		Forward: flow.Counters{Packets: 256 * 5, Bytes: 256 * 500}, Reverse: flow.Counters{Packets: 256 * 4, Bytes: 256 * 4000},
-		FirstSeen: noon.Add(-1e9), LastSeen: noon, SourceEndpoints: 256, DestinationEndpoints: 1, Hours: 1,
+		FirstSeen: noon.Add(-1e9), LastSeen: noon, SourceEndpoints: 256, DestinationEndpoints: 1, Hours: 1, Days: 1,
 	}
+	want.WeekHours.Set(flow.HourOfWeek(noon))
 	if diff := cmp.Diff(want, edges[0], compareAddrs); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

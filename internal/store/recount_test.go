@@ -37,7 +37,7 @@ func randomFlows(r *rand.Rand, n int) []flow.Labelled {
 // recount adds rows up as the tables should: times are cut to what a window of
 // whole hours takes in.
 func recount(rows []flow.Labelled, since, until time.Time) map[string]flow.Edge {
-	type sets struct{ from, to, hours map[string]bool }
+	type sets struct{ from, to, hours, days map[string]bool }
 	out, seen := map[string]flow.Edge{}, map[string]sets{}
 	for i := range rows {
 		r := &rows[i]
@@ -51,7 +51,7 @@ func recount(rows []flow.Labelled, since, until time.Time) map[string]flow.Edge 
 		e, known := out[k]
 		if !known {
 			e.FirstSeen, e.LastSeen = r.FirstSeen, r.Time
-			seen[k] = sets{map[string]bool{}, map[string]bool{}, map[string]bool{}}
+			seen[k] = sets{map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}}
 		}
 		e.Connections += uint64(r.Connections)
 		e.Forward.Packets, e.Forward.Bytes = e.Forward.Packets+r.Forward.Packets, e.Forward.Bytes+r.Forward.Bytes
@@ -71,6 +71,9 @@ func recount(rows []flow.Labelled, since, until time.Time) map[string]flow.Edge 
 		}
 		seen[k].from[r.Source.Endpoint], seen[k].to[r.Dest.Endpoint], seen[k].hours[r.Time.Truncate(time.Hour).String()] = true, true, true
 		e.SourceEndpoints, e.DestinationEndpoints, e.Hours = uint64(len(seen[k].from)), uint64(len(seen[k].to)), uint64(len(seen[k].hours))
+		seen[k].days[r.Time.Truncate(day).String()] = true
+		e.Days = uint64(len(seen[k].days))
+		e.WeekHours.Set(flow.HourOfWeek(r.Time))
 		out[k] = e
 	}
 	return out
@@ -112,7 +115,7 @@ func TestEdgesEqualARecount(t *testing.T) {
 					until = latest
 				}
 				want := recount(rows, w[0], until)
-				edges, err := s.Edges(t.Context(), EdgeFilter{Since: w[0], Until: w[1]})
+				edges, err := s.Edges(t.Context(), EdgeFilter{Since: w[0], Until: w[1], Times: true})
 				if err != nil {
 					t.Fatal(err)
 				}
