@@ -114,6 +114,11 @@ test-gapless: ## Swap, kill, upgrade, flood and lose readers under traffic, with
 test-ui: ui/node_modules ## Run the UI's unit tests
 	cd ui && npm test --silent
 
+.PHONY: test-pages
+test-pages: ui/node_modules ## Open every page in chromium, light and dark, wide and narrow; check accessibility and layout
+	@$(call apt,$(APT_TEST))
+	cd ui && npm run test:pages --silent
+
 .PHONY: test-browser
 test-browser: build ui/node_modules ## Click through review, audit, enforce and roll back in a real browser
 	@$(call apt,$(APT_TEST))
