@@ -18,7 +18,7 @@ CLANG   := clang-19
 APT_GENERATE := clang-19 llvm-19 libbpf-dev linux-libc-dev protobuf-compiler
 APT_LINT     := clang-format-19
 APT_TEST     := chromium
-APT_BENCH    := nftables
+APT_NETWORK  := nftables iproute2
 
 GO_SOURCES := $(shell find . -name '*.go' -not -path './ui/node_modules/*' -not -path './$(BUILD)/*' 2>/dev/null) go.mod go.sum
 SQL_SOURCES := $(wildcard migrations/*.sql)
@@ -88,7 +88,7 @@ test: build test-go test-datapath test-conformance test-export test-ui test-brow
 
 .PHONY: test-go
 test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
-	@$(call apt,$(APT_BENCH) iproute2)
+	@$(call apt,$(APT_NETWORK))
 	go test -timeout 15m -skip '$(COUNTED)' $(ARGS) $$(go list ./... | grep -vE '/test/(browser|gapless)')
 
 # Tests whose counts are worth reading: go test shows them for one package at a time.
@@ -114,6 +114,11 @@ test-gapless: ## Swap, kill, upgrade, flood and lose readers under traffic, with
 test-ui: ui/node_modules ## Run the UI's unit tests
 	cd ui && npm test --silent
 
+.PHONY: test-pages
+test-pages: ui/node_modules ## Open every page in chromium, light and dark, wide and narrow; check accessibility and layout
+	@$(call apt,$(APT_TEST))
+	cd ui && npm run test:pages --silent
+
 .PHONY: test-browser
 test-browser: build ui/node_modules ## Click through review, audit, enforce and roll back in a real browser
 	@$(call apt,$(APT_TEST))
@@ -138,7 +143,7 @@ bench-accuracy: ## Learn two published applications in ten scenarios, beside a p
 
 .PHONY: bench-datapath
 bench-datapath: ## Measure the datapath against nftables, write build/bench/datapath.json (root)
-	@$(call apt,$(APT_BENCH))
+	@$(call apt,$(APT_NETWORK))
 	@mkdir -p $(BUILD)/bench
 	go build -o $(BUILD)/bench/datapath ./test/bench/datapath
 	./$(BUILD)/bench/datapath -output $(BUILD)/bench/datapath.json $(ARGS)

@@ -157,6 +157,7 @@ const steps = {
     await page.emulateMedia({ colorScheme: scheme ?? "light", reducedMotion: "reduce" });
     await page.setViewportSize({ width: width ?? 1440, height: 900 });
     await page.evaluate(() => window.scrollTo(0, 0));
+    await page.getByTestId("status-strip").getByText("Loading…").waitFor({ state: "hidden" });
     await painted();
     await (of ? page.getByTestId(of) : page).screenshot({ path: `${shots}/${name}.png` });
     await page.setViewportSize({ width: 1440, height: 900 });
