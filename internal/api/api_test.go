@@ -3,13 +3,16 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 func TestCircleOverHTTP(t *testing.T) {
@@ -196,4 +199,39 @@ func (f *hungFlows) Stats(ctx context.Context, _ []StatsQuery) (map[flow.Workloa
 	f.asked <- struct{}{}
 	<-ctx.Done()
 	return nil, ctx.Err()
+}
+
+// TestFlaggedRulesNeedNames: who sends everything in one list is told what he
+// did not look at.
+func TestFlaggedRulesNeedNames(t *testing.T) {
+	h := build(t)
+	var p Policy
+	if err := json.Unmarshal([]byte(onePolicy), &p); err != nil {
+		t.Fatal(err)
+	}
+	read, err := readPolicy(p, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := policy.Normalize(read).Ingress[0]
+	h.flagged = fakeFlags{{Direction: flow.Ingress, Rule: rule, Flags: []control.Flag{{Code: "seen-once", Reason: "one connection"}}}}
+	accepting := func(rule, flags string) string {
+		return strings.Replace(newRevision("0"), `"parent"`, `"acceptedFlagged":[{"rule":"`+rule+`","flags":[`+flags+`]}],"parent"`, 1)
+	}
+	for name, body := range map[string]string{
+		"nothing accepted": newRevision("0"), "another rule": accepting("feed", `"seen-once"`), "without its flags": accepting(rule.ID, ``),
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := h.on(t).post(cartPath+"/revisions", body).problem(409, ErrorCodeNotReady)
+			if missing := deref(e.Missing); len(missing) != 1 || !strings.Contains(missing[0], rule.ID) || !strings.Contains(missing[0], "seen-once (one connection)") {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+	h.post(cartPath+"/revisions", accepting(rule.ID, `"seen-once"`)).want(201)
+	var events []Activity
+	h.get("/api/v1/activity?workload=shop/Host/cart").want(200).into(&events)
+	if len(events) != 2 || events[1].Action != "accept" || events[1].Actor != "admin" || !strings.Contains(events[1].Text, "seen-once (one connection)") {
+		t.Errorf("%+v", events)
+	}
 }

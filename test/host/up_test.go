@@ -31,12 +31,25 @@ func onlyFrom(w flow.Workload, app string, port uint16) policy.Policy {
 	}}}
 }
 
-// create saves a policy as the next revision by the API.
+// create saves a policy as the next revision by the API, by somebody who accepts
+// what of it is flagged.
 func (u *up) create(t *testing.T, p policy.Policy, parent int64) int64 {
 	t.Helper()
 	w := p.Workload
+	rec, err := u.client.GetRecommendationWithResponse(t.Context(), w.Namespace, w.Kind, w.Name, nil)
+	if err != nil || rec.JSON200 == nil {
+		t.Fatalf("recommendation: %v, %s %s", err, rec.Status(), rec.Body)
+	}
+	accepted := []api.AcceptedFlagged{}
+	for _, r := range rec.JSON200.Rules {
+		a := api.AcceptedFlagged{Rule: *r.Rule.ID, Flags: []string{}}
+		for _, f := range r.Flags {
+			a.Flags = append(a.Flags, f.Code)
+		}
+		accepted = append(accepted, a)
+	}
 	res, err := u.client.CreateRevisionWithResponse(t.Context(), w.Namespace, w.Kind, w.Name,
-		api.NewRevision{Policy: api.PolicyOf(p), Origin: "edit", Parent: parent})
+		api.NewRevision{Policy: api.PolicyOf(p), Origin: "edit", Parent: parent, AcceptedFlagged: &accepted})
 	if err != nil {
 		t.Fatal(err)
 	}
