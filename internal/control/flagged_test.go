@@ -55,6 +55,7 @@ func TestFlaggedRulesAreAcceptedOneByOne(t *testing.T) {
 		"another's acceptance":      {policy: with(ssh), accepted: []AcceptedFlagged{{scan.ID, []string{"admin-port", "seen-once"}}}, missing: []string{ssh.ID}},
 		"merged with another's":     {policy: with(ruleOf([]string{"192.0.2.0/24", "2001:db8::/64"}, 22, 80)), missing: []string{ssh.ID}},
 		"the parent has it":         {policy: with(ssh, ruleOf(nil, 80)), parent: []policy.Rule{ssh}},
+		"the parent's, extended":    {policy: with(ruleOf([]string{"192.0.2.0/24"}, 22)), parent: []policy.Rule{ssh}},
 		"the parent has another":    {policy: with(ssh, scan), parent: []policy.Rule{ssh}, missing: []string{scan.ID}},
 		"a person's own, elsewhere": {policy: with(ruleOf(nil, 23))},
 		"the other direction":       {policy: egress},
