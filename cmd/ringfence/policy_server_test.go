@@ -174,7 +174,7 @@ func TestPoliciesOfAServer(t *testing.T) {
 	}
 
 	// Replay and compare, by the server's store and by files.
-	table, stderr = says(0, at("replay", "shop/redis@1")...)
+	_, stderr = says(0, at("replay", "shop/redis@1")...)
 	has(stderr, "0 of ", "would have been denied")
 	_, stderr = says(1, at("replay", less, "--strict")...)
 	has(stderr, "--strict: the policy of shop/StatefulSet/redis would have denied")

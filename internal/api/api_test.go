@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
@@ -233,5 +234,34 @@ func TestFlaggedRulesNeedNames(t *testing.T) {
 	h.get("/api/v1/activity?workload=shop/Host/cart").want(200).into(&events)
 	if len(events) != 2 || events[1].Action != "accept" || events[1].Actor != "admin" || !strings.Contains(events[1].Text, "seen-once (one connection)") {
 		t.Errorf("%+v", events)
+	}
+}
+
+func TestInventoryIsServedAsItIs(t *testing.T) {
+	h := build(t)
+	var got inventory.Inventory
+	h.get("/api/v1/inventory").want(200).into(&got)
+	if want := h.control.Inventory().Inventory(); !bytes.Equal(got.Canonical(), want.Canonical()) {
+		t.Errorf("%s, want %s", got.Canonical(), want.Canonical())
+	}
+}
+
+func TestPromoteAnywayOverHTTP(t *testing.T) {
+	h := build(t)
+	h.node()
+	h.post(cartPath+"/revisions", newRevision("0")).want(201)
+	h.post(cartPath+"/stage", slotChange(1, 0)).want(200)
+	h.unlearned = []string{"watched for 3h of 168h"}
+	var w Workload
+	h.get(cartPath).want(200).into(&w)
+	if deref(w.Actions.Unlearned) == nil || w.Actions.Enforce == nil {
+		t.Errorf("%+v", w.Actions)
+	}
+	h.post(cartPath+"/promote", slotChange(1, 1)).problem(409, ErrorCodeNotReady)
+	h.post(cartPath+"/promote", `{"revision":1,"version":1,"anyway":"it is a trial"}`).want(200)
+	var events []Activity
+	h.get("/api/v1/activity").want(200).into(&events)
+	if want := "although watched for 3h of 168h: it is a trial"; !strings.Contains(events[0].Text, want) {
+		t.Errorf("%+v lacks %q", events[0], want)
 	}
 }

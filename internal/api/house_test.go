@@ -193,6 +193,9 @@ func (a fakeAnalyzer) Check(_ context.Context, p policy.Policy, _, since, until 
 		Coverage: Coverage{Since: since, Until: until, Missing: []string{}}, Broad: len(p.Ingress)}, a.err
 }
 
+// Missing implements control.Readiness.
+func (h *house) Missing(context.Context, flow.Workload) ([]string, error) { return h.unlearned, nil }
+
 // fakeFlags are the flagged rules of every workload.
 type fakeFlags []control.FlaggedRule
 
@@ -227,17 +230,19 @@ type house struct {
 	control *control.Store
 	flows   *fakeFlows
 	flagged fakeFlags
-	server  *Server
-	url     string
-	token   string
-	reg     *prometheus.Registry
+	// unlearned is what learning lacks of every workload.
+	unlearned []string
+	server    *Server
+	url       string
+	token     string
+	reg       *prometheus.Registry
 }
 
 func build(t testing.TB, change ...func(*Config, *Deps)) *house {
 	t.Helper()
 	h := &house{t: t, clock: &clock{}, flows: &fakeFlows{}, reg: prometheus.NewRegistry()}
 	var err error
-	h.control, err = control.Open(t.Context(), control.Config{Path: filepath.Join(t.TempDir(), "control.db")}, control.Deps{Now: h.clock.now, Flags: &h.flagged})
+	h.control, err = control.Open(t.Context(), control.Config{Path: filepath.Join(t.TempDir(), "control.db")}, control.Deps{Now: h.clock.now, Flags: &h.flagged, Readiness: h})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,19 +28,18 @@ func (s *Store) ready(ctx context.Context, w *inventory.Workload, rev Revision, 
 		return nil, &Error{Code: CodeUnavailable, Err: err, Message: fmt.Sprintf(
 			"whether %s is ready to be enforced cannot be told: %v; try again once ClickHouse answers", w.Ref(), err)}
 	}
-	refusal := &Error{Code: CodeNotReady}
-	if refusal.Missing = missing; !anyway {
-		refusal.Missing = append(missing, unlearned...)
-		refusal.Passable = len(missing) == 0
+	passable := len(missing) == 0
+	if !anyway {
+		missing = append(missing, unlearned...)
 	}
-	if len(refusal.Missing) == 0 {
+	if len(missing) == 0 {
 		return unlearned, nil
 	}
-	refusal.Message = fmt.Sprintf("revision %d of %s cannot be enforced yet: %s", rev.Number, w.Ref(), refusal.Missing[0])
-	if n := len(refusal.Missing) - 1; n > 0 {
-		refusal.Message += fmt.Sprintf(" (and %d more)", n)
+	message := fmt.Sprintf("revision %d of %s cannot be enforced yet: %s", rev.Number, w.Ref(), missing[0])
+	if n := len(missing) - 1; n > 0 {
+		message += fmt.Sprintf(" (and %d more)", n)
 	}
-	return nil, refusal
+	return nil, &Error{Code: CodeNotReady, Message: message, Missing: missing, Passable: passable}
 }
 
 // unlearned returns what stored coverage lacks.
