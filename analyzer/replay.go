@@ -74,8 +74,10 @@ func (a *Analyzer) ReplayAll(ctx context.Context, policies []policy.Policy, wind
 		return nil, err
 	}
 	v.unordered = true
-	if err := v.loadAll(ctx); err != nil {
-		return nil, err
+	if len(policies) > 0 && slices.ContainsFunc(policies, func(p policy.Policy) bool { return p.Workload != policies[0].Workload }) {
+		if err := v.loadAll(ctx); err != nil {
+			return nil, err
+		}
 	}
 	out := make([]*ReplayResult, len(policies))
 	for i := range policies {

@@ -89,19 +89,19 @@ func (d *demo) recommendations(ctx context.Context) ([]api.Recommendation, error
 	return out, nil
 }
 
-// stageAll accepts every rule of recs, as a reviewer who found nothing wrong
-// would, and audits the revisions. It returns how many there are.
+// stageAll accepts every rule of recs, as a reviewer who looked at each and found
+// nothing wrong would, and audits the revisions. It returns how many there are.
 func (d *demo) stageAll(ctx context.Context, recs []api.Recommendation) (int, error) {
 	n := 0
 	for i := range recs {
-		p := acceptedPolicy(&recs[i])
+		p := acceptedPolicy(&recs[i], true)
 		if !p.IsolateIngress && !p.IsolateEgress {
 			continue
 		}
 		w := recs[i].Workload
 		comment := "accepted by the demo"
 		rev, err := d.client.CreateRevisionWithResponse(ctx, w.Namespace, w.Kind, w.Name, api.NewRevision{
-			Policy: p, Origin: api.NewRevisionOriginRecommendation, Comment: &comment,
+			Policy: p, Origin: api.NewRevisionOriginRecommendation, Comment: &comment, AcceptedFlagged: flaggedOf(&recs[i]),
 		})
 		if err := expect(rev, err); err != nil {
 			return n, fmt.Errorf("revision of %s: %w", workloadText(w), err)
@@ -114,11 +114,14 @@ func (d *demo) stageAll(ctx context.Context, recs []api.Recommendation) (int, er
 	return n, nil
 }
 
-// acceptedPolicy is the policy of all recommended rules. A direction without one
-// is left open.
-func acceptedPolicy(r *api.Recommendation) api.Policy {
+// acceptedPolicy is the policy of the recommended rules, with the flagged ones or
+// without. A direction without a rule is left open.
+func acceptedPolicy(r *api.Recommendation, flagged bool) api.Policy {
 	p := api.Policy{Workload: r.Workload, Ingress: []api.Rule{}, Egress: []api.Rule{}}
 	for _, rule := range r.Rules {
+		if rule.Proposed == api.Review && !flagged {
+			continue
+		}
 		switch rule.Direction {
 		case api.Ingress:
 			p.IsolateIngress = true
@@ -132,6 +135,22 @@ func acceptedPolicy(r *api.Recommendation) api.Policy {
 	return p
 }
 
+// flaggedOf are the rules of a recommendation that wait for a person.
+func flaggedOf(r *api.Recommendation) *[]api.AcceptedFlagged {
+	out := []api.AcceptedFlagged{}
+	for _, rule := range r.Rules {
+		if rule.Proposed != api.Review {
+			continue
+		}
+		a := api.AcceptedFlagged{Rule: *rule.Rule.ID, Flags: []string{}}
+		for _, f := range rule.Flags {
+			a.Flags = append(a.Flags, f.Code)
+		}
+		out = append(out, a)
+	}
+	return &out
+}
+
 // change makes one click on one workload and returns the time from the click to
 // the last node's kernel.
 func (d *demo) change(ctx context.Context, action slotAction, w api.WorkloadRef, revision int64) (time.Duration, error) {
@@ -140,7 +159,7 @@ func (d *demo) change(ctx context.Context, action slotAction, w api.WorkloadRef,
 		return 0, err
 	}
 	click := time.Now()
-	res, err := action.call(ctx, d.client, refOf(w), api.SlotChange{Revision: revision, Version: detail.JSON200.Summary.Version})
+	res, err := action.call(ctx, d.client, refOf(w), api.Promotion{Revision: revision, Version: detail.JSON200.Summary.Version})
 	if err != nil {
 		return 0, fmt.Errorf("%s %s: %w", action.verb, workloadText(w), err)
 	}

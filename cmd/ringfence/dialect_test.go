@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -73,6 +75,40 @@ func TestDialectInput(t *testing.T) {
 		exportNotices(&said, &r)
 		if strings.Contains(said.String(), "allows what guardrails deny") != wider || (exportVerdict(&r) != nil) != wider {
 			t.Errorf("%s: want wider %v: %v, %s", name, wider, exportVerdict(&r), &said)
+		}
+	}
+}
+
+// Files of flows have no guardrails of their own: another file brings them.
+func TestGuardrailsBesideFlows(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "guardrails.yaml")
+	if err := os.WriteFile(file, []byte(`guardrails:
+  - name: no-redis
+    directions: [egress]
+    workloads: {namespace: shop, matchLabels: {app: cart}}
+    ports: [{protocol: TCP, port: 6379}]
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	without, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop, "-o", "clusternetworkpolicy")
+	out, stderr, code := commandLine(t, "", "recommend", "--from", "hubble", shop, "-o", "clusternetworkpolicy", "--guardrails", file)
+	if code != 0 || !strings.Contains(out, "kind: ClusterNetworkPolicy") || !strings.Contains(out, "no-redis") || strings.Contains(without, "kind:") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	table, _, _ := commandLine(t, "", "replay", "testdata/recommend.yaml", "--from", "hubble", shop, "--guardrails", file)
+	if !strings.Contains(table, "shop/StatefulSet/redis  TCP 6379  guardrail") {
+		t.Errorf("the guardrail denies nothing in\n%s", table)
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown field": {"guardrails:\n  - nam: x\n", "unknown field"},
+		"no name":       {"guardrails:\n  - ports: [{protocol: TCP, port: 22}]\n", "guardrails[0].name"},
+	} {
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := commandLine(t, "", "recommend", "--from", "hubble", shop, "--guardrails", file)
+		if code != 1 || !strings.Contains(stderr, "--guardrails: ") || !strings.Contains(stderr, c.want) {
+			t.Errorf("%s: exit %d: %s", name, code, stderr)
 		}
 	}
 }

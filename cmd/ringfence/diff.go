@@ -15,56 +15,61 @@ import (
 
 func newDiffCommand() *cobra.Command {
 	var (
-		files flowFiles
-		out   output
+		files  flowFiles
+		server = remote{flags: &clientFlags{}}
+		out    output
 	)
 	cmd := &cobra.Command{
-		Use:   "diff A B --from hubble|ringfence FILE...|-",
-		Short: "Say what one file of policies does to connections that another does not",
-		Long: `Replay files of flows by the policies in A and by those in B, and say which
-connections only one of them denies. Both are files as "ringfence replay" reads
-them. A workload that a file does not govern is not restricted by it.`,
-		Example: "  ringfence diff live.yaml next.yaml --from hubble flows.jsonl",
-		Args:    minArgs(3, "two files of policies and the files of flows"),
+		Use:   "diff A B [--from hubble|ringfence FILE...|-]",
+		Short: "Say what some policies do to past connections that others do not",
+		Long: `Judge stored connections by the policies in A and by those in B, and say which of
+them only one denies. Both are files or revisions, and the connections those of
+the server or of files, as "ringfence replay" has them. A workload that A or B
+does not govern is not restricted by it.`,
+		Example: "  ringfence diff shop/cart@live shop/cart@staged --since 7d\n" +
+			"  ringfence diff live.yaml next.yaml --from hubble flows.jsonl",
+		Args: minArgs(2, "two files of policies or revisions"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.validate(); err != nil {
 				return err
 			}
-			a, err := readPolicyFile(args[0])
+			a, err := server.policies(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			b, err := readPolicyFile(args[1])
+			b, err := server.policies(cmd.Context(), args[1])
 			if err != nil {
 				return err
 			}
-			set, err := files.read(cmd, args[2:])
+			past, err := files.history(cmd, args[2:], &server)
 			if err != nil {
 				return err
 			}
-			inv := set.Inventory()
-			before, after := pairs(a, b, &inv, cmd.ErrOrStderr())
-			an, window, err := analyzerOf(set)
+			inv, err := past.inventory(cmd.Context())
 			if err != nil {
 				return err
 			}
-			list, err := an.Diff(cmd.Context(), before, after, window)
+			before, after := pairs(a, b, inv, cmd.ErrOrStderr())
+			list, err := past.diff(cmd.Context(), before, after)
 			if err != nil {
 				return err
 			}
-			printRead(cmd.ErrOrStderr(), &set.Summary)
+			if files.from != "" {
+				printRead(cmd.ErrOrStderr(), past.summary())
+			}
 			if err := printDifferences(cmd.OutOrStdout(), cmd.ErrOrStderr(), list, out); err != nil {
 				return err
 			}
-			return files.verdict(&set.Summary, 0)
+			return files.verdict(past.summary(), 0)
 		},
 	}
+	server.flags.register(cmd)
 	out.register(cmd)
 	files.register(cmd)
 	return cmd
 }
 
-// pairs returns the policies of every workload that either file governs, in one
+// pairs returns the policies of every workload that either of them governs, in one
 // order.
 func pairs(a, b *policyFile, inv *inventory.Inventory, stderr io.Writer) (before, after []policy.Policy) {
 	was, notes := a.of(inv)

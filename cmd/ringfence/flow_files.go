@@ -11,21 +11,28 @@ import (
 
 	"github.com/ringfence/ringfence/analyzer"
 	"github.com/ringfence/ringfence/internal/flowfile"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/query"
 )
 
 // flowFiles are the flags of the commands that read flows from files.
 type flowFiles struct {
 	from, since, until string
+	guardrails         string
 	strict             bool
 }
 
 func (o *flowFiles) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "what the files hold: hubble (JSON lines of hubble observe -o jsonpb) or ringfence (of ringfence flows -o json)")
-	f.StringVar(&o.since, "since", "", "only flows from then on: how long ago (15m, 7d) or a time")
-	f.StringVar(&o.until, "until", "", "only flows before then: how long ago or a time")
+	f.StringVar(&o.guardrails, "guardrails", "", "inventory file of which the guardrails hold: what one denies is neither learned nor allowed")
+	o.registerWindow(cmd)
 	f.BoolVar(&o.strict, "strict", false, "fail when a line is no flow or a workload gets no policy for lack of labels")
+}
+
+func (o *flowFiles) registerWindow(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.since, "since", "", "only flows from then on: how long ago (15m, 7d) or a time")
+	cmd.Flags().StringVar(&o.until, "until", "", "only flows before then: how long ago or a time")
 }
 
 // read adds up the flows of files.
@@ -37,19 +44,14 @@ func (o *flowFiles) read(cmd *cobra.Command, files []string) (*flowfile.Set, err
 	if len(files) == 0 {
 		return nil, fmt.Errorf("name the files of flows, or - for stdin; see %s --help", cmd.CommandPath())
 	}
-	now := time.Now()
-	for _, bound := range []struct {
-		flag, text string
-		at         *time.Time
-	}{{"since", o.since, &cfg.Since}, {"until", o.until, &cfg.Until}} {
-		if bound.text == "" {
-			continue
+	var err error
+	if cfg.Since, cfg.Until, err = o.window(time.Now()); err != nil {
+		return nil, err
+	}
+	if o.guardrails != "" {
+		if cfg.Guardrails, err = inventory.LoadGuardrails(o.guardrails); err != nil {
+			return nil, fmt.Errorf("--guardrails: %w", err)
 		}
-		t, err := query.ParseTime(bound.text, now)
-		if err != nil {
-			return nil, fmt.Errorf("--%s: %w", bound.flag, err)
-		}
-		*bound.at = t
 	}
 	bar := newProgress(os.Stderr, "lines", 0)
 	cfg.Progress = bar.count
@@ -63,6 +65,42 @@ func (o *flowFiles) read(cmd *cobra.Command, files []string) (*flowfile.Set, err
 		return nil, fmt.Errorf("no flow to learn from: %s", whyEmpty(s))
 	}
 	return set, nil
+}
+
+// window returns the time that is asked for; a bound that is not given is zero.
+func (o *flowFiles) window(now time.Time) (since, until time.Time, err error) {
+	for _, bound := range []struct {
+		flag, text string
+		at         *time.Time
+	}{{"since", o.since, &since}, {"until", o.until, &until}} {
+		if bound.text == "" {
+			continue
+		}
+		if *bound.at, err = query.ParseTime(bound.text, now); err != nil {
+			return since, until, fmt.Errorf("--%s: %w", bound.flag, err)
+		}
+	}
+	return since, until, nil
+}
+
+// history returns what the files say, or without --from what the server stored.
+func (o *flowFiles) history(cmd *cobra.Command, files []string, server *remote) (history, error) {
+	if o.from == "" && len(files) == 0 && o.guardrails != "" {
+		return nil, errors.New("--guardrails: a server has its own; they are for the files that --from reads")
+	}
+	if o.from != "" || len(files) > 0 {
+		set, err := o.read(cmd, files)
+		return fileHistory{set}, err
+	}
+	since, until, err := o.window(time.Now())
+	h := &serverHistory{remote: server, samples: sampledDenials}
+	if !since.IsZero() {
+		h.since = &since
+	}
+	if !until.IsZero() {
+		h.until = &until
+	}
+	return h, err
 }
 
 func whyEmpty(s *flowfile.Summary) string {

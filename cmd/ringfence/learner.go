@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/ringfence/ringfence/analyzer"
@@ -10,6 +11,7 @@ import (
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
+	"github.com/ringfence/ringfence/internal/query"
 )
 
 // learner is the analyzer as the API and the control store ask it.
@@ -28,6 +30,32 @@ func (l *learner) Missing(ctx context.Context, w flow.Workload) ([]string, error
 	return r.Coverage.Missing, nil
 }
 
+// Flagged implements control.Flags, of the window that a review has unless another
+// is asked for.
+func (l *learner) Flagged(ctx context.Context, w flow.Workload) ([]control.FlaggedRule, error) {
+	now := time.Now()
+	return l.flagged(ctx, w, analyzer.Window{Since: now.Add(-api.DefaultWindow), Until: now})
+}
+
+func (l *learner) flagged(ctx context.Context, w flow.Workload, window analyzer.Window) ([]control.FlaggedRule, error) {
+	r, err := l.analyzer.Recommend(ctx, w, window)
+	if errors.Is(err, analyzer.ErrNoLabels) {
+		return nil, nil // nothing is recommended
+	}
+	if err != nil {
+		return nil, refusal(err)
+	}
+	var out []control.FlaggedRule
+	for _, rule := range r.Flagged() {
+		f := control.FlaggedRule{Direction: rule.Direction, Rule: rule.Rule}
+		for _, flag := range rule.Flags {
+			f.Flags = append(f.Flags, control.Flag{Code: flag.Code, Reason: flag.Reason})
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
 // Recommend implements api.Analyzer.
 func (l *learner) Recommend(ctx context.Context, w flow.Workload, since, until time.Time) (api.Recommendation, error) {
 	r, err := l.analyzer.Recommend(ctx, w, analyzer.Window{Since: since, Until: until})
@@ -35,7 +63,7 @@ func (l *learner) Recommend(ctx context.Context, w flow.Workload, since, until t
 		return api.Recommendation{}, refusal(err)
 	}
 	out := api.Recommendation{
-		Workload: api.RefOf(r.Workload), Rules: recommendedRules(r.Rules),
+		Workload: api.RefOf(r.Workload), Rules: recommendedRules(w, r.Rules),
 		IngressObserved: r.Ingress.Observed, EgressObserved: r.Egress.Observed,
 		IsolateIngress: r.Ingress.Isolated, IsolateEgress: r.Egress.Isolated,
 		Excluded: excludedEdges(r.Excluded), Coverage: coverage(&r.Coverage),
@@ -57,7 +85,7 @@ func (l *learner) Check(ctx context.Context, p policy.Policy, made, since, until
 		return api.PolicyCheck{}, refusal(err)
 	}
 	out := api.PolicyCheck{
-		Workload: api.RefOf(c.Workload), Since: since, Until: until, Rules: recommendedRules(c.Rules), Excluded: excludedEdges(c.Excluded),
+		Workload: api.RefOf(c.Workload), Since: since, Until: until, Rules: recommendedRules(p.Workload, c.Rules), Excluded: excludedEdges(c.Excluded),
 		Coverage: coverage(&c.Coverage), Unused: c.Unused, Shadowed: c.Shadowed, Broad: c.Broad, New: c.New, ToReview: c.ToReview, Words: c.Words,
 	}
 	if c.Next != nil {
@@ -86,10 +114,10 @@ func excludedEdges(list []analyzer.Excluded) []api.ExcludedEdge {
 	return out
 }
 
-func recommendedRules(rules []analyzer.Rule) []api.RecommendedRule {
+func recommendedRules(w flow.Workload, rules []analyzer.Rule) []api.RecommendedRule {
 	out := make([]api.RecommendedRule, 0, len(rules))
 	for i := range rules {
-		out = append(out, recommendedRule(&rules[i]))
+		out = append(out, recommendedRule(w, &rules[i]))
 	}
 	return out
 }
@@ -113,7 +141,7 @@ func completeness(c *analyzer.Completeness) api.Completeness {
 	return out
 }
 
-func recommendedRule(r *analyzer.Rule) api.RecommendedRule {
+func recommendedRule(w flow.Workload, r *analyzer.Rule) api.RecommendedRule {
 	out := api.RecommendedRule{
 		Rule: api.RuleOf(r.Rule), Direction: api.DirectionOf(r.Direction), Sentence: r.Sentence,
 		Evidence: make([]api.Evidence, 0, len(r.Evidence)), Flags: make([]api.Flag, 0, len(r.Flags)),
@@ -128,6 +156,7 @@ func recommendedRule(r *analyzer.Rule) api.RecommendedRule {
 			FirstSeen: e.FirstSeen, LastSeen: e.LastSeen,
 			SourceEndpoints: int(signed(e.SourceEndpoints)), DestinationEndpoints: int(signed(e.DestinationEndpoints)),
 			Hours: int(signed(e.Hours)), Days: int(signed(e.Days)), WeekHours: e.WeekHours.Count(), ObservedAt: api.EvidenceObservedAt(e.ObservedAt),
+			Filter: recordsOf(w, r.Direction, e),
 		})
 	}
 	if len(r.ShadowedBy) > 0 {
@@ -139,22 +168,85 @@ func recommendedRule(r *analyzer.Rule) api.RecommendedRule {
 	return out
 }
 
+// recordsOf is the filter of the records behind a piece of evidence, as one end
+// saw them.
+func recordsOf(w flow.Workload, d flow.Direction, e *analyzer.Evidence) string {
+	self := flow.Party{Workload: w}
+	from, to, observer := e.Peer, self, w
+	if d == flow.Egress {
+		from, to = self, e.Peer
+	}
+	if e.ObservedAt == analyzer.AtPeer {
+		observer = e.Peer.Workload
+	}
+	f := recordsBetween(from, to, e.Protocol, e.Port, e.FirstSeen, e.LastSeen)
+	f.Terms = append(f.Terms, query.Term{Field: "observer", Values: []query.Value{query.Workload(observer)}})
+	return f.String()
+}
+
+func recordsBetween(from, to flow.Party, protocol flow.Protocol, port uint16, first, last time.Time) query.Filter {
+	// A record's time is that of its newest packet.
+	f := query.Filter{Since: first, Until: last.Add(time.Second), Terms: []query.Term{
+		partyTerm("from.", from), partyTerm("to.", to), {Field: "protocol", Values: []query.Value{protocol}},
+	}}
+	if port != 0 {
+		f.Terms = append(f.Terms, query.Term{Field: "to.port", Values: []query.Value{query.Range{Low: uint32(port), High: uint32(port)}}})
+	}
+	return f
+}
+
+func partyTerm(side string, p flow.Party) query.Term {
+	switch {
+	case p.IsWorkload():
+		return query.Term{Field: side + "workload", Values: []query.Value{query.Workload(p.Workload)}}
+	case p.Address.IsValid():
+		return query.Term{Field: side + "address", Values: []query.Value{query.Prefix(netip.PrefixFrom(p.Address, p.Address.BitLen()))}}
+	}
+	return query.Term{Field: side + "reserved", Values: []query.Value{query.Name(p.Reserved)}}
+}
+
 // Replay implements api.Analyzer.
 func (l *learner) Replay(ctx context.Context, p policy.Policy, since, until time.Time) (api.Denials, error) {
 	r, err := l.analyzer.Replay(ctx, p, analyzer.Window{Since: since, Until: until})
 	if err != nil {
 		return api.Denials{}, refusal(err)
 	}
-	out := api.Denials{Since: &since, Judged: signed(r.Judged), Denied: signed(r.Denied), Denials: make([]api.Denial, 0, len(r.Denials))}
-	for i := range r.Denials {
-		n := &r.Denials[i]
-		out.Denials = append(out.Denials, api.Denial{
+	return api.Denials{
+		Since: &since, Until: &until, Judged: signed(r.Judged), Denied: signed(r.Denied), Denials: denials(r.Denials),
+		JudgedEdges: &r.JudgedEdges, DeniedEdges: &r.DeniedEdges, Unjudged: new(signed(r.Unjudged)),
+	}, nil
+}
+
+// Diff implements api.Analyzer.
+func (l *learner) Diff(ctx context.Context, before, after policy.Policy, since, until time.Time) (api.Difference, error) {
+	list, err := l.analyzer.Diff(ctx, []policy.Policy{before}, []policy.Policy{after}, analyzer.Window{Since: since, Until: until})
+	if err != nil {
+		return api.Difference{}, refusal(err)
+	}
+	d := list[0]
+	return api.Difference{
+		Since: since, Until: until, Denied: denials(d.Denied), Allowed: denials(d.Allowed),
+		DeniedConnections: signed(d.DeniedConnections), AllowedConnections: signed(d.AllowedConnections), Same: signed(d.Same),
+	}, nil
+}
+
+func denials(list []analyzer.Denial) []api.Denial {
+	out := make([]api.Denial, 0, len(list))
+	for i := range list {
+		n := &list[i]
+		d := api.Denial{
 			Direction: api.DirectionOf(n.Direction), Source: api.PartyOf(n.Source), Destination: api.PartyOf(n.Destination),
 			Protocol: n.Protocol.String(), Port: int(n.Port), Reason: n.Reason.String(),
-			Connections: signed(n.Connections), Packets: signed(n.Packets), FirstSeen: n.FirstSeen, LastSeen: n.LastSeen,
-		})
+			Connections: signed(n.Connections), Answered: new(signed(n.Answered)), Packets: signed(n.Packets),
+			FirstSeen: n.FirstSeen, LastSeen: n.LastSeen,
+			Filter: new(recordsBetween(n.Source, n.Destination, n.Protocol, n.Port, n.FirstSeen, n.LastSeen).String()),
+		}
+		if n.Partly {
+			d.Partly = &n.Partly
+		}
+		out = append(out, d)
 	}
-	return out, nil
+	return out
 }
 
 // refusal gives the analyzer's refusals the codes that the API answers with.

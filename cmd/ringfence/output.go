@@ -19,9 +19,15 @@ var outputFormats = []string{"table", "json", "yaml", "name"}
 type output struct {
 	format string
 	extra  []string // formats that one command alone has
+	only   []string // formats in place of the usual ones
 }
 
-func (o *output) formats() []string { return slices.Concat(outputFormats, o.extra) }
+func (o *output) formats() []string {
+	if o.only != nil {
+		return o.only
+	}
+	return slices.Concat(outputFormats, o.extra)
+}
 
 func (o *output) register(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "one of "+strings.Join(o.formats(), ", "))

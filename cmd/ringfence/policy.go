@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -19,12 +20,13 @@ func newPolicyCommand() *cobra.Command {
 	var client clientFlags
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "List, show, check, stage, promote and roll back policies",
+		Short: "List, show, recommend, check, apply, stage, promote, roll back and export policies",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	client.register(cmd)
-	cmd.AddCommand(newPolicyListCommand(&client), newPolicyShowCommand(&client), newPolicyCheckCommand(&client),
+	cmd.AddCommand(newPolicyListCommand(&client), newPolicyShowCommand(&client), newPolicyRecommendCommand(&client),
+		newPolicyCheckCommand(&client), newPolicyApplyCommand(&client), newPolicyExportCommand(&client),
 		newSlotCommand(&client, slotStage), newSlotCommand(&client, slotPromote), newSlotCommand(&client, slotRollback))
 	return cmd
 }
@@ -45,23 +47,9 @@ func newPolicyListCommand(client *clientFlags) *cobra.Command {
 			if err := out.validate(); err != nil {
 				return err
 			}
-			sel, err := labels.Parse(selector)
-			if err != nil {
-				return fmt.Errorf("-l %q: %w", selector, err)
-			}
-			c, err := client.connect()
+			list, err := listWorkloads(cmd.Context(), &remote{flags: client}, namespace, selector)
 			if err != nil {
 				return err
-			}
-			res, err := c.ListWorkloadsWithResponse(cmd.Context())
-			if err := expect(res, err); err != nil {
-				return err
-			}
-			var list []api.WorkloadSummary
-			for _, w := range *res.JSON200 {
-				if (namespace == "" || w.Workload.Namespace == namespace) && sel.Matches(labels.Set(w.Labels)) {
-					list = append(list, w)
-				}
 			}
 			return printWorkloads(cmd.OutOrStdout(), list, out)
 		},
@@ -70,6 +58,29 @@ func newPolicyListCommand(client *clientFlags) *cobra.Command {
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only workloads of this namespace")
 	cmd.Flags().StringVarP(&selector, "selector", "l", "", "only workloads with these labels, such as app=frontend")
 	return cmd
+}
+
+// listWorkloads returns the workloads that -n and -l pick.
+func listWorkloads(ctx context.Context, server *remote, namespace, selector string) ([]api.WorkloadSummary, error) {
+	sel, err := labels.Parse(selector)
+	if err != nil {
+		return nil, fmt.Errorf("-l %q: %w", selector, err)
+	}
+	c, err := server.connect()
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.ListWorkloadsWithResponse(ctx)
+	if err := expect(res, err); err != nil {
+		return nil, err
+	}
+	var list []api.WorkloadSummary
+	for _, w := range *res.JSON200 {
+		if (namespace == "" || w.Workload.Namespace == namespace) && sel.Matches(labels.Set(w.Labels)) {
+			list = append(list, w)
+		}
+	}
+	return list, nil
 }
 
 func printWorkloads(w io.Writer, list []api.WorkloadSummary, out output) error {
@@ -173,7 +184,7 @@ func showRevision(ctx context.Context, w io.Writer, c *api.ClientWithResponses, 
 type slotAction struct {
 	verb, short string
 	needsNumber bool
-	call        func(context.Context, *api.ClientWithResponses, flow.Workload, api.SlotChange) (*slotResult, error)
+	call        func(context.Context, *api.ClientWithResponses, flow.Workload, api.Promotion) (*slotResult, error)
 }
 
 // slotResult is the answer to a change of slots.
@@ -184,15 +195,15 @@ type slotResult struct {
 
 var (
 	slotStage = slotAction{"stage", "Audit a revision: judge live traffic by it and drop nothing", true,
-		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*slotResult, error) {
-			res, err := c.StageRevisionWithResponse(ctx, w.Namespace, w.Kind, w.Name, body)
+		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.Promotion) (*slotResult, error) {
+			res, err := c.StageRevisionWithResponse(ctx, w.Namespace, w.Kind, w.Name, api.SlotChange{Revision: body.Revision, Version: body.Version})
 			if err := expect(res, err); err != nil {
 				return nil, err
 			}
 			return resultOf(res.JSON200, res.JSON202), nil
 		}}
 	slotPromote = slotAction{"promote", "Enforce the staged revision: drop what it does not allow", true,
-		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*slotResult, error) {
+		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.Promotion) (*slotResult, error) {
 			res, err := c.PromoteRevisionWithResponse(ctx, w.Namespace, w.Kind, w.Name, body)
 			if err := expect(res, err); err != nil {
 				return nil, err
@@ -200,8 +211,8 @@ var (
 			return resultOf(res.JSON200, res.JSON202), nil
 		}}
 	slotRollback = slotAction{"rollback", "Bring back what was live before, as a new revision", false,
-		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.SlotChange) (*slotResult, error) {
-			res, err := c.RollbackWithResponse(ctx, w.Namespace, w.Kind, w.Name, body)
+		func(ctx context.Context, c *api.ClientWithResponses, w flow.Workload, body api.Promotion) (*slotResult, error) {
+			res, err := c.RollbackWithResponse(ctx, w.Namespace, w.Kind, w.Name, api.SlotChange{Revision: body.Revision, Version: body.Version})
 			if err := expect(res, err); err != nil {
 				return nil, err
 			}
@@ -220,6 +231,7 @@ func newSlotCommand(client *clientFlags, action slotAction) *cobra.Command {
 	var (
 		revision int64
 		dryRun   bool
+		anyway   string
 	)
 	cmd := &cobra.Command{
 		Use:   action.verb + " NAMESPACE/KIND/NAME",
@@ -252,9 +264,13 @@ func newSlotCommand(client *clientFlags, action slotAction) *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "would %s %s revision %d (dry run)\n", action.verb, w, revision)
 				return nil
 			}
-			res, err := action.call(cmd.Context(), c, w, api.SlotChange{Revision: revision, Version: sum.Version})
+			ask := api.Promotion{Revision: revision, Version: sum.Version}
+			if cmd.Flags().Changed("anyway") {
+				ask.Anyway = &anyway
+			}
+			res, err := action.call(cmd.Context(), c, w, ask)
 			if err != nil {
-				return err
+				return action.explain(detail.JSON200, err)
 			}
 			printSlotResult(cmd.OutOrStdout(), w, res)
 			return nil
@@ -264,7 +280,18 @@ func newSlotCommand(client *clientFlags, action slotAction) *cobra.Command {
 	if action.needsNumber {
 		cmd.Flags().Int64Var(&revision, "revision", 0, "the revision's number")
 	}
+	if action.verb == slotPromote.verb {
+		cmd.Flags().StringVar(&anyway, "anyway", "", "why to enforce although learning is not complete: \"not ready\" is passed over as far as that alone stands against it, and the activity log says so")
+	}
 	return cmd
+}
+
+// explain adds to a refusal what a person may decide.
+func (a *slotAction) explain(w *api.Workload, err error) error {
+	if refused, ok := errors.AsType[*apiError](err); !ok || refused.code != string(api.ErrorCodeNotReady) || w.Actions.Unlearned == nil {
+		return err
+	}
+	return fmt.Errorf("not ready: %w; wait, or decide it yourself with --anyway REASON", err)
 }
 
 func printSlotResult(w io.Writer, wl flow.Workload, res *slotResult) {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/flow"
@@ -43,7 +42,7 @@ several workloads it prints the numbers of each.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			params, sel, err := o.read()
+			params, err := o.read()
 			if err != nil {
 				return err
 			}
@@ -52,7 +51,7 @@ several workloads it prints the numbers of each.`,
 				return err
 			}
 			if len(args) == 0 {
-				return o.several(cmd, c, sel, params)
+				return o.several(cmd, c, params)
 			}
 			w, err := flow.ParseWorkload(args[0])
 			if err != nil {
@@ -75,17 +74,13 @@ several workloads it prints the numbers of each.`,
 	return cmd
 }
 
-func (o *checkFlags) read() (*api.CheckPolicyParams, labels.Selector, error) {
+func (o *checkFlags) read() (*api.CheckPolicyParams, error) {
 	if err := o.out.validate(); err != nil {
-		return nil, nil, err
-	}
-	sel, err := labels.Parse(o.selector)
-	if err != nil {
-		return nil, nil, fmt.Errorf("-l %q: %w", o.selector, err)
+		return nil, err
 	}
 	since, err := query.ParseTime(o.since, time.Now())
 	if err != nil {
-		return nil, nil, fmt.Errorf("--since: %w", err)
+		return nil, fmt.Errorf("--since: %w", err)
 	}
 	params := &api.CheckPolicyParams{Since: &since}
 	switch slot := api.Slot(o.slot); slot {
@@ -93,22 +88,22 @@ func (o *checkFlags) read() (*api.CheckPolicyParams, labels.Selector, error) {
 	case api.Live, api.Staged:
 		params.Slot = &slot
 	default:
-		return nil, nil, fmt.Errorf("--slot %q: want live or staged", o.slot)
+		return nil, fmt.Errorf("--slot %q: want live or staged", o.slot)
 	}
-	return params, sel, nil
+	return params, nil
 }
 
 // several checks every workload that has something in the slot that is asked about.
-func (o *checkFlags) several(cmd *cobra.Command, c *api.ClientWithResponses, sel labels.Selector, params *api.CheckPolicyParams) error {
-	res, err := c.ListWorkloadsWithResponse(cmd.Context())
-	if err := expect(res, err); err != nil {
+func (o *checkFlags) several(cmd *cobra.Command, c *api.ClientWithResponses, params *api.CheckPolicyParams) error {
+	list, err := listWorkloads(cmd.Context(), &remote{client: c}, o.namespace, o.selector)
+	if err != nil {
 		return err
 	}
 	var wanted []api.WorkloadRef
-	for _, w := range *res.JSON200 {
+	for _, w := range list {
 		live, staged := w.Requested.Live != nil, w.Requested.Staged != nil
 		inSlot := o.slot == "" && (live || staged) || o.slot == string(api.Live) && live || o.slot == string(api.Staged) && staged
-		if inSlot && (o.namespace == "" || w.Workload.Namespace == o.namespace) && sel.Matches(labels.Set(w.Labels)) {
+		if inSlot {
 			wanted = append(wanted, w.Workload)
 		}
 	}

@@ -102,9 +102,14 @@ func TestOfflineRefusals(t *testing.T) {
 		{"a bad line, strictly", unlabelled + "x\n", []string{"recommend", "--from", "hubble", "--strict", "-"}, 1, "--strict: 1 of 2 lines are no flows"},
 		{"no labels", unlabelled, []string{"recommend", "--from", "hubble", "-"}, 0, "error: workload shop/Pod/bare has no label that a selector can rely on"},
 		{"no labels, strictly", unlabelled, []string{"recommend", "--from", "hubble", "--strict", "-"}, 1, "--strict: 1 workloads have no usable label"},
-		{"replay without flows", "", []string{"replay", "testdata/recommend.yaml"}, 1, "name a file of policies and the files of flows"},
+		{"replay without flows or a server", "", []string{"replay", "testdata/recommend.yaml", "--config", "testdata/none.json"}, 1, "no server has left testdata/none.json"},
+		{"replay of nothing", "", []string{"replay"}, 1, "name a file of policies or a revision"},
+		{"replay of files of what kind", "", []string{"replay", "testdata/recommend.yaml", shop}, 1, "--from: say what the files hold"},
 		{"replay of what is no policy", "", []string{"replay", "recommend_test.go", "--from", "hubble", shop}, 1, "read recommend_test.go: document 1:"},
-		{"diff without flows", "", []string{"diff", "a", "b"}, 1, "name two files of policies and the files of flows"},
+		{"diff of one", "", []string{"diff", "a"}, 1, "name two files of policies or revisions"},
+		{"diff without flows or a server", "", []string{"diff", "testdata/recommend.yaml", "testdata/recommend.yaml", "--config", "testdata/none.json"}, 1, "no server has left testdata/none.json"},
+		{"guardrails for a server", "", []string{"replay", "testdata/recommend.yaml", "--guardrails", "x"}, 1, "--guardrails: a server has its own"},
+		{"no guardrails", "", []string{"recommend", "--from", "hubble", shop, "--guardrails", "/dev/null"}, 1, "--guardrails: inventory /dev/null: guardrails: there are none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, stderr, code := commandLine(t, c.stdin, c.args...)

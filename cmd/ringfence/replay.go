@@ -15,54 +15,61 @@ import (
 
 func newReplayCommand() *cobra.Command {
 	var (
-		files flowFiles
-		out   output
+		files  flowFiles
+		server = remote{flags: &clientFlags{}}
+		out    output
 	)
 	cmd := &cobra.Command{
-		Use:   "replay POLICY --from hubble|ringfence FILE...|-",
-		Short: "Say which connections of files of flows a policy would have denied",
-		Long: `Judge the connections in files of flows by the policies in POLICY, and say what
-would have been denied, to whom, by which rules' absence, and how often. POLICY is
-a file of NetworkPolicies or of our policies (as "ringfence recommend -o json"
-prints them). Nothing is enforced. It exits with 1 when --strict is given and
-something would be denied.`,
-		Example: "  ringfence replay policies.yaml --from hubble flows.jsonl.gz",
-		Args:    minArgs(2, "a file of policies and the files of flows"),
+		Use:   "replay POLICY|NAMESPACE/NAME@REVISION [--from hubble|ringfence FILE...|-]",
+		Short: "Say which connections of the past a policy would have denied",
+		Long: `Judge stored connections by policies, and say what would have been denied, to
+whom, by which rules' absence, and how often. Nothing is enforced.
+
+POLICY is a file of NetworkPolicies or of our policies (as "ringfence recommend
+-o json" prints them), or a revision of the server's: NAMESPACE/KIND/NAME@7,
+@live or @staged. The connections are those that the server stored since --since
+(30 days ago unless given), or with --from those in files of flows. It exits with
+1 when --strict is given and something would be denied.`,
+		Example: "  ringfence replay shop/cart@staged --since 7d\n" +
+			"  ringfence replay policies.yaml --from hubble flows.jsonl.gz",
+		Args: minArgs(1, "a file of policies or a revision"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := out.validate(); err != nil {
 				return err
 			}
-			f, err := readPolicyFile(args[0])
+			f, err := server.policies(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			set, err := files.read(cmd, args[1:])
+			past, err := files.history(cmd, args[1:], &server)
 			if err != nil {
 				return err
 			}
-			inv := set.Inventory()
-			policies, notes := f.of(&inv)
+			inv, err := past.inventory(cmd.Context())
+			if err != nil {
+				return err
+			}
+			policies, notes := f.of(inv)
 			for _, n := range notes {
 				fmt.Fprintln(cmd.ErrOrStderr(), "note: "+n)
 			}
 			if len(policies) == 0 {
 				return fmt.Errorf("%s governs no workload of the flows", args[0])
 			}
-			a, window, err := analyzerOf(set)
+			results, err := past.replay(cmd.Context(), policies)
 			if err != nil {
 				return err
 			}
-			results, err := a.ReplayAll(cmd.Context(), policies, window)
-			if err != nil {
+			if files.from != "" {
+				printRead(cmd.ErrOrStderr(), past.summary())
+			}
+			if err := printReplay(cmd.OutOrStdout(), cmd.ErrOrStderr(), results, out); err != nil {
 				return err
 			}
-			printRead(cmd.ErrOrStderr(), &set.Summary)
-			if err := printReplay(cmd.OutOrStdout(), cmd.ErrOrStderr(), set, results, out); err != nil {
-				return err
-			}
-			return replayVerdict(&files, &set.Summary, results)
+			return replayVerdict(&files, past.summary(), results)
 		},
 	}
+	server.flags.register(cmd)
 	out.register(cmd)
 	files.register(cmd)
 	cmd.Flags().Lookup("strict").Usage = "fail when a line is no flow or a connection would have been denied"
@@ -75,30 +82,24 @@ type replayed struct {
 	Samples [][]flowfile.Sample `json:"samples"` // of Denials
 }
 
-func printReplay(w, stderr io.Writer, set *flowfile.Set, results []*analyzer.ReplayResult, out output) error {
+func printReplay(w, stderr io.Writer, results []replayed, out output) error {
 	var (
-		list   = []replayed{}
 		names  []string
 		rows   [][]string
 		judged uint64
 		denied uint64
 	)
 	for _, r := range results {
-		one := replayed{ReplayResult: r, Samples: [][]flowfile.Sample{}}
 		for i := range r.Denials {
-			d := &r.Denials[i]
-			samples := set.Samples(d.Source, d.Destination, d.Protocol, d.Port)
-			one.Samples = append(one.Samples, samples)
-			row := denialCells(r.Workload, d)
-			if len(samples) > 0 {
-				row = append(row, sampleText(samples[0]))
+			row := denialCells(r.Workload, &r.Denials[i])
+			if len(r.Samples[i]) > 0 {
+				row = append(row, sampleText(r.Samples[i][0]))
 			}
 			rows = append(rows, row)
 		}
 		if r.Denied > 0 {
 			names = append(names, r.Workload.String())
 		}
-		list = append(list, one)
 		judged += r.Judged
 		denied += r.Denied
 	}
@@ -106,7 +107,7 @@ func printReplay(w, stderr io.Writer, set *flowfile.Set, results []*analyzer.Rep
 	if out.format == "table" && len(rows) == 0 {
 		return nil
 	}
-	return out.print(w, list, names, append(denialHeader, "SAMPLE"), rows)
+	return out.print(w, results, names, append(denialHeader, "SAMPLE"), rows)
 }
 
 var denialHeader = []string{"DENIED BY", "DIRECTION", "FROM", "TO", "PORT", "REASON", "CONNECTIONS", "ANSWERED", "FIRST", "LAST"}
@@ -127,7 +128,7 @@ func sampleText(s flowfile.Sample) string {
 	return fmt.Sprintf("%s > %s at %s", s.Source, s.Destination, s.Time.UTC().Format(time.RFC3339))
 }
 
-func replayVerdict(files *flowFiles, s *flowfile.Summary, results []*analyzer.ReplayResult) error {
+func replayVerdict(files *flowFiles, s *flowfile.Summary, results []replayed) error {
 	if !files.strict {
 		return nil
 	}

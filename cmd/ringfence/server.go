@@ -295,7 +295,7 @@ func (s *server) openControl(ctx context.Context, inv inventory.Inventory) (*lea
 	var err error
 	s.control, err = control.Open(ctx, control.Config{
 		Path: s.cfg.controlDB(), ConfirmTimeout: s.cfg.Confirm, WarmUp: s.cfg.WarmUp, GuardWindow: s.cfg.Guard,
-	}, control.Deps{Logger: s.logger, Registerer: s.registry, Readiness: l})
+	}, control.Deps{Logger: s.logger, Registerer: s.registry, Readiness: l, Flags: l})
 	if err != nil {
 		return nil, err
 	}

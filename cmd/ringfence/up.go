@@ -209,12 +209,13 @@ func (f *serverFlags) config() (serverConfig, error) {
 
 func newUpCommand() *cobra.Command {
 	var (
-		flags                  serverFlags
-		invPath, node          string
-		attach, pending        string
-		spoolSize              string
-		places                 layout
-		warmUp, confirm, guard time.Duration
+		flags             serverFlags
+		invPath, node     string
+		attach, pending   string
+		spoolSize         string
+		places            layout
+		warmUp, minWindow time.Duration
+		confirm, guard    time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "up --inventory FILE",
@@ -228,7 +229,7 @@ enforced. "ringfence down" removes them.`,
 			if invPath == "" {
 				return errors.New("--inventory: name the YAML file of nodes and workloads")
 			}
-			for name, d := range map[string]time.Duration{"--warm-up": warmUp, "--confirm": confirm, "--guard": guard} {
+			for name, d := range map[string]time.Duration{"--warm-up": warmUp, "--min-window": minWindow, "--confirm": confirm, "--guard": guard} {
 				if d <= 0 {
 					return fmt.Errorf("%s %s: want a positive duration such as 10s", name, d)
 				}
@@ -243,6 +244,9 @@ enforced. "ringfence down" removes them.`,
 			if err != nil {
 				return err
 			}
+			if kept := cfg.Retention.Flows; minWindow > kept {
+				return fmt.Errorf("--min-window %s: nothing would ever be ready, since learning looks back as far as flows are kept, %s: want no more, or a longer --retention-flows", minWindow, kept)
+			}
 			spooled, err := spoolBytes(spoolSize)
 			if err != nil {
 				return err
@@ -255,7 +259,7 @@ enforced. "ringfence down" removes them.`,
 				return err
 			}
 			cfg.layout, cfg.Inventory = places, invPath
-			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, warmUp
+			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, minWindow
 			s := &stack{
 				server: cfg,
 				agents: []agentConfig{{layout: places, Node: node, Attach: bpf.AttachMode(attach), Pending: pending, SpoolBytes: spooled}},
@@ -283,6 +287,7 @@ enforced. "ringfence down" removes them.`,
 	fs.StringVar(&places.RuntimeDir, "runtime-dir", defaultRuntimeDir, "where sockets and pinned maps are")
 	fs.StringVar(&attach, "attach", string(bpf.AttachAuto), "how programs are attached: tcx, clsact (any kernel), or auto, which is tcx from Linux 6.6 on")
 	fs.DurationVar(&warmUp, "warm-up", time.Hour, "observe an endpoint for so long before it may be enforced; the idle limit of an established connection is safe")
+	fs.DurationVar(&minWindow, "min-window", 7*24*time.Hour, "a workload is ready to be enforced once it was watched for so long: what is done once a week is seen in a week; `ringfence policy promote --anyway` passes over it")
 	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
 	fs.StringVar(&pending, "pending", "allow", "allow or deny: what happens to an endpoint, or where policies are enforced to a peer, whose identity is not known yet")
 	fs.StringVar(&spoolSize, "spool-size", "1GiB", "how much may wait on this host's disk, in --state-dir, while the store is away; beyond, the oldest is given up, and that is noted")

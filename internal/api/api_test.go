@@ -3,13 +3,17 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 func TestCircleOverHTTP(t *testing.T) {
@@ -196,4 +200,68 @@ func (f *hungFlows) Stats(ctx context.Context, _ []StatsQuery) (map[flow.Workloa
 	f.asked <- struct{}{}
 	<-ctx.Done()
 	return nil, ctx.Err()
+}
+
+// TestFlaggedRulesNeedNames: who sends everything in one list is told what he
+// did not look at.
+func TestFlaggedRulesNeedNames(t *testing.T) {
+	h := build(t)
+	var p Policy
+	if err := json.Unmarshal([]byte(onePolicy), &p); err != nil {
+		t.Fatal(err)
+	}
+	read, err := readPolicy(p, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := policy.Normalize(read).Ingress[0]
+	h.flagged = fakeFlags{{Direction: flow.Ingress, Rule: rule, Flags: []control.Flag{{Code: "seen-once", Reason: "one connection"}}}}
+	accepting := func(rule, flags string) string {
+		return strings.Replace(newRevision("0"), `"parent"`, `"acceptedFlagged":[{"rule":"`+rule+`","flags":[`+flags+`]}],"parent"`, 1)
+	}
+	for name, body := range map[string]string{
+		"nothing accepted": newRevision("0"), "another rule": accepting("feed", `"seen-once"`), "without its flags": accepting(rule.ID, ``),
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := h.on(t).post(cartPath+"/revisions", body).problem(409, ErrorCodeNotReady)
+			if missing := deref(e.Missing); len(missing) != 1 || !strings.Contains(missing[0], rule.ID) || !strings.Contains(missing[0], "seen-once (one connection)") {
+				t.Errorf("%+v", e)
+			}
+		})
+	}
+	h.post(cartPath+"/revisions", accepting(rule.ID, `"seen-once"`)).want(201)
+	var events []Activity
+	h.get("/api/v1/activity?workload=shop/Host/cart").want(200).into(&events)
+	if len(events) != 2 || events[1].Action != "accept" || events[1].Actor != "admin" || !strings.Contains(events[1].Text, "seen-once (one connection)") {
+		t.Errorf("%+v", events)
+	}
+}
+
+func TestInventoryIsServedAsItIs(t *testing.T) {
+	h := build(t)
+	var got inventory.Inventory
+	h.get("/api/v1/inventory").want(200).into(&got)
+	if want := h.control.Inventory().Inventory(); !bytes.Equal(got.Canonical(), want.Canonical()) {
+		t.Errorf("%s, want %s", got.Canonical(), want.Canonical())
+	}
+}
+
+func TestPromoteAnywayOverHTTP(t *testing.T) {
+	h := build(t)
+	h.node()
+	h.post(cartPath+"/revisions", newRevision("0")).want(201)
+	h.post(cartPath+"/stage", slotChange(1, 0)).want(200)
+	h.unlearned = []string{"watched for 3h of 168h"}
+	var w Workload
+	h.get(cartPath).want(200).into(&w)
+	if deref(w.Actions.Unlearned) == nil || w.Actions.Enforce == nil {
+		t.Errorf("%+v", w.Actions)
+	}
+	h.post(cartPath+"/promote", slotChange(1, 1)).problem(409, ErrorCodeNotReady)
+	h.post(cartPath+"/promote", `{"revision":1,"version":1,"anyway":"it is a trial"}`).want(200)
+	var events []Activity
+	h.get("/api/v1/activity").want(200).into(&events)
+	if want := "although watched for 3h of 168h: it is a trial"; !strings.Contains(events[0].Text, want) {
+		t.Errorf("%+v lacks %q", events[0], want)
+	}
 }

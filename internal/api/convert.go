@@ -151,6 +151,9 @@ func PolicyOf(p policy.Policy) Policy {
 	return out
 }
 
+// PolicyFrom returns the policy that p spells, checked.
+func PolicyFrom(p Policy) (policy.Policy, error) { return readPolicy(p, "") }
+
 // readPolicy returns the policy that p spells, checked, or an error that names
 // its first field that is wrong; prefix goes before that field.
 func readPolicy(p Policy, prefix string) (policy.Policy, error) {
@@ -296,6 +299,13 @@ func yes(b bool) *bool {
 		return nil
 	}
 	return &b
+}
+
+func list[T any](of []T) *[]T {
+	if len(of) == 0 {
+		return nil
+	}
+	return &of
 }
 
 func optionalTime(t time.Time) *time.Time {

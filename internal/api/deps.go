@@ -76,6 +76,8 @@ type Analyzer interface {
 	// Check is of a policy that was made at a time. Slot, Revision and Made of its
 	// answer are the caller's to fill in.
 	Check(ctx context.Context, p policy.Policy, made, since, until time.Time) (PolicyCheck, error)
+	// Diff judges by two policies of one workload.
+	Diff(ctx context.Context, before, after policy.Policy, since, until time.Time) (Difference, error)
 }
 
 // Flows reads stored flows. Every method may fail while ClickHouse is away:

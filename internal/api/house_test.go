@@ -193,6 +193,21 @@ func (a fakeAnalyzer) Check(_ context.Context, p policy.Policy, _, since, until 
 		Coverage: Coverage{Since: since, Until: until, Missing: []string{}}, Broad: len(p.Ingress)}, a.err
 }
 
+// Missing implements control.Readiness.
+func (h *house) Missing(context.Context, flow.Workload) ([]string, error) { return h.unlearned, nil }
+
+// fakeFlags are the flagged rules of every workload.
+type fakeFlags []control.FlaggedRule
+
+func (f *fakeFlags) Flagged(context.Context, flow.Workload) ([]control.FlaggedRule, error) {
+	return *f, nil
+}
+
+func (a fakeAnalyzer) Diff(_ context.Context, before, after policy.Policy, since, until time.Time) (Difference, error) {
+	return Difference{Since: since, Until: until, Denied: []Denial{}, Allowed: []Denial{},
+		DeniedConnections: int64(len(before.Ingress)), AllowedConnections: int64(len(after.Ingress))}, a.err
+}
+
 func testInventory() inventory.Inventory {
 	addr := netip.MustParseAddr
 	return inventory.Inventory{
@@ -214,17 +229,20 @@ type house struct {
 	clock   *clock
 	control *control.Store
 	flows   *fakeFlows
-	server  *Server
-	url     string
-	token   string
-	reg     *prometheus.Registry
+	flagged fakeFlags
+	// unlearned is what learning lacks of every workload.
+	unlearned []string
+	server    *Server
+	url       string
+	token     string
+	reg       *prometheus.Registry
 }
 
 func build(t testing.TB, change ...func(*Config, *Deps)) *house {
 	t.Helper()
 	h := &house{t: t, clock: &clock{}, flows: &fakeFlows{}, reg: prometheus.NewRegistry()}
 	var err error
-	h.control, err = control.Open(t.Context(), control.Config{Path: filepath.Join(t.TempDir(), "control.db")}, control.Deps{Now: h.clock.now})
+	h.control, err = control.Open(t.Context(), control.Config{Path: filepath.Join(t.TempDir(), "control.db")}, control.Deps{Now: h.clock.now, Flags: &h.flagged, Readiness: h})
 	if err != nil {
 		t.Fatal(err)
 	}

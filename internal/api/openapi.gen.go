@@ -272,11 +272,23 @@ func (e Stage) Valid() bool {
 	}
 }
 
+// AcceptedFlagged defines model for AcceptedFlagged.
+type AcceptedFlagged struct {
+	// Flags The codes of its flags.
+	Flags []string `json:"flags"`
+
+	// Rule The recommended rule's id.
+	Rule string `json:"rule"`
+}
+
 // Actions What may be done now; a missing entry may be done, a present one says why not.
 type Actions struct {
 	Audit    *string `json:"audit,omitempty"`
 	Enforce  *string `json:"enforce,omitempty"`
 	Rollback *string `json:"rollback,omitempty"`
+
+	// Unlearned What learning lacks, where that alone stands against enforcing; a promotion with `anyway` passes over it.
+	Unlearned *[]string `json:"unlearned,omitempty"`
 }
 
 // Activity defines model for Activity.
@@ -369,17 +381,25 @@ type CurvePoint struct {
 
 // Denial defines model for Denial.
 type Denial struct {
-	Connections int64 `json:"connections"`
+	// Answered Of a replay.
+	Answered    *int64 `json:"answered,omitempty"`
+	Connections int64  `json:"connections"`
 
 	// Destination One end of a flow; a workload, a reserved peer, or an address.
 	Destination Party     `json:"destination"`
 	Direction   Direction `json:"direction"`
-	FirstSeen   time.Time `json:"firstSeen"`
-	LastSeen    time.Time `json:"lastSeen"`
-	Packets     int64     `json:"packets"`
-	Port        int       `json:"port"`
-	Protocol    string    `json:"protocol"`
-	Reason      string    `json:"reason"`
+
+	// Filter Of the flow records behind it; of a replay.
+	Filter    *string   `json:"filter,omitempty"`
+	FirstSeen time.Time `json:"firstSeen"`
+	LastSeen  time.Time `json:"lastSeen"`
+	Packets   int64     `json:"packets"`
+
+	// Partly The policy allows some of the peer's addresses; of a replay.
+	Partly   *bool  `json:"partly,omitempty"`
+	Port     int    `json:"port"`
+	Protocol string `json:"protocol"`
+	Reason   string `json:"reason"`
 
 	// Source One end of a flow; a workload, a reserved peer, or an address.
 	Source Party `json:"source"`
@@ -392,10 +412,46 @@ type Denials struct {
 	// Denied Connections denied or would-deny.
 	Denied int64 `json:"denied"`
 
+	// DeniedEdges Of a replay.
+	DeniedEdges *int `json:"deniedEdges,omitempty"`
+
 	// Judged Connections judged.
-	Judged   int64      `json:"judged"`
-	Revision *int64     `json:"revision,omitempty"`
-	Since    *time.Time `json:"since,omitempty"`
+	Judged int64 `json:"judged"`
+
+	// JudgedEdges Of a replay.
+	JudgedEdges *int       `json:"judgedEdges,omitempty"`
+	Revision    *int64     `json:"revision,omitempty"`
+	Since       *time.Time `json:"since,omitempty"`
+
+	// Unjudged Connections whose direction is not known; of a replay.
+	Unjudged *int64 `json:"unjudged,omitempty"`
+
+	// Until Of a replay.
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// DiffRequest defines model for DiffRequest.
+type DiffRequest struct {
+	After  Policy     `json:"after"`
+	Before Policy     `json:"before"`
+	Since  *time.Time `json:"since,omitempty"`
+	Until  *time.Time `json:"until,omitempty"`
+}
+
+// Difference defines model for Difference.
+type Difference struct {
+	// Allowed What only the first denies.
+	Allowed            []Denial `json:"allowed"`
+	AllowedConnections int64    `json:"allowedConnections"`
+
+	// Denied What only the second denies.
+	Denied            []Denial `json:"denied"`
+	DeniedConnections int64    `json:"deniedConnections"`
+
+	// Same Connections that both judge alike.
+	Same  int64     `json:"same"`
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
 }
 
 // Direction defines model for Direction.
@@ -438,9 +494,12 @@ type Evidence struct {
 	Connections  int64 `json:"connections"`
 
 	// Days Distinct days with traffic.
-	Days                 int       `json:"days"`
-	DestinationEndpoints int       `json:"destinationEndpoints"`
-	FirstSeen            time.Time `json:"firstSeen"`
+	Days                 int `json:"days"`
+	DestinationEndpoints int `json:"destinationEndpoints"`
+
+	// Filter Of the flow records behind it.
+	Filter    string    `json:"filter"`
+	FirstSeen time.Time `json:"firstSeen"`
 
 	// Hours Distinct hours with traffic.
 	Hours    int       `json:"hours"`
@@ -579,6 +638,16 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
+// Inventory Nodes, workloads, guardrails, namespaces, names and services, as docs/inventory.md has them.
+type Inventory struct {
+	Guardrails *[]map[string]interface{} `json:"guardrails,omitempty"`
+	Names      *[]map[string]interface{} `json:"names,omitempty"`
+	Namespaces *[]map[string]interface{} `json:"namespaces,omitempty"`
+	Nodes      []map[string]interface{}  `json:"nodes"`
+	Services   *[]map[string]interface{} `json:"services,omitempty"`
+	Workloads  []map[string]interface{}  `json:"workloads"`
+}
+
 // JudgedBy defines model for JudgedBy.
 type JudgedBy struct {
 	// Revision Missing when the slot is empty.
@@ -614,8 +683,10 @@ type LabelSelector struct {
 
 // NewRevision defines model for NewRevision.
 type NewRevision struct {
-	Comment *string           `json:"comment,omitempty"`
-	Origin  NewRevisionOrigin `json:"origin"`
+	// AcceptedFlagged The flagged rules of the recommendation that the author looked at and accepts, each with every flag it has. A policy with a flagged rule that is neither here nor in the parent is refused (`not_ready`).
+	AcceptedFlagged *[]AcceptedFlagged `json:"acceptedFlagged,omitempty"`
+	Comment         *string            `json:"comment,omitempty"`
+	Origin          NewRevisionOrigin  `json:"origin"`
 
 	// Parent The newest revision the author saw; 0 when there was none. Another one is a conflict.
 	Parent int64  `json:"parent"`
@@ -747,6 +818,16 @@ type Port struct {
 
 	// Protocol TCP, UDP, SCTP, ICMP, ICMPv6 or a number
 	Protocol string `json:"protocol"`
+}
+
+// Promotion defines model for Promotion.
+type Promotion struct {
+	// Anyway Why to enforce although learning is not complete; it goes into the activity log. What nodes lack is not passed over.
+	Anyway   *string `json:"anyway,omitempty"`
+	Revision int64   `json:"revision"`
+
+	// Version Of the slots as the author saw them. Another one is a conflict.
+	Version int64 `json:"version"`
 }
 
 // Recommendation defines model for Recommendation.
@@ -1130,8 +1211,11 @@ type GetRecommendationParams struct {
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = Credentials
 
+// DiffPoliciesJSONRequestBody defines body for DiffPolicies for application/json ContentType.
+type DiffPoliciesJSONRequestBody = DiffRequest
+
 // PromoteRevisionJSONRequestBody defines body for PromoteRevision for application/json ContentType.
-type PromoteRevisionJSONRequestBody = SlotChange
+type PromoteRevisionJSONRequestBody = Promotion
 
 // ReplayPolicyJSONRequestBody defines body for ReplayPolicy for application/json ContentType.
 type ReplayPolicyJSONRequestBody = ReplayRequest
@@ -1256,6 +1340,11 @@ type ClientInterface interface {
 	// Corresponds with GET /api/v1/flows/tail (the `TailFlows` operationId).
 	TailFlows(ctx context.Context, params *TailFlowsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetInventory The inventory that the server works with, in the form of its file.
+	//
+	// Corresponds with GET /api/v1/inventory (the `GetInventory` operationId).
+	GetInventory(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// Logout Log out.
 	//
 	// Corresponds with DELETE /api/v1/session (the `Logout` operationId).
@@ -1304,6 +1393,20 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name}/denials (the `ListDenials` operationId).
 	ListDenials(ctx context.Context, namespace Namespace, kind Kind, name Name, params *ListDenialsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DiffPoliciesWithBody Judge stored history by two policies of the workload; which connections does only one of them deny?
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+	DiffPoliciesWithBody(ctx context.Context, namespace Namespace, kind Kind, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DiffPolicies Judge stored history by two policies of the workload; which connections does only one of them deny?
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+	DiffPolicies(ctx context.Context, namespace Namespace, kind Kind, name Name, body DiffPoliciesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PromoteRevisionWithBody Enforce the staged revision; it moves to the live slot, and what it does not allow is dropped.
 	//
@@ -1509,6 +1612,21 @@ func (c *Client) TailFlows(ctx context.Context, params *TailFlowsParams, reqEdit
 	return c.Client.Do(req)
 }
 
+// GetInventory The inventory that the server works with, in the form of its file.
+//
+// Corresponds with GET /api/v1/inventory (the `GetInventory` operationId).
+func (c *Client) GetInventory(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetInventoryRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // Logout Log out.
 //
 // Corresponds with DELETE /api/v1/session (the `Logout` operationId).
@@ -1638,6 +1756,40 @@ func (c *Client) CheckPolicy(ctx context.Context, namespace Namespace, kind Kind
 // Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name}/denials (the `ListDenials` operationId).
 func (c *Client) ListDenials(ctx context.Context, namespace Namespace, kind Kind, name Name, params *ListDenialsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListDenialsRequest(c.Server, namespace, kind, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DiffPoliciesWithBody Judge stored history by two policies of the workload; which connections does only one of them deny?
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+func (c *Client) DiffPoliciesWithBody(ctx context.Context, namespace Namespace, kind Kind, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDiffPoliciesRequestWithBody(c.Server, namespace, kind, name, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DiffPolicies Judge stored history by two policies of the workload; which connections does only one of them deny?
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+func (c *Client) DiffPolicies(ctx context.Context, namespace Namespace, kind Kind, name Name, body DiffPoliciesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDiffPoliciesRequest(c.Server, namespace, kind, name, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2344,6 +2496,33 @@ func NewTailFlowsRequest(server string, params *TailFlowsParams) (*http.Request,
 	return req, nil
 }
 
+// NewGetInventoryRequest constructs an http.Request for the GetInventory method
+func NewGetInventoryRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/inventory")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewLogoutRequest constructs an http.Request for the Logout method
 func NewLogoutRequest(server string) (*http.Request, error) {
 	var err error
@@ -2730,6 +2909,67 @@ func NewListDenialsRequest(server string, namespace Namespace, kind Kind, name N
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewDiffPoliciesRequest calls the generic DiffPolicies builder with application/json body
+func NewDiffPoliciesRequest(server string, namespace Namespace, kind Kind, name Name, body DiffPoliciesJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDiffPoliciesRequestWithBody(server, namespace, kind, name, "application/json", bodyReader)
+}
+
+// NewDiffPoliciesRequestWithBody constructs an http.Request for the DiffPolicies method, with any body, and a specified content type
+func NewDiffPoliciesRequestWithBody(server string, namespace Namespace, kind Kind, name Name, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "namespace", namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/workloads/%s/%s/%s/diff", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -3434,6 +3674,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/flows/tail (the `TailFlows` operationId).
 	TailFlowsWithResponse(ctx context.Context, params *TailFlowsParams, reqEditors ...RequestEditorFn) (*TailFlowsResponse, error)
 
+	// GetInventoryWithResponse The inventory that the server works with, in the form of its file.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/inventory (the `GetInventory` operationId).
+	GetInventoryWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetInventoryResponse, error)
+
 	// LogoutWithResponse Log out.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -3496,6 +3743,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/workloads/{namespace}/{kind}/{name}/denials (the `ListDenials` operationId).
 	ListDenialsWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, params *ListDenialsParams, reqEditors ...RequestEditorFn) (*ListDenialsResponse, error)
+
+	// DiffPoliciesWithBodyWithResponse Judge stored history by two policies of the workload; which connections does only one of them deny?
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+	DiffPoliciesWithBodyWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DiffPoliciesResponse, error)
+
+	// DiffPoliciesWithResponse Judge stored history by two policies of the workload; which connections does only one of them deny?
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+	DiffPoliciesWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, body DiffPoliciesJSONRequestBody, reqEditors ...RequestEditorFn) (*DiffPoliciesResponse, error)
 
 	// PromoteRevisionWithBodyWithResponse Enforce the staged revision; it moves to the live slot, and what it does not allow is dropped.
 	//
@@ -3969,6 +4230,61 @@ func (r TailFlowsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r TailFlowsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetInventoryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Inventory
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Error
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetInventoryResponse) GetJSON200() *Inventory {
+	return r.JSON200
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetInventoryResponse) GetJSON401() *Error {
+	return r.JSON401
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r GetInventoryResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetInventoryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetInventoryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetInventoryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetInventoryResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4458,6 +4774,75 @@ func (r ListDenialsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListDenialsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DiffPoliciesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Difference
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Error
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Error
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *Error
+	// JSONDefault the response for an HTTP default `application/json` response
+	JSONDefault *Error
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DiffPoliciesResponse) GetJSON200() *Difference {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r DiffPoliciesResponse) GetJSON400() *Error {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r DiffPoliciesResponse) GetJSON401() *Error {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r DiffPoliciesResponse) GetJSON404() *Error {
+	return r.JSON404
+}
+
+// GetJSONDefault returns the response for an HTTP default `application/json` response
+func (r DiffPoliciesResponse) GetJSONDefault() *Error {
+	return r.JSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DiffPoliciesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DiffPoliciesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DiffPoliciesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DiffPoliciesResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5312,6 +5697,19 @@ func (c *ClientWithResponses) TailFlowsWithResponse(ctx context.Context, params 
 	return ParseTailFlowsResponse(rsp)
 }
 
+// GetInventoryWithResponse The inventory that the server works with, in the form of its file.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/inventory (the `GetInventory` operationId).
+func (c *ClientWithResponses) GetInventoryWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetInventoryResponse, error) {
+	rsp, err := c.GetInventory(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetInventoryResponse(rsp)
+}
+
 // LogoutWithResponse Log out.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -5427,6 +5825,32 @@ func (c *ClientWithResponses) ListDenialsWithResponse(ctx context.Context, names
 		return nil, err
 	}
 	return ParseListDenialsResponse(rsp)
+}
+
+// DiffPoliciesWithBodyWithResponse Judge stored history by two policies of the workload; which connections does only one of them deny?
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+func (c *ClientWithResponses) DiffPoliciesWithBodyWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DiffPoliciesResponse, error) {
+	rsp, err := c.DiffPoliciesWithBody(ctx, namespace, kind, name, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDiffPoliciesResponse(rsp)
+}
+
+// DiffPoliciesWithResponse Judge stored history by two policies of the workload; which connections does only one of them deny?
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/workloads/{namespace}/{kind}/{name}/diff (the `DiffPolicies` operationId).
+func (c *ClientWithResponses) DiffPoliciesWithResponse(ctx context.Context, namespace Namespace, kind Kind, name Name, body DiffPoliciesJSONRequestBody, reqEditors ...RequestEditorFn) (*DiffPoliciesResponse, error) {
+	rsp, err := c.DiffPolicies(ctx, namespace, kind, name, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDiffPoliciesResponse(rsp)
 }
 
 // PromoteRevisionWithBodyWithResponse Enforce the staged revision; it moves to the live slot, and what it does not allow is dropped.
@@ -5918,6 +6342,46 @@ func ParseTailFlowsResponse(rsp *http.Response) (*TailFlowsResponse, error) {
 	return response, nil
 }
 
+// ParseGetInventoryResponse parses an HTTP response from a GetInventoryWithResponse call
+func ParseGetInventoryResponse(rsp *http.Response) (*GetInventoryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetInventoryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Inventory
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseLogoutResponse parses an HTTP response from a LogoutWithResponse call
 func ParseLogoutResponse(rsp *http.Response) (*LogoutResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -6252,6 +6716,60 @@ func ParseListDenialsResponse(rsp *http.Response) (*ListDenialsResponse, error) 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Denials
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDiffPoliciesResponse parses an HTTP response from a DiffPoliciesWithResponse call
+func ParseDiffPoliciesResponse(rsp *http.Response) (*DiffPoliciesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DiffPoliciesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Difference
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -6911,6 +7429,9 @@ type ServerInterface interface {
 	// TailFlows Server-sent events that carry flow records as they are stored.
 	// (GET /api/v1/flows/tail)
 	TailFlows(c *gin.Context, params TailFlowsParams)
+	// GetInventory The inventory that the server works with, in the form of its file.
+	// (GET /api/v1/inventory)
+	GetInventory(c *gin.Context)
 	// Logout Log out.
 	// (DELETE /api/v1/session)
 	Logout(c *gin.Context)
@@ -6935,6 +7456,9 @@ type ServerInterface interface {
 	// ListDenials What a slot's revision denied or would have denied, grouped.
 	// (GET /api/v1/workloads/{namespace}/{kind}/{name}/denials)
 	ListDenials(c *gin.Context, namespace Namespace, kind Kind, name Name, params ListDenialsParams)
+	// DiffPolicies Judge stored history by two policies of the workload; which connections does only one of them deny?
+	// (POST /api/v1/workloads/{namespace}/{kind}/{name}/diff)
+	DiffPolicies(c *gin.Context, namespace Namespace, kind Kind, name Name)
 	// PromoteRevision Enforce the staged revision; it moves to the live slot, and what it does not allow is dropped.
 	// (POST /api/v1/workloads/{namespace}/{kind}/{name}/promote)
 	PromoteRevision(c *gin.Context, namespace Namespace, kind Kind, name Name)
@@ -7215,6 +7739,19 @@ func (siw *ServerInterfaceWrapper) TailFlows(c *gin.Context) {
 	siw.Handler.TailFlows(c, params)
 }
 
+// GetInventory operation middleware
+func (siw *ServerInterfaceWrapper) GetInventory(c *gin.Context) {
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.GetInventory(c)
+}
+
 // Logout operation middleware
 func (siw *ServerInterfaceWrapper) Logout(c *gin.Context) {
 
@@ -7461,6 +7998,49 @@ func (siw *ServerInterfaceWrapper) ListDenials(c *gin.Context) {
 	}
 
 	siw.Handler.ListDenials(c, namespace, kind, name, params)
+}
+
+// DiffPolicies operation middleware
+func (siw *ServerInterfaceWrapper) DiffPolicies(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "namespace" -------------
+	var namespace Namespace
+
+	err = runtime.BindStyledParameterWithOptions("simple", "namespace", c.Param("namespace"), &namespace, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter namespace: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Path parameter "kind" -------------
+	var kind Kind
+
+	err = runtime.BindStyledParameterWithOptions("simple", "kind", c.Param("kind"), &kind, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter kind: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Path parameter "name" -------------
+	var name Name
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", c.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter name: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.DiffPolicies(c, namespace, kind, name)
 }
 
 // PromoteRevision operation middleware
@@ -7952,6 +8532,8 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/denials", wrapper.ListDenials)
 	router.POST(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/replay", wrapper.ReplayPolicy)
 	router.GET(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/check", wrapper.CheckPolicy)
+	router.POST(options.BaseURL+"/api/v1/workloads/:namespace/:kind/:name/diff", wrapper.DiffPolicies)
+	router.GET(options.BaseURL+"/api/v1/inventory", wrapper.GetInventory)
 	router.GET(options.BaseURL+"/api/v1/explain", wrapper.ExplainConnection)
 	router.GET(options.BaseURL+"/api/v1/flows", wrapper.ListFlows)
 	router.GET(options.BaseURL+"/api/v1/flows/facets", wrapper.ListFacets)
@@ -8410,6 +8992,58 @@ type TailFlowsdefaultJSONResponse struct {
 }
 
 func (response TailFlowsdefaultJSONResponse) VisitTailFlowsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInventoryRequestObject struct {
+}
+
+type GetInventoryResponseObject interface {
+	VisitGetInventoryResponse(w http.ResponseWriter) error
+}
+
+type GetInventory200JSONResponse Inventory
+
+func (response GetInventory200JSONResponse) VisitGetInventoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInventory401JSONResponse struct{ ErrorJSONResponse }
+
+func (response GetInventory401JSONResponse) VisitGetInventoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInventorydefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response GetInventorydefaultJSONResponse) VisitGetInventoryResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8944,6 +9578,90 @@ type ListDenialsdefaultJSONResponse struct {
 }
 
 func (response ListDenialsdefaultJSONResponse) VisitListDenialsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiffPoliciesRequestObject struct {
+	Namespace Namespace `json:"namespace"`
+	Kind      Kind      `json:"kind"`
+	Name      Name      `json:"name"`
+	Body      *DiffPoliciesJSONRequestBody
+}
+
+type DiffPoliciesResponseObject interface {
+	VisitDiffPoliciesResponse(w http.ResponseWriter) error
+}
+
+type DiffPolicies200JSONResponse Difference
+
+func (response DiffPolicies200JSONResponse) VisitDiffPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiffPolicies400JSONResponse struct{ ErrorJSONResponse }
+
+func (response DiffPolicies400JSONResponse) VisitDiffPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiffPolicies401JSONResponse Error
+
+func (response DiffPolicies401JSONResponse) VisitDiffPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiffPolicies404JSONResponse Error
+
+func (response DiffPolicies404JSONResponse) VisitDiffPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiffPoliciesdefaultJSONResponse struct {
+	Body       Error
+	StatusCode int
+}
+
+func (response DiffPoliciesdefaultJSONResponse) VisitDiffPoliciesResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9898,6 +10616,9 @@ type StrictServerInterface interface {
 	// TailFlows Server-sent events that carry flow records as they are stored.
 	// (GET /api/v1/flows/tail)
 	TailFlows(ctx context.Context, request TailFlowsRequestObject) (TailFlowsResponseObject, error)
+	// GetInventory The inventory that the server works with, in the form of its file.
+	// (GET /api/v1/inventory)
+	GetInventory(ctx context.Context, request GetInventoryRequestObject) (GetInventoryResponseObject, error)
 	// Logout Log out.
 	// (DELETE /api/v1/session)
 	Logout(ctx context.Context, request LogoutRequestObject) (LogoutResponseObject, error)
@@ -9922,6 +10643,9 @@ type StrictServerInterface interface {
 	// ListDenials What a slot's revision denied or would have denied, grouped.
 	// (GET /api/v1/workloads/{namespace}/{kind}/{name}/denials)
 	ListDenials(ctx context.Context, request ListDenialsRequestObject) (ListDenialsResponseObject, error)
+	// DiffPolicies Judge stored history by two policies of the workload; which connections does only one of them deny?
+	// (POST /api/v1/workloads/{namespace}/{kind}/{name}/diff)
+	DiffPolicies(ctx context.Context, request DiffPoliciesRequestObject) (DiffPoliciesResponseObject, error)
 	// PromoteRevision Enforce the staged revision; it moves to the live slot, and what it does not allow is dropped.
 	// (POST /api/v1/workloads/{namespace}/{kind}/{name}/promote)
 	PromoteRevision(ctx context.Context, request PromoteRevisionRequestObject) (PromoteRevisionResponseObject, error)
@@ -10168,6 +10892,30 @@ func (sh *strictHandler) TailFlows(ctx *gin.Context, params TailFlowsParams) {
 	}
 }
 
+// GetInventory operation middleware
+func (sh *strictHandler) GetInventory(ctx *gin.Context) {
+	var request GetInventoryRequestObject
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetInventory(ctx, request.(GetInventoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetInventory")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(GetInventoryResponseObject); ok {
+		if err := validResponse.VisitGetInventoryResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // Logout operation middleware
 func (sh *strictHandler) Logout(ctx *gin.Context) {
 	var request LogoutRequestObject
@@ -10385,6 +11133,52 @@ func (sh *strictHandler) ListDenials(ctx *gin.Context, namespace Namespace, kind
 		sh.options.HandlerErrorFunc(ctx, err)
 	} else if validResponse, ok := response.(ListDenialsResponseObject); ok {
 		if err := validResponse.VisitListDenialsResponse(ctx.Writer); err != nil {
+			sh.options.ResponseErrorHandlerFunc(ctx, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(ctx, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DiffPolicies operation middleware
+func (sh *strictHandler) DiffPolicies(ctx *gin.Context, namespace Namespace, kind Kind, name Name) {
+	var request DiffPoliciesRequestObject
+
+	request.Namespace = namespace
+	request.Kind = kind
+	request.Name = name
+
+	var body DiffPoliciesJSONRequestBody
+	var err error
+	// A request validator built on kin-openapi's openapi3filter with
+	// KeepValidatedValue leaves the value it validated on the body. Bind
+	// that value, matching member names exactly, so the handler receives
+	// what was validated instead of a second, case-insensitive decode.
+	if vb, ok := ctx.Request.Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+		err = ctx.ShouldBindJSON(&body)
+	} else if binding.Validator != nil {
+		// ShouldBindJSON runs the struct validator after decoding; keep that.
+		err = binding.Validator.ValidateStruct(&body)
+	}
+	if err != nil {
+		sh.options.RequestErrorHandlerFunc(ctx, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx *gin.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DiffPolicies(ctx, request.(DiffPoliciesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DiffPolicies")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		sh.options.HandlerErrorFunc(ctx, err)
+	} else if validResponse, ok := response.(DiffPoliciesResponseObject); ok {
+		if err := validResponse.VisitDiffPoliciesResponse(ctx.Writer); err != nil {
 			sh.options.ResponseErrorHandlerFunc(ctx, err)
 		}
 	} else if response != nil {
@@ -10807,135 +11601,147 @@ func (sh *strictHandler) GetReadiness(ctx *gin.Context) {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H37c9s2uui/gtG9M7l7h5WdxMlp7enspImzzW439djp9oeezAYiP0lYkwAXgCRrO/7fz+ADQIIkSJGu",
-	"neM+Zme2sQTh8eF7v/DzLBVFKThwrWanP89KKmkBGiT+9ZblGqT5VwYqlazUTPDZ6ey14Bkz/1ZEbdI1",
-	"oYp8WkpRzDktQJU0ha/VWpREi3kppP765OR58uXJyXOyBZmxVH9NNxnTkJEvtJjndAH515qB/DpbEMV4",
-	"Cl8/XX86IzTPyTIXO0U2PAelyIptgc9nyYyZTfx7A3I/S2ZmzdnpbGn3msxUuoaCmk0X9OY74Cu9np2e",
-	"HH/1MpnpfWmGKi0ZX81ub5PZ3xjPzFCcsaR6XU94bb5KZhL+vWESstmplhvomf7l82RWMO7/fBpb6jtW",
-	"MF2t1dp9jl+Gs2ewpJtcz06fHh8nZi1WbAr86xjXcn9WKzGuYQUSl3qPk0ZPhf8ZeapnL0Yc672/8oEF",
-	"7ff3ueolbJligr/fFAuLoZGlpRs0uPJSyIJqC8CXJ7MA1CfPvjr56uV/PfvqxUGAXxms7dLJlaZSE7Ek",
-	"eg1kx3gmdmdEr5nUe5LRvSJ0JUYhN1LFLLrtjGr4QjO81S6cfuCa5d2NnfOsvS0udqO2ssEZJ2/l1tyB",
-	"KgVXgKzlXEqB95YKroEjYdCyzFlKzR6P/qXMRn8Olvm/Epaz09n/Oao51pH9Vh3Z2XCV5kF/XFNNmCI7",
-	"KfiKUJ6RnflEC5KJ+ew2mX0LNDdYdk8bcdNFdwJ6DZIwux/I8znekPulmfhVijy1e114ioLuyQJIJjiY",
-	"yzojlBRMKcZXBLiW+3BAQigpJSjgmpjxyiDbbr0nXGhzsaUUJUjN7F0gNzb/aF1aMgO+FNJiduc7KfJ8",
-	"QdPryJe31f2Lxb8g1Wa4OdyW6T1KmebyqT1mZA2aaoslnW9YFiXeNm0mNRMYN1zDje5ewAdDKGuRgxF1",
-	"lBi4Ak9h3kX0ZIYEMJIsktlOyOtc0OwQYv3oxl3CcmaJyTO0nwws3LIeYokHqjvQx8iFvBZFmYMGDkp1",
-	"LyXdyG2Eo51nK1DkmosdJ4s9ocQsi6xCQ6EOHeK1mfRCMI4bcDuiUtI9IpvSrKAaDs3yA1cA/NyPRmAg",
-	"vaoooyvNeoowjuyO8S1wLeR+Hr1+M/Nl72xXANzwDk2vgZRU6oRQTXKgSvdMV+aWsobO84EVcIUDDT5Q",
-	"na4hC/fQnXYHcP2t2MjIFvHjircDXBNtmMcOJBA3N9kxvRYbTSjJhVKJGf305ZfxE+yEzFScxEMUrHcU",
-	"3Eb3NC0AJw7N/DJxNOUcKg7R4hx5LnaQdaHwluYKaVUJwc1/DRMEnpEMOAMVHHUhRA6Uzyy/1ozTXmYE",
-	"K+lIZVAU3ZQ5dbMYPsXv8iujNcevvpRCi1Tk0R0qsenj1mpTFFTuD9+km6MJjmBdt7mkAn499/D1veJq",
-	"Z1W1FqepRkTQ+Xsjy4QkCrYgaU52a4PIUFG1WBJKPA8lK9AkY8slSCP4KC6oxnOnGtMi3Olfm2wF2Tf7",
-	"Hum8M4JBXQPqVUDTdbWr0ev/1a/QWb11RSHEgo3FwW/gtoIY2LcgIbuCVHBL4bXAEptFHkgrbpXs22SW",
-	"C6UvIfU8YYQ8dSoKaugeCF2R2YK1BJqFqBoQqZq0X+X18nHCeOO15dGyO1NxZUHRwihhB5SFNuk5Lb9S",
-	"sd1Zk/ZlNS/Cw6sG9iA/lZAB14zmloVm1pKn+UWAHkvDP9tqYkmVMvO27LWnx89ODhhsyWyjLOmHv3v2",
-	"5WE7LwQPzpHU24iertYwOhgPRneJc9UpOltrV26QnTy2pTfAGc0P8r0RtNQSUEO85IJKjaSUMVlLz6Ff",
-	"vKkG3iazJZNKG21nPDHkdOovSppegx57+DuKRAlU9cjzWlqOgGTr1muwJuMlpttL0mLgHg4h2AN49uNU",
-	"RG3P6i9GyRyHnBEejJpSFvX9+b1bbSoz8nknNnn2RQYc9eoR12ml1vD0dszICSfaeZMkQ+vy3d4rGCUV",
-	"2KN3FVIg8E2BvIyjDTWrFcRKv/wYIRVvxkRU4CwzvwI1TcKuhdJxAWtgJJe0R43kzrPY/UJkcFi5dN5H",
-	"HJwEe3cbioGvchS1uaddzwOU8S3N0RDecLrRayHZf/BqlkIuWJYhTXGh/7kUG/TrpoIvc5Zq97EXoZJq",
-	"+Cd6Y8FNtqUsp1a/QNhwmkfvKBX5puBxdQAJm6RrKmmqQVr7jGq0IZ8oYmx0+4F3VSVkKUVBnsaNsiWD",
-	"PIuvVAYeRwN5UK2Zoz6LApRyWmL3u1qDi/vWvBdqAUshgTBNUsq9J6qh/R5Ay46ai1ji9xZFji3LwBFy",
-	"iy5Q+YexXqLFXoN6K+SOypg5ae7Ceg+YZlQLOZIp4bSXxnZRMHInd1AL6D6ihb5hRhil2jqajclPtKTL",
-	"JUvnh5SLymkSl7d3UA7WcWdFtUf8fsQmpysZYqFAbiF7pWMIzNK1MSafKFKxPaLojjD053jeshAYVTCm",
-	"pxHXADLKAPCLsXrZL7LwD1zQJPdQCPQhV1CLOPGwlWYT6DpN3aYiwxaJtUijR/XpnrcHTz2GOWJIGv6o",
-	"AAWiPOQmzTcZZOdZ3Ex+vFr6b0AlbmKL21n8lmoHWVwSORffE0VKkbN0j0GPs0o6LYUklKMT0MtDLhpO",
-	"mubFrzZUZpLGomcfzO+t7heVpgMAlpschlQEbSM96DWNz73JYbx6f7nJ4fuNTkUBMS2w3ymYzFyo/rBO",
-	"5wcG9o2f1283dqFvaQoRfbZHtXmFDnxKbJQ/CpktzTcQYXl/F0oTaX0lFsqjPXK4x3+YeQ8qK3bf1S56",
-	"T2xnuwc2Iye54TTIIo53qc/lcIECisES3Q/iERiBw9yi9U6b1B6FUE5X/ar+eDqLK5ID3OVtLnbdhdtK",
-	"4aNR+O4iYerfvLJmVxSkdxNEsHWB8858d9AVWdbvUrX+/y1IZ98YxDKc3FhvUYzN2RZG+d0LsEFJ3ods",
-	"TouQkwK1yUw47hub0jl+pmGY+9E0HPOaQheqNikjA/lExVXukQGnUUhohw/hnx1x0avYKE2d22j0jSot",
-	"ZMzT9OMabEgYBxAtxDVhOsH4rvkUfe0NO28Qbb0LuRW/spo2h50xxO3dkVRsuIbRc8ei/e5QVdg/VJ+d",
-	"d8USZTJGL2veS5RZNK7msN7fQu0O2h4yBzzZOAquLr6PeV9EY1yYPThaWUIhENGSeG9KSLqRSkhvTpV0",
-	"BYQuNXInhjHnWv0UFtfyZqpAzxXbfcfO+pdQK20ettc15wNQfR4cp8uqxKhYOyeqR/nxqpljW60zq9ou",
-	"au32392ppnqjQreeuG454T4eDKLZOWI7+msQwm3uKXQet7RHd3+7ilvkAo0HKEo91tltfnMI+67MmHtK",
-	"CKrm6IVCATFn8pDhMs29fnfrIbbl7+gC8vOb0nAit4cJcctriFs4Zgx1+WUe394ZdvheaPzv+Q1T6Fx4",
-	"I0C9Fxr/jrp+atuj39dZ0Jt39kubwztoTpg9BzvsBcoV5OBz5CaAhOaxpNAtyL1eM746I0pTnqHNVeY0",
-	"BcPiME+7J3UGLdb6gsbz3PbNtuHU5ca4FP5sIH7d72r28IulKL6H3WWA5hPgmYrCU1SYyRzec4B3kq1Y",
-	"IxpkFFkzQeYFMmQsjmgllW6drjRySoanVORWNhRCFN2dkeOKiWEumCJccJiTV1xgYqrgYPgaJT4yEmVu",
-	"VSL0cVzPzFm6P6gP2lEdl6L9uAJQddoY9r93enrUjLbqXhdNIfSbthwMWlNMjkPAoXMog7hGDD4i1bmd",
-	"FXBDsOPZpFEHLsFr5+MUzV45X1LO0uuYqvvJDFkaSU1w0Cdz0YwTTO49JQYBjIxjimRSlGXD9RSAzyhn",
-	"bIzB7dSD+jZC0AcbbUCs75aNYFQDPj9zUU8UuQbJISdrkWcKnX3o4XaCEFNxmEb1iyjKIv4+g/VMFn2o",
-	"cwCzMqBZzjgMmBlmn2QlQJEFTa/JYk+YVpAvE592X+1gvNEBy6XRuQ/buAaInrepDilMwfFDBnJ2NS3n",
-	"Cs15DdlbKYqxsfsdQwfpK33HAL6zkBr4WUGyias1WsTw01q2saxFdDRjdqJR5s+CLMWEUGN1I6xICSAx",
-	"wZFy4sLhkfz82mBurSNtnv+S3SQuNdJxd7AWLSko35Mqzm5s25wpjQmKUX8JBIkGEc8McM2iB14aZLYq",
-	"AlGgraSh3kNjhE1BLT8dxRUnS/cIzUVX79ygv4norHfVxbt44kKDgypFSxu7oanO98jihAVvjRUR9sWy",
-	"qUog3KRQ6ml5IxbZugjw9HiO/zv60iDzs+Pjp6fZ4svT06Pnzw5So5szRl/Lf2cRm4yWbA43tChzmKei",
-	"QPr5/+EnyP8NX9kTI4oQhhY3F4DUaFNtiOD5vieCU2OFV9IwQwVxIrd1gYXQ8IVjJdebBXxBS+Z8hDHV",
-	"TQWq+iCr9uPimFRpWFNuuspBHx016losEV08SG6/54mVyKmG81XLURjmKdkh7/jAmHu1pTtLtrc5mMvV",
-	"vsHXa7ClU62Qg3TbjcUJ6lTu4TR2N86wcxfbHnD9GIWEC01oVjCNFXJcELnJgaRik4/PXm+E0W9jdls2",
-	"pB1VVovh1opup2hBHHbdmQ2uWUVwFz1qXLf3vr4x5stkp0gVu4254e1MTxQ6oK8BSsPVtCCGz2whwZtZ",
-	"wJph/BoKY+0ZvjZ0RJyKpobLV5NtGexG3+mlt0sh86TbCSGvaeZrcH5hluU0P5kWl3iYIZ87Aih+0RNT",
-	"/Td8o/oO2Vcide/8B8GThGXNSFRJp3DAIlpA/gH3qM4S3F3i+I4lpQC2Q4UEPkgzRQ7xzP+qqrJ++eLF",
-	"8xeH/AosLcrXzvCofvnsxajffcBPp/3O29hdnonBR1tgglgWhErImiqy4Zn3/3OsAQldaMbQj+ob8fjc",
-	"saFaH0AogHLllBo/zzQghpG8Fgd6fZGQH95cJOTq9YeLhLx7/Xf3/9uXaJy4E49Q5dwSMYS5bHq5Is6b",
-	"ZkHqsJALxt5VOKKM/n7RMQBCj1EgQO9FDDoVYXjVjvrTvC5DZ0L1eWm6itGUX3NRa5ht7N8765JK8EpC",
-	"kGAVOBepjJdGc6FjAvASCiqvlU1AMRo6XxlhxQUxE+eAK01JJJ6cJnVYzt0zK/ccuo0OHawcoXXGuXyD",
-	"mgbJ0R06Ul2rxCujR/R531BvM5oiahuKLGAvfIcFo8Z5j9C0q7trCkqdCT6OUP0PIltY5nQ1JW5Mowdh",
-	"RZlHS2jeC13B5owsRY5NbjDhnzpnvMf4WKhlj5cSuxNRGCWwoHuSigJQ+7N6IHW+GZWgVFJOz89AkXRN",
-	"+WoidZWOhUQy5XO6WkFmeQMyCqt/omMdyGJvo+Ko35o9WO0WBxo91v4M3WZBGMNma6bGYrLI5E1yO7dT",
-	"iVBdMRM743wLUTPcZ2COsVPDyHlXWXXaU6wk+N0bPIU9Dh7AmldarGwXEJrn7mDuK/ULCiXwSK1ED7/z",
-	"gDI8Xgf3l4REHuBWnF+UOd1f2pqSqaWjk+JCD1u3G486xU9cm3ftjil63eMfD0KB3e8kUD3Fb20udQUq",
-	"Phuveh+NsD3HBh2Dvi7D8cdRWWfTbr3HPn6nlecnqqqmHl/Wb4j5ypPDw0v2SlN2NxeEMx3WhHiQ1FHP",
-	"/lRpL54nEFwsifINbgjtEABpZYCxJNSZERflRkOWELbiQkJmtTkD7Li9Aq5D3KgbQO/3wQwIawVNmNXY",
-	"TFPzKuzG/VJ9wP6+TtqMgbUbGOEZRJzirwrUZJ2WVJXdVHzaFfkdxz0Urgqgrw3CgGTarfu6VGQsQ/cQ",
-	"zv0LJI49cOJyEWtZ4/ds99AH3qtg863csDvpfj23MgCjWEplVHzGjjA656Z1AY5HKKMF6TUwWelkwioE",
-	"Fj8K9BlgZNu3zjMDsH+RUGDVhuorvxlSsvQ6FjvszfSpApK/g2yfJGhD2FfW3ADnqJMMR2qu6mS1dtyt",
-	"ZBLUBPXGNc8Y0R4jiq/Oq+oFf19Gbb2g+cVrtAsmip3+PMrQyW0ME1w9IRuO/zAIXkpRCA1n1hBwSkhi",
-	"s2bZ1gbxtCArYfMnsN9oNENpav/GRmJL1JWscqFR+2imVCG13mcCVVuvrx29fod993sJCpuF9ifbdp05",
-	"RhC4IKnIAL2X2PgQMsJ0y69j2NOabvvcOtkEZ0ud0xPt/IPmxTQdOShjG6PAXbnhnUySntAUJg01s4xc",
-	"sUAIJJZbFF1jYp2+Y3J/XTlngdqESP/t+8yeiG/N0ZzVS1XYNtIjLLfJzIjmXQniS2jGJOZU1RkHB0c5",
-	"pnYe3Cr72zpJUHW2xolvSBnlWlX2eDSzK+h01VLTelOzfGYWdV4SdEP4hCArkZmqWiBGElmASu56J/zS",
-	"er/Qw93qSrimErxyaTZjmyjjn7aq1CXCWEfEyhAFcR2lEnJsmOrTJrr29tOqWij11PHj97agZmzflukt",
-	"xWye63m2gkGydemwZkvojbSgUGBb247kLPG+vm9DqEZOO57eLUDb1TPN7l7VzcfIfzrvjZa42PLHkUDR",
-	"VE7l0AZGk0pBoFhAlvWZP2usLYm2iGsD2M9T/ygGxv7U1mS2o7L4oexnH7zqR2j4g3fsohqjBMFoRt0a",
-	"xTXpdXwsG9FpwW8tBLy9sVpIWPgGDCd2xrrP6LA7XxGcBjK/bdvllWTA966+icW6CE/xalXNpUaVu5rB",
-	"5/3d2+peUmNklOGWo9oHtu6B6qrZYrv1k9+dnz0G/VbX2n4uHrACIrhjqXUTV6O1mZnIHgL9A/PayFJs",
-	"JPZ76d6ObxITSfXtB+yardajO0PuRo4UUZZqGwvjwYS1fjO6byfohQXtO9aw5RqpHapTcNy7Gzv4PC7X",
-	"XrnmvoaOMZPWXkbjHkZJznarDNukxDN/YZ0n9kjV/i1M3SU0NxrDrx8DN2asv/ZB2eC7j7eTw8dF03ze",
-	"cES4VJ00+uKIXPiWHb4xjW/omlI0PcTOZTdj83SMfhqlrPLYjPYF1+WTUSF4b2bMXS2SXmsgTEn3TJ9W",
-	"+kIA4SHUuDQ7mVY6557HmNAHbsDPEqkS8S9DuMc2cNqhI1zVgB0o34h5uyobFxPV2TZwRzQKL3pLPyY1",
-	"aDjcO7Hya1TbYEGBad1dZsRyFQcfM/buFSOYb1DZaIO/1T7FZrjKxGU/TJszvwdv4N37iPW99IEWF7pK",
-	"rEuF+nqySjc0uLdA+VaF/pveA27t8fHWSeUamHyXoxxeZ7XdW2yU9Tk7zW8Eot0prGZ+tsmzN8D3h6nH",
-	"ehvi9IPToMdqCin1R/Uc0jUZcQN9mwQSXk6zuKhW5+O2Xw2Aio98jFWvKkg3kun9lYGjxXtVe5zx5ZZU",
-	"iGsGwXs4vgrwn35kLblK9jewncfFNdQPniArBCrD3L+11qV94YTxpYi7er/98OGCvLp4V7WirAoQbYXE",
-	"nNTVxmSx0SQXK8YxJGnNNMIBMkWAoWvVNuRQjlubU1mN2P5KgVauhsosiScw2PDplWsEihHuU/INHuTT",
-	"/L/x4EznDaAEd3M6ezo/nh+7InFOSzY7nT2fH8+fY/WiXiO4j2jJjrZPj2jwssnK9rSyhdtM8HfZ7HT2",
-	"HVO6ev4kabyx9VOcOOohR/bZqNukW2OW7/HhFwaucyIlqqB5bsyzrO/1HmvRzYYfQBp866i9j0qKHxkZ",
-	"fuRKP2Nrh5nMsYefXjx91nWXfGy9G/Ts+HjSYz2jdLnqcrpxz05tmcFuB3Z8QOjEbig2fbVx/z6RGf10",
-	"wujqDbCRvwg1z9mPa4HxXpuOtwaeeJdY1QRNY5pb3TPDTOCxGtvHqACnO0oV18QAS52ST3aCT+T/ZVTT",
-	"U2I9sX9KyCd/59VXLUXOjPH0U43x1/GnOXmHYclUAlVw5kr6LLfkK5LmzGxiZcg/8PiZzTjPpyX1JjVe",
-	"aQm0OLfHO4hdGm60hcUXCn/YRK/IM1eRzlX4w/lnvv8rZLRf4BtQ9jItz1R0b3HCyvbsICLclDm1qUNR",
-	"7nZuvw9ez+iwuLa/vbLvqCIR/mF4ef2xTaOv62NtuLxZQls9Q4jVeb2vqPnuR6PeoUN2dOB9gkibQrtI",
-	"3xaafZcebB8fmpUJTxSmgJ6cPE/Ii+dHP7y5MDC0YQ6r1mHe9hn58Ppi1CNwVUP7MW8jnkze/jf7rnlk",
-	"792mTnjVT3BQtjKqESVuPgqDSL927S7cL3sxxFbYjHvrzVYiRSSz06ERERKj3Kdrq0EvWntrVofYfNBa",
-	"iR1G48s6OHy/jxn24rRfcQRuP9Tmfqk2MO75H/dSUQ83ty2NH1z2nxyffC5J8c4lLbjjE/eyU2KozWKv",
-	"3OSuBNE9IugJETMf1J8DEeLzaUMRUvVh61WP3+KIqbqxe582zv843OhGazar+55V7U4gV9BulV/QvXtB",
-	"qg/Lbc+3We/jpS+j/G2ckv+Q6F11yetBawOix63QmhP4Rr5NXRafu8Tuezp4ktBjpOum10HIoyVNQR/A",
-	"Szvk3hDzygUSbMOw6q0w7B7ch3FalH0vAzcfBn5g5jm+ZfJYOwqPrbyE3gKhFjCJb/Z8g6/LZJ+B3f4i",
-	"zDRnKYTBRuQjXEfvN6mZjW1GbfMxXE9r23l5FN76oPkIwwx/UBlWRok292E2YqgpISLPKio6CzJG8A1Z",
-	"p7m4iHVR6n2CipQOm43Zo4ilY6/GoCulWORQVMsiyP40J+cGFI2sCZepkorCAIsbdSk3xhsWtmsh5qS2",
-	"n2yCjhFPGIKmxC1jY6YZkE9Bn8hPifWJeF7vPK1WhgHPlJ+F760Mi1mKHyjL71kwfQMrxu3WfExRLCMA",
-	"7eMFOVV3eSb8+E7s4N5t30dKvn2Wckql3GP/pgrPLfbvsWCtTvwZoNjAJ5tBDjby35IzYiU2uuuKOOkS",
-	"93cCq+vERn9ub8J3YmWXDZwF7mgfsfNdRID+BfRV5Wh+MMXGL9GHgPbr+f+C940pktsLY7wPcKV7iKuD",
-	"EozXQYRvhH0O837snOAByNtmyMNY8beP5aoe0LR69tUDo4GLzcxOf/rYJiLGz2zAohvTiONIyEyqDNde",
-	"erMjHvIO7Qq97N58+7mJ7R82bpPYkubEdXSnsVp0I3aXVB5yenoPzbB1UJX0zD6Hah3JXx+jZFdH+dy3",
-	"8irP68UTq8dDRha2KVt4AzW045dw9HPlDr49+vma8ezWfnQ7RAs/Bu0WHooaqjUOAH/+qB1A3/Mg5wqV",
-	"U6aVTQJwNOX1Zhv77ru7qWry+yoDaISP5G+MZ2PGmUlntx+n4dFR6vuxRbEJu7Vd+ErdwejGh05eT+hQ",
-	"Ryc2Op6abux7dkgfAJFNYhkx8AcsrH9Qv1TYDq+HiPBuHpnD9eT4q89Fnd+KHaFIjU9UjVWuZlOLrow7",
-	"JbbFV0J8jwrbPU4a8sYM76QWjp2ucWfOHL3RrR4crlHJPObs/RVTfvBkcq+g9+8td445QLP9wbG7BJU+",
-	"tIJDo8J08uFiROM4zEMyDn8nPUzDXetvKU7zo/UXtjlB6xXuMOstISspNmXTS/FbIFpXLIx5wI/mDH3W",
-	"/IXdbBAUfQi7Pija/txmfV2AHCHGIP3aOvqF9fkHKmez9BhJ9tnxs8+0v0ufqHk2XBGN3BdDS79XReTc",
-	"Fq3Fkm/PsLZNbG2P+Sobw7CqPl0DyzpaT04MxJDHcAXZ6TDZZxtetpsfTeMij0mBbh2lRxw2QfP7xWG0",
-	"JyjPWEY1+LIjX++49O+87xjPxM7FkHwDtd+aDJXY0O3XIUJt87nKAn8I+dnsb/eZRegBZVai9Pot6bL4",
-	"Cp2PAq+Z+ceeLPaEOpo8c2YtarRMh0rtn+9FUgQdM3rNvrpm5nP4dyv9cKRjtzrD43YuWv3Pb7Y/Cf1R",
-	"stQ+fvQaO/g9sEYfvkc3ih89vUdmGK7bj3u/X0XiyuYr2c6zkHlVokqPCdxnc/K+fmENO9lYc903gbCZ",
-	"2PP7ZGtHP/t/3g6rwQECP5h+OgmVHnGIRAYJ0I+Zax0e5+/kvetPMFl19D1ifx3Ko9/tH46XPxwvv0ZZ",
-	"843EMlmaXtfBHvSv2JxLLO6hRrFKyJqtsH/8EKuaSOzKl+c/fkrH4us//Kx/kPuvmtxfGRUxeALhjJQb",
-	"7SFT+16tczVojENsdyr0t2ZSlMqnP98HF3CdWn8dfOAHu9k/OMEfnODXbWRqUVqLEV/lt21aWyygl7ht",
-	"I43/DNl/3+KQHutveLvup0PprlhWJkWKLVSxalL15l1KoNn+P8O2Ks0Yt08e3X27yezF8fN7O50hFiny",
-	"IOH0dc7S62/FRtWForETN+cNWrf89NFwP9eE5aePhsXZjimW125kPjudHSHrc7P+XOWdVF3V649csm79",
-	"SZ2uF3xY+ic4qk9sJcPtx9v/CQAA//8=",
+	"7H39c9u2lui/gtF7M9n7hpWdxOlr7enspPnYZm83zdjp9oe+zA1EHkm4JgGVgKzodvy/v8E5AAmSIEW6",
+	"sjf9mDtz60gQcACc7y/8OktVsVESpNGz819nG17yAgyU+K/XIjdQ2r8y0GkpNkYoOTufvVAyE/ZvzfQ2",
+	"XTOu2cdlqYq55AXoDU/hG71WG2bUfKNK883Z2dPkq7Ozp+wGykyk5hu+zYSBjH1h1DznC8i/MQLKb7IF",
+	"00Km8M3j9ccLxvOcLXO102wrc9CarcQNyPksmQkLxC9bKPezZGbXnJ3PlgRrMtPpGgpugS74p+9Brsx6",
+	"dn52+vWXyczsN3aoNqWQq9ntbTL7u5CZHYozbrhZ1xNe26+SWQm/bEUJ2ezclFvomf7Lp8msENL/83Fs",
+	"qe9FIUy1Vgv6HL8MZ89gybe5mZ0/Pj1N7Fqi2Bb4r1Ncy/2zWklIAysocam3OGl0V/ifkbt68mzEtt76",
+	"Kx9YkL4/5qqXcCO0UPLttlgQhkaWLt2gwZWXqiy4oQP88mwWHPXZk6/Pvv7y/z75+tnBA7+yWNulkyvD",
+	"S8PUkpk1sJ2QmdpdMLMWpdmzjO814ys1CrmRKmZRsDNu4Asj8Fa75/SjNCLvAvZKZm2wpNqNAmWLM04G",
+	"5dbegd4oqQFZy6uyVHhvqZIGJBIG32xykXIL48k/tQX012CZ/13CcnY++18nNcc6oW/1Cc2GqzQ3+tOa",
+	"GyY025VKrhiXGdvZT4ximZrPbpPZd8Bzi2VHAsRNF4UEzBpKJggeyPM53pD7pZ34eZrCxkD2OuerFSBf",
+	"4hkxWp6/K9UGSiPs8S15riGZbYKPfp0tc77S3at+vwaWqgy0vXBhNMNxeLsGCt1mZGcHaA/p4w390g52",
+	"X/Oy5Hv7bbnNIQ5ECakqCpAZZMyOeqSZyOZEcKOXvw1J+WdaLXFb/1CNVot/QmosOM9TFFNdiBAxCr5n",
+	"C2CZkmDx/4JxVgithVwxkKbchwMSxtmmBA3SMDteW/rdrfdMKmN30bwMFHD2j87xgVyqkphF57tS5fmC",
+	"p9fRLy1x8lISXkQ2g99a0HOeXuuE7dZQAjP2K54jxIbLzPIcLqQ2jAARcnWBO1OFsrOxnTBr9pHL/Y7v",
+	"P7IN19qizg1ibgNrOgA2UeG25zZuhNmjptE8r5S2EpmWp4Y4RecbkUUZeJs/J7UgGDfcwCcTx+HdWuVg",
+	"1R3OLCKATGE+i9AIMsGRrDGZ7VR5nSueHWIuP7lxl7DsUIKwuopbgE4s8YfqNhQjjxeq2ORgQILW3UtJ",
+	"t+VNhJhfZSvQ7FqqnWSLPePMLttAjaFNvLCTvlNCmi7OJDPQRhTcwKFZfpQaQL7yo/EwkGfrqLDb2PU0",
+	"ExJFnpA3II0q9/Po9duZL3tnuwKQVn4Yfg1sw0uTMCI+bXqm2+TECob2814UcIUDLT5wk64hC2HoTrsD",
+	"uP5ObcsIiPhxJd8BrokL7Cw/cHMjmautYZzlSuvEjn785VfxHexUmcVIvoWCNUTBbXR30zrgxKGZXyaO",
+	"plJCxSFanCPP1S7GFF9bIWlpVSsl7X8tDwSZsQykAB1sdaFUDlzOSGYbIXkvM4JV6UhlUB35tMm5m8Xy",
+	"KXmXX1nLKX71m1IZlao8CqFW2z7xordFwcv94Zt0czSPI1jXAZdUh1/PPXx9z6Xekbre4jTViAg6/2CF",
+	"ryqZhhsoee4EG1RUrZaMM89D2QoMy8RyCaWV1BwX1OO5U41pEe70z222guzbfY8E3lnBoK8BdWvg6bqC",
+	"avT6/+lXiMnT8IrCEwsAix+/PbcVxI79BkrIriBVkii8Flhqu8gDaSXJ0LpNZrnS5hJSzxNGyFOnU6GV",
+	"NlJ7sJvlWYiqAZHqSfBqb5uNE8ZbbzGNlt1Zj9ateWG1xgPKQpv0nKVXmVlur0n7spoX4c+rPuxBflpC",
+	"BtIInuuJRobVB+28LbPh8emTw4bDVhPph7978tU0hR/nSGoworurNYwOxoPVXeJcdYrO1oLKDaLJYyC9",
+	"BCl4HhFeyJ5i0usHy9SsFOWopYygshYPHfGLlrAb4kvveGmQLDNR1pJ46Bcvq4G3iXfOxXZpdZRlrnZo",
+	"H5aZZgtYC5kxYS6Is9eH0MGopSi1sQrZeHrN+dRfbHh6DWbsmVqNMN/HGcJG5SLdMxSaVi0pwCtpG4Dy",
+	"kWY8y6yiALpv6wETvKN6UALXPbpNrTmMwIQWBdRokYzXHhwsSUuY+QMP7ze4uH76ipgwWf3FKPnrCDUi",
+	"j1BrzKK+cA87aZaZ1VV2aptnX2Qgx1Iv/fSVZ0+DzKD7a5L/w8DRmJHg0OC7gjPR3p4socdsd7dWGliF",
+	"l0xoJpUhs7VDXiOA3MY9qX18erzwcJupMCypkDaK6WK5vIRftqDNRNHNl44FD1I3sii70AKWqoTx4+9T",
+	"zWqdmAMtcVvqOyZrAaQwwWJEJV7JfE9CyTKfwFj8jfzDrfriDlI6znia0JKeeDxwadXp0GoXeuonTPRF",
+	"LJRZE0diPBfXMJIIHxDJ2op4RZ21zds9o+g1u0OJo2mgTYHcFqjjSmRSs9pxUPkdPkQ26d1bEUT36sQ0",
+	"y2uttIkbXvYmyiXvcS9Id/XdL1QGh50OLjKJg5MAdgdQ7PiqIFLbrKX1/IEKecNzdJBuJd+atSrFv/AC",
+	"l6pciCxD/UIq84+l2mLMN1VymYvUuI+9aVVyA//ASC24yW64yDnZnXg2kufRO0pVvi1kXCskPpOueclT",
+	"AyWphNygb/GRZgY+GfrAh7EStixVwR7HZe9SQJ716J9BNLIkGdKcOapkF6C18x50v6st+3jczYdTiGUz",
+	"YVjKpQ+pTAwnNN0fiCUetihy3IisRwAEVtcIprPYG9CvVbnjZczNaO+CvMrCCG5UOZKX4bSXcAOlhpGQ",
+	"3MHE4/uIAvdSWMU8NRSExoiPKflyKdL5IUOxcqbHbY87GXrHsu3WcXd4tVv8fsR2p9uIaqGhvIHsuYmR",
+	"gkjXDGT2SLOKgTLNd27nnktZkWiZHaBqYy3CKCvBL8Za67/Jh3zgqicFIMJDHwo2tMgcN1vZi4EF2bQY",
+	"K4JuEWuLyHoMyu5+ezDeY5gjq6QR8QhQoCKDKFv6lObbjGyrg47wz8qJ8wfwODTRxkEWv6U6FtOneYMj",
+	"aufW0XyvLyqBt1Ql4xLjTV7EStWIBzQvfrXlZVbymIn53v6edM0opxw44P5sDNI6DGVBYIAuPvc2h/He",
+	"k8ttDj9sTaoKiCmW/fGnZOYyAw+riX5g4D7y83pwYxf6mqcQUZF7tKXnGCvmjOg4ejI3PN/GnCP/pbSp",
+	"RBye8mhrDGH8bzvvQf2H4K6g6N0xzXYENlNOivgYKIu+VCSXOupi0hzj8qb/iEdgBA5zi9aQNqk9ekI5",
+	"X/VbD+PpLK6bDnCX17nadRdu65mfjQ55FwlT/+Y5WXLRI72bIIIbl6d3DKVRZP3ROwo130DpTCaLWJaT",
+	"W4MwirG5uIFRId4CKP9F9iGbUyfKSTlByUw57hub0vnVp2GY+9E0HPOaQiwJUG+UzKB8pOO698jchlFI",
+	"SMOH8I9GvOtVbLThztE8+ka1UWXcXQeUfYQDmFHqmgmTYCpR5b8b60Kuo5VRM0vCztr2dHcsVVtpILuj",
+	"exr9Jm5TVYZZqEc7hw0RZTJGL2veS5RZNK7msAHQQu0O2h6yCzzZOAquLr6Peb+LplNgscJoZQmFQERL",
+	"kr3Zh+m21KqsYoZ8BQw94MysBaY31eqnIlzLm1lpPVdMcMf2+h+hVtrcbK+3z+c69DmFvE89sSrWzonq",
+	"Ua7BauYYqHUidzsCaBz8XUgNN1sdegrVdcuv9+Ggm5jmiEH0xqcZdk/ircrsAXhzQCes0v91wqqSCf83",
+	"Jq5beSDwM65ZplJ9UucxFhlbc22vvBgwLZq4GQ8dUXlEZy8dJLVgHXk63PER57RnfLzp/PEfb8bq9o81",
+	"ZZtq8ADCdWJY+p9BTlsTb8IobsvGcVxmV8m0XKGJC8XGjA2o2t8c4pFXdsyRMqSrOXpPoYBYFGXIvJ4W",
+	"5767jRsD+Xu+gPzVp42Vlw6GCdHga4jb4XYMdwn3niu+sUL7rTL431efhEZf2EsF+q0y+O+op7K2kPud",
+	"/HUxCRW2DSK0hTmAsPdQriAHXzQwJUCexyqlbqDcmzWWSbgCCiHZJucpJu9g8WJPLjH6VeoLGq8ZtG+2",
+	"fU5dVoJL4c8GeEh/jMWfX6xm4y3sLgM0n3Ke3XKmiB+KvsSKIF0Hp1ypEK89BfZzCt6xXKlryBg3KBdp",
+	"GZ24jFth1szqdXuc2qoba67n7Ll30+EA3li39tCBwBotTDCWqvQFAxuOycRo+S23GjL2bx+rwODHv83/",
+	"nxzr4mmXeHVIIHK5dBamXSYZjg3otxQr0QgnNw8T0xRFnGBpm/F7ciaF53jhdWi+u2CnlTDAIgPNpJIw",
+	"Z8+lwhNVEuzxceZDq1EhUVVZnsatSsw1GZmR0o4k0MfVAVW7jXGRt84qjzrNCJO75A5huKTlTjSGY9UF",
+	"Hhy6gjOI27/gQ9qd21mBtIxvvLixyv8leFt8nFnZq9VvuBTpdYyKP9ohS6uXMxz00V60kAzL3M6ZRQCr",
+	"KwjNslJtNg1Hc3B81hQTY9xrzhiobyM8+gDQxon13bJVMPSAh99e1CPNrqGUkLO1yjONrn0MbDmFAhVy",
+	"YdDYYpqLiHffYr0oiz7UOYBZGfAsFxIGnAoWTrZSoNmCp9dssWfCaMiXia/prSAY72KA5dJa2Ic9WvYQ",
+	"vYzQHVKYguOH3GHZ1bQEIHTeWXZbqmJsAtNOYDjkublj4pDzhzTwszrJJq7WaBHDT/JjxcphMKyEKYzW",
+	"dL8Iyl8SzEaks8KsYqyc4dKnFkcqVWv3WGudkipel+JTXUyK3B3If8UKLvd1zjIziuVCG5TDUe8oBJlK",
+	"ET8sSCOiG6a6ZVS1mAZDkoZ7f6wVNgXPxqaQ5dO1pAjNRVfv3KC/ieisd7VpunjiMgIGVbOWVvuJpybf",
+	"I4tzZeE1VkTYl8imKtPwySo60xLPCNm6CPD4dI7/O/nKIvOT09PH59niq/Pzk6dPDlKjmzNGX8tfsoht",
+	"yzdiDp94sclhnqoC6ef/hJ8g/ycN04oiPEPCzQUgNVKuHqZm9sRra6zwShqmuCFO5NR0pFAGvnCs5Hq7",
+	"gC/4RriIQEx104HJM8iq/bg4JlUa1pSbroobR8eIR6m9QdXkkSfWKucGXq1aYYEw0ZGGvJEDY47qk+gs",
+	"2QZzMBm0fYMv1kBNBFoBxtKBG4sK1jWCw/WRbpxl5y6TZcDRaxUSqQzjWSHIWpOKTK5UbfPxZZGNpJnb",
+	"mP2bDWlHldViubXmN1O0IAm77syXaK1aRrCLbjWu23vP/riE+onOpSpTIxZ0o5keaQw3XQNsLFczilk+",
+	"cwMJ3oxLxzNrKKy1Z/na0BZxKrK9q8luBOxG3+ll3Q/Ek27H57rmmU/V/83J4FP8jUZd4maGImx4QPPh",
+	"WpGxaepb3bfJvtr7o/MfPJ4k7JmERJV0EuEJ0QLyD7hHtZfg7hLHd4iUgrMdqlD1Idkpckhm/ldVC6cv",
+	"nz17+uyQX0GkxeaFMzyqXz55Nup37/HTab+T0RIJyzMx1YAqlxHLgsAoxne2MvPRPonFxaEr0hr6UX0j",
+	"Ho0/tVTrw4UFcKmdUuPnmXaIYdy+xYFevEvYjy/fJezqxft3CXvz4r/c/998icaJ2/EIVc4tEUUY38Bm",
+	"qpMSG93ErmNveZrr1sN4btZqu1rXXXZcPVnqOqhcWA6JBriQLqTPXbcblqvVnKFMxJAMNujxv8cGOxk2",
+	"2Gn1QnrmGr0NlVQPyojJjcwaTpgo27NMQjOKNAbuPwo8HtHZ127zVDMlD2EMBy6bns6IA6/Z7WZY0QnG",
+	"3lVBQj3th0XHCAy9hoESdRRVyKmJw6t2VODmbVuqUbrPU9dVjqf8WqrayoiQHHoYOLrfKSZQ5zQEDmZe",
+	"xvsuSWViStAlFLy89qVnkCu5ssQtFbMT54ArTalGmZwYe1jXObI491K6jQ4drBxhecQlfYOaBsnRbTpS",
+	"iKnVc6tL9nlgUXe31gJqnJotYK98Cz+rynuv4LSru2vSYV1ONI5Q/Q8iIFS9+kZmCvHoRkSxyaOloW+V",
+	"qc7mgi0VNRzAqjHueLTH+FjYco+XErsTVVgxV/C9lXuAFgDZAtz55xoZKyTt0jWXq4nUtXEsJFJu1YgX",
+	"Wkbhw4wodhZ7yoNCG8fCQBYODrS2TBVm5GEoi6J/qbWaCZm8W4bmdmoxqqx2YueguYGoK8bn3I/xVYS5",
+	"Ul2DxWnQsX5Db17iLmg71OMPTWyjVtRmkue525j7Sv+GajvXZrGR2uchDyjD43Vwf0lI5AFuxfnFJuf7",
+	"uxW3T4sNPmghsQMtvuNafWv3j7S6VfSmgnBw97sSuJkSu7CXugIdn01WzXVH+B/GBp6DLpfDMehRecbT",
+	"br3HR/LGaM9PdNWqaXwRvSXmK08O9y/ZK2vJ3VwQ0nZYE+JBUke++4tjvHieQHCxtPmXCBDaogAlyQBr",
+	"TeoLNJO2BrKEiZVUJWSkzdnDjtus4FqQj7oBjIAczCYiS3jCrNZunpqjRID7pfoO+4c6TT92rN3gmMwg",
+	"Ehh5XqAm67SkKn2m4tOuUvw07qVydV99PdYGJNNu3dcCLxMZmrU492+QOLThxGWf17LGw0ww9B3vVQB8",
+	"Kxv4Trpfz60MnFEsiT4qPmNbGJ2/1roAn+dptSCzBlFWOpkihYDwo0C/EWY3+LRb5nOdlHbZUNVXHhi2",
+	"Eel1LH7cmzVXBaX/BJlzQQpzb2+MxnGO2slwtO6qTvxsx143ogQ9Qb1xnflG9N6L4qvzrHvB31dDUS9o",
+	"f/EC7YKJYqc/JzkMdFjDBFdP2FbiHxbBqcc1XJAh4JSQhOokxA0Fco1iK0U5NPigRdRx9Wfzq1F+j8bX",
+	"KPrLK7rOHCsIXKBcZYAebOysD9Tdr+HXsexpzW/63DrZBGdLndcVbSuK5sU0HTkoXB6jwF254Z1sop7w",
+	"JCaONTPNXHlYeEgiJxRdY3KluWM5V10r7csDwhPpv32f3RXxrTmaI71Uh030PcJKKgxANO9KEF80OSY5",
+	"q6rHOzg4yjGN8+BW9T7kJEHVmYwT354/yrWqeqFodl/QRrelpvWm5/nsPO68JOiG8ElhJJGFrvqrR5KZ",
+	"XDTiGBXeoYe71fJ8zcuqVaUFhl7pCbqkuWQockSsLFEw1642YaeWqT5uomtvs16IdxysWrjg91RCObaV",
+	"4fR+xZTr/CpbwSDZupRoCxJ6I+koNNDbKSM5S/zhmNfhqUZ2O57e6UDb9ZLN1sHVzcfIfzrvjRdj7Saw",
+	"W8PLqRzauGaFo4v/oFhAlvWZP2usJoz2n24fsJ+n/lHsGPvTm5PZjpfFj5t+9iGrZueWP3jHLqoxWjGM",
+	"ZtT9tdyTJY6PZSOa7HjQwoOnG6uFBJ1vwHBie6wfMRh252vmXjLxYNMTEiwDuXcVrSL2psoUr1bVNHF6",
+	"79Wh9qpjZJTllqN6k7fugZuqk3u7G6iHzs8eO/3Wkxj9XDxgBUxJx1LrFyKs1mZnYnsI9A/MbWRLtS2x",
+	"aVj3dnynsUi6d//BrsVqPbrt/G7kSBVlqfRqCW5MkfWb8X07STNsYbITDVuukd6jOy0meqGhwT2ddJ+7",
+	"l0MsHWM2NV1G4x5GSc52cyTqT+WZvyLnCW2pgp/O1F1CE9AYfv0UuDFjj/eMqH0y0QKBcdE0nzseES7N",
+	"AucI45HKV3/5nmT+tYiUS+rH7TLc8XUujH5apazy2Iz2BdcF86Mqku9sxtzVIum1BsKyBM/0eaUvBCc8",
+	"hBqXFpJpZaju/cUJzUQH/CyRSiH/9KB7zVH2dWJtn1Sfkh+LSb5q2rhYrCBuAndEo/imt/znCD2Bm312",
+	"oQWGCIq1635iI5arOPiYsXevGsJ8g8pGG/yt8Sk2w5VGLvth2pz5EbyBd28h2feUJFpc6Cohlwr3NYWV",
+	"bmhxb4HyrQr9N70Hkuzx8dZJ5RqYfJejHF4Xtd1bbDX5nJ3mNwLR7hRWsz/b5tlLkPvD1EPehjj94DTo",
+	"sZpCSv1RPYd0TUbcQN8mgYSX0ywwq9X5uO1XH0DFRz7EKsE1pNtSmP2VPUfCe117nPFp0FSpawHBg6u+",
+	"EvQffmQtuTbi70DPGqlrqF/URFYIvAzzP9fGbOgJTSGXKu7q/e79+3fs+bs3Vcl4VYRKVTJzVlfus8XW",
+	"sFythMSQJJlpTAJkmrmKb2rBpB23trsijZh+pcFoV0dnl8QdWGz4+Nx1k8YI9zn7FjfykerBjTB541CC",
+	"uzmfPZ6fzk9dwwXJN2J2Pns6P50/xQpWs8bjPuEbcXLz+IQHzyauqIshNUEQSr7JZuez74U21duKSeMR",
+	"55/jxFEPOaF3iW+Tbp1hvsdnMAVoXzWvC57n1jzL+p6HrXrzD72wO/iYbhuOSoqfWBl+4sp/Y2uH2eyx",
+	"l4WfPX7SdZd8aD1M++T0dNJrsCPL/t3ldOOenfpCi93u2PGF2jMCKDZ9Bbh/ANeOfjxhdPXI9MhfhJrn",
+	"7Ke1wngvpeOtQSbeJVa1vTSY5lZ3SbITeKzGhmE6wOmOUiUNs4elz9lHmuAj+7eMG37OyBP7t4R99Hde",
+	"fdVS5OwYTz/VGH8df5uzNxiWTEvgGi5cWSdxS7liaS4sECtL/oHHzwLjPJ9E6k1qvDIl8OIVbe8gdhn4",
+	"ZOgsvtD4wyZ6Rd5RjvQqxB/OH/j+r5DRfoEv4tJlEs/UfE84QbI9O4gInzY5p9ShKHd7Rd8HT/N1WFzb",
+	"317Zd1yzCP+wvLz+mEop6hppCpc3y6ird+6xQrP3mW7f727UQ+fIjg48fhZpTEuL9IHQ7LR3b3C8b1an",
+	"PKKuZGdnTxP27OnJjy/f2TOkMAepdZi3fcHev3g36pXx6oWoMY/vn00G/9t91zyie1/sQ9VPSey3RmVx",
+	"dZS4+eIkIv3atTxxv+zFEKqyGveYOFWjRSSz06ERERKr3Kdr0qAXLdiaFUKUD1orscNofFkHh4/7Wn4v",
+	"TvsVR+D2fQH3W7WBcW+LumdQe7g5dbO/d9l/dnr2UJLijUtacNtn7pGcxFIbYW+5zV0ZqntS3RMiZj7o",
+	"fw9EiM+nDUVI1XmzVz1+jSOm6savqY9/nP9J+GQazThJ972oWt5ArqH93krB9+552j4spy6ffTrsk2df",
+	"RvnbOCX/PtG76ovag9b2iD5vhfZ18DpJU5fFx/+x36oJ3jv3GOn6p3YQ8mTJUzAH8JKGHA0xr1wggZrv",
+	"VQ8RY7/4PowzatNAt+oQH58GPPSxq0e8P+Y5vkn+WDsKt629hL4BxulgEt/e/xM+15g9ALv9TZhp91Io",
+	"i43IR6SJ3m8S9s8r/b79KwbUa38U3vqg+QjDDH9QGVZWibb3YQGx1JQwlWcVFV0EGSNK1pqLi1gXG7NP",
+	"fB/buuEcbUUtHXu1Bt2mVIscimpZPLK/zdkrexSNrAmXqZKqwh6WtOpSbo03bG5glJqz2n6iBB0rnjAE",
+	"zZlbhmKmGbCPQWfgjwn5RDyvd55WkmEgM+1nkXuSYTFL8T0X+ZEF07ewEpJA8zFFtYwcaB8vyLk2fcyg",
+	"xQ1OD+Qafnh42/czJd8+SznlJfapDB7FIuzfY8FanfgzQLEi7DIdFTP/AaZuRX2PCkC9SM9V1f2q/wfY",
+	"Z7V43U6UPMVoLJGHM/HWkbUkfGOspcgb0j5opxzeQ+AbzyAHysBoyXu1UlvTvYKzLpP9XmGVo9qahz6r",
+	"79WKlg2cNm5rH7ALZRzDriqH/73hl1+ijxHQ1/P/AS+o0CynCxOy7+A27lXNDkoIWQdzvlXZ/nj2ZvDK",
+	"/20z9GTKLdx+Lld1jybuk6/vGQ1cjGx2/vOHNhEJeUGBo25sKY4jITOpMo176Y1G3Ocd0gq9Ytd++9DE",
+	"9t8UP0uotDxxb6nwWE8Aq/4seXnI+dxowt9rpVWlVbOHMHEidQRjjJ1qKw99K8/zPHzKAu0pyNiCGiSO",
+	"kJ3Vxye/Vm7525Nfr4XMbumj2yFa+Cloe3Ff1FCtceDw55+1I+4HGeS+oZFgNRxMxnA05e0XykHou7up",
+	"5srbKhNrhK/q70JmY8bZSWe3H6bh0UnqeyNGsQk7J77zFdODUab3nfyqMLCBwQR0ADbDCUcODBw4Ikom",
+	"GjHwR2xwcK/+wbA1ZQ8R4d18Zo7vs9OvH4o6v1M7xpEaH+kaq1ztrFFdGXfOqN1ewnyvEOrkWFryxkz7",
+	"pBaOnQ6OF84t8Mm0eqG4hjHzmNP9d0z5GUjUhYcE/Us3prPNAZrtD1LeJbj3vhWkGxUuLe8vVjeOw9wn",
+	"4/B30sM03LX+keJlP5Hfts0JKFvPCpZO9mHCVqXabpreoj8E0Yol5pR/PhvoM+VfiuUSZZwIy2qPatHb",
+	"JXx/pAe26F9izJJa3PTQYTXiD0WL+DKYjyashUYX4mLPzM4VlYi68Urd8IIiG2GlVUbBhbrpPjZazkDu",
+	"DwW3x5CJ623w+6AU6tUaJpjcB7HUHWEf2vlVt0uIkEpQLEJhSUURysAwazZKQGJ6cvrkgeC79GnlF8P9",
+	"G1BHwUD4n1Vdf+V6A0dKBbAbcKFu6FWUKnfMCvQ+jRyL0FqPJP1GplB2+uH2eVAu263apjGRz8nMbG2l",
+	"R1g1j+bPi8NodXOZiYwb8EWSvjobm4chZxIyU7vEP65H7R7/aJpmie0nfx8SlFplVn6q+xCfzW6cD61t",
+	"Dpt8JUqvP4OWyR1NXjjnD9p9woSm378fRVIE/X16nSN1hd9DREEq9XBk+KPaw+ftgif9zwPbXzLzWbLU",
+	"Pn70AvuN3rNCH75EO4ofPT4iMwzX7ce9P68icUXZldQnGzKvSlTJfIGTec7e1m+CYt8tcmr5ljVUNzI/",
+	"Jls7+dX/eTusBgcIfG/66SRU+owDiWVQrvE5c63D4/ydvHXdVCarjr6j9e9DefTQ3g+bDnp7/uV4+cvx",
+	"cg/M59sSi/p5el2HRNG/QhniWIrIrWKVsLVY4WsXQ6xqIrFr30zk86d0bBVxz1rZX+T+F7nfc3qZVRGD",
+	"B1su2GZr/MnUvldyrgZtvBj10kN/a1aqjfbFGsfgAq6v9O+DD/xIwP7FCf7iBL9vI9OoDVmMQq4uXFPp",
+	"FgvoJW5q+/OvIfvvOxzSY/0Ng+t+OpQUjkWwpUqx4TPWeOve7OQSeLb/17CtyjMh6YG2u4ObzJ6dPj3a",
+	"7iyxlCoP0rJf5CK9/k5tdV3WHttxc96g0dTPHyz3cy2jfv5gWRxV7RCv3Zb57Hx2gqzPzfprlZ1VvQFR",
+	"f+RS2utP6qTW4MONfzCo+oTqrm4/3P7/AAAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

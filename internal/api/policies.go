@@ -7,10 +7,11 @@ import (
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
-// defaultWindow is how far back a question looks that does not say.
-const defaultWindow = 30 * 24 * time.Hour
+// DefaultWindow is how far back a question looks that does not say.
+const DefaultWindow = 30 * 24 * time.Hour
 
 // window returns the time asked about, which must not be empty.
 func (s *Server) window(since, until *time.Time) (time.Time, time.Time, error) {
@@ -18,7 +19,7 @@ func (s *Server) window(since, until *time.Time) (time.Time, time.Time, error) {
 	if until != nil {
 		to = *until
 	}
-	from := to.Add(-defaultWindow)
+	from := to.Add(-DefaultWindow)
 	if since != nil {
 		from = *since
 	}
@@ -106,10 +107,14 @@ func (s *Server) CreateRevision(ctx context.Context, r CreateRevisionRequestObje
 	if r.Body.Parent > 1<<32-1 {
 		return nil, invalid("parent", "parent: there are no such revision numbers")
 	}
-	rev, err := s.deps.Control.CreateRevision(ctx, control.NewRevision{
+	n := control.NewRevision{
 		Workload: w, Policy: p, Origin: control.Origin(r.Body.Origin), Comment: deref(r.Body.Comment),
 		Actor: caller(ctx).user, Parent: uint32(r.Body.Parent), //nolint:gosec // bounded above
-	})
+	}
+	for _, a := range deref(r.Body.AcceptedFlagged) {
+		n.Accepted = append(n.Accepted, control.AcceptedFlagged{Rule: a.Rule, Flags: a.Flags})
+	}
+	rev, err := s.deps.Control.CreateRevision(ctx, n)
 	return CreateRevision201JSONResponse(revisionOf(rev)), err
 }
 
@@ -162,12 +167,9 @@ func (s *Server) ReplayPolicy(ctx context.Context, r ReplayPolicyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	p, err := readPolicy(r.Body.Policy, "policy.")
+	p, err := policyFor(w, r.Body.Policy, "policy.")
 	if err != nil {
 		return nil, err
-	}
-	if p.Workload != w {
-		return nil, invalid("policy.workload", "policy.workload: the policy is of another workload than the one asked about")
 	}
 	since, until, err := s.window(r.Body.Since, r.Body.Until)
 	if err != nil {
@@ -203,4 +205,36 @@ func (s *Server) CheckPolicy(ctx context.Context, r CheckPolicyRequestObject) (C
 	out, err := s.deps.Analyzer.Check(ctx, rev.Policy, rev.Created, since, until)
 	out.Slot, out.Revision, out.Made = slot, int64(number), rev.Created
 	return CheckPolicy200JSONResponse(out), err
+}
+
+// DiffPolicies judges stored history by two policies of one workload.
+func (s *Server) DiffPolicies(ctx context.Context, r DiffPoliciesRequestObject) (DiffPoliciesResponseObject, error) {
+	ctx = own(ctx)
+	w, err := s.known(r.Namespace, r.Kind, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	before, err := policyFor(w, r.Body.Before, "before.")
+	if err != nil {
+		return nil, err
+	}
+	after, err := policyFor(w, r.Body.After, "after.")
+	if err != nil {
+		return nil, err
+	}
+	since, until, err := s.window(r.Body.Since, r.Body.Until)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.deps.Analyzer.Diff(ctx, before, after, since, until)
+	return DiffPolicies200JSONResponse(out), err
+}
+
+// policyFor reads a policy that has to be of the workload asked about.
+func policyFor(w flow.Workload, in Policy, prefix string) (policy.Policy, error) {
+	p, err := readPolicy(in, prefix)
+	if err == nil && p.Workload != w {
+		err = invalid(prefix+"workload", prefix+"workload: the policy is of another workload than the one asked about")
+	}
+	return p, err
 }

@@ -2,10 +2,13 @@ package api
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/control"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/rollout"
 )
 
@@ -64,7 +67,7 @@ func (s *Server) GetWorkload(ctx context.Context, r GetWorkloadRequestObject) (G
 	}
 	out := GetWorkload200JSONResponse{
 		Summary: summaryOf(&w, s.stats.get(ctx, s, time.Second).stats), Endpoints: []Endpoint{}, Nodes: nodeSlotsOf(w.Nodes),
-		Actions:    Actions{Audit: optional(actions.Audit), Enforce: optional(actions.Enforce), Rollback: optional(actions.Rollback)},
+		Actions:    Actions{Audit: optional(actions.Audit), Enforce: optional(actions.Enforce), Rollback: optional(actions.Rollback), Unlearned: list(actions.Unlearned)},
 		Guardrails: []Guardrail{},
 	}
 	if x := s.deps.Control.Inventory(); x != nil {
@@ -82,6 +85,24 @@ func (s *Server) GetWorkload(ctx context.Context, r GetWorkloadRequestObject) (G
 		})
 	}
 	return out, nil
+}
+
+// GetInventory answers the inventory as it is.
+func (s *Server) GetInventory(context.Context, GetInventoryRequestObject) (GetInventoryResponseObject, error) {
+	x, err := s.inventory()
+	if err != nil {
+		return nil, err
+	}
+	return inventoryAnswer{x.Inventory()}, nil
+}
+
+// inventoryAnswer writes an inventory in its own form.
+type inventoryAnswer struct{ *inventory.Inventory }
+
+// VisitGetInventoryResponse implements GetInventoryResponseObject.
+func (a inventoryAnswer) VisitGetInventoryResponse(w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(a.Inventory)
 }
 
 func nodeSlotsOf(nodes []control.NodeSlots) []NodeSlots {
@@ -134,7 +155,12 @@ func (s *Server) UnstageRevision(ctx context.Context, r UnstageRevisionRequestOb
 // PromoteRevision enforces the audited revision.
 func (s *Server) PromoteRevision(ctx context.Context, r PromoteRevisionRequestObject) (PromoteRevisionResponseObject, error) {
 	ctx = own(ctx)
-	result, err := s.change(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name}, r.Body, s.deps.Control.Promote)
+	do := func(ctx context.Context, c control.Change) (control.Slots, error) {
+		c.Anyway, c.Reason = r.Body.Anyway != nil, deref(r.Body.Anyway)
+		return s.deps.Control.Promote(ctx, c)
+	}
+	seen := SlotChange{Revision: r.Body.Revision, Version: r.Body.Version}
+	result, err := s.change(ctx, flow.Workload{Namespace: r.Namespace, Kind: r.Kind, Name: r.Name}, &seen, do)
 	switch {
 	case err != nil:
 		return nil, err

@@ -21,6 +21,7 @@ const System = "system"
 const (
 	ActionInventory = "inventory" // another inventory was loaded
 	ActionCreate    = "create"    // a revision was saved
+	ActionAccept    = "accept"    // a flagged rule was accepted with a revision
 	ActionStage     = "stage"     // a revision is audited
 	ActionUnstage   = "unstage"   // it no longer is
 	ActionPromote   = "promote"   // the audited revision is enforced

@@ -84,6 +84,8 @@ type Deps struct {
 	// Readiness says what stored coverage lacks before a workload may be
 	// enforced. Without it only what nodes report counts.
 	Readiness Readiness
+	// Flags says which rules have to be accepted one by one. Without it none has.
+	Flags Flags
 }
 
 // Readiness judges whether enough was observed of a workload to enforce it.

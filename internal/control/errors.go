@@ -25,7 +25,9 @@ type Error struct {
 	Message string   // one line: what is wrong and what to do
 	Field   string   // the part of the request that is wrong, if one is
 	Missing []string // of CodeNotReady
-	Err     error    // the cause, if there is one
+	// Passable: Missing is only what learning lacks, and Change.Anyway passes over it.
+	Passable bool
+	Err      error // the cause, if there is one
 }
 
 func (e *Error) Error() string { return e.Message }

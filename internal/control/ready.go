@@ -13,33 +13,47 @@ import (
 )
 
 // ready refuses to enforce rev when something that must come first is missing.
-// A revision that isolates nothing drops nothing and is always ready.
-func (s *Store) ready(ctx context.Context, w *inventory.Workload, rev Revision) error {
+// Anyway passes over what learning lacks, which it returns. A revision that
+// isolates nothing drops nothing and is always ready.
+func (s *Store) ready(ctx context.Context, w *inventory.Workload, rev Revision, anyway bool) (unlearned []string, err error) {
 	if !isolates(&rev.Policy) {
-		return nil
+		return nil, nil
 	}
 	missing := s.missingOnNodes(w, rev.Number)
-	if s.deps.Readiness != nil && !s.covered.holds(w.Ref(), s.deps.Now(), s.cfg.ReadinessFor) {
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.ReadinessTimeout)
-		defer cancel()
-		more, err := s.deps.Readiness.Missing(ctx, w.Ref())
-		if err == nil && len(more) == 0 {
-			s.covered.remember(w.Ref(), s.deps.Now())
-		}
-		if err != nil {
-			return &Error{Code: CodeUnavailable, Err: err, Message: fmt.Sprintf(
-				"whether %s is ready to be enforced cannot be told: %v; try again once ClickHouse answers", w.Ref(), err)}
-		}
-		missing = append(missing, more...)
+	unlearned, err = s.unlearned(ctx, w.Ref())
+	switch {
+	case err != nil && anyway:
+		unlearned = []string{fmt.Sprintf("whether it is ready cannot be told: %v", err)}
+	case err != nil:
+		return nil, &Error{Code: CodeUnavailable, Err: err, Message: fmt.Sprintf(
+			"whether %s is ready to be enforced cannot be told: %v; try again once ClickHouse answers", w.Ref(), err)}
+	}
+	passable := len(missing) == 0
+	if !anyway {
+		missing = append(missing, unlearned...)
 	}
 	if len(missing) == 0 {
-		return nil
+		return unlearned, nil
 	}
 	message := fmt.Sprintf("revision %d of %s cannot be enforced yet: %s", rev.Number, w.Ref(), missing[0])
 	if n := len(missing) - 1; n > 0 {
 		message += fmt.Sprintf(" (and %d more)", n)
 	}
-	return &Error{Code: CodeNotReady, Message: message, Missing: missing}
+	return nil, &Error{Code: CodeNotReady, Message: message, Missing: missing, Passable: passable}
+}
+
+// unlearned returns what stored coverage lacks.
+func (s *Store) unlearned(ctx context.Context, w flow.Workload) ([]string, error) {
+	if s.deps.Readiness == nil || s.covered.holds(w, s.deps.Now(), s.cfg.ReadinessFor) {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ReadinessTimeout)
+	defer cancel()
+	missing, err := s.deps.Readiness.Missing(ctx, w)
+	if err == nil && len(missing) == 0 {
+		s.covered.remember(w, s.deps.Now())
+	}
+	return missing, err
 }
 
 // because appends what a node says is wrong, if it says anything.

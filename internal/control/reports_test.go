@@ -356,3 +356,58 @@ func TestUpdatedIsQuietOnHeartbeats(t *testing.T) {
 		t.Error("a node that came back was not announced")
 	}
 }
+
+// TestPromoteAnyway: a person may pass over what learning lacks, for a reason,
+// and over nothing else.
+func TestPromoteAnyway(t *testing.T) {
+	lacking := readiness(func() ([]string, error) {
+		return []string{"watched for 3h of 168h", "20 of 168 hours of the week"}, nil
+	})
+	away := readiness(func() ([]string, error) { return nil, errors.New("connection refused") })
+	for name, tc := range map[string]struct {
+		readiness readiness
+		reason    string
+		cut       bool // a node is away
+		code      Code // "" when it goes through
+		said      string
+	}{
+		"without a reason":        {lacking, "", false, CodeInvalid, ""},
+		"while a node is away":    {lacking, "audit tomorrow", true, CodeNotReady, ""},
+		"although learning lacks": {lacking, "audit tomorrow", false, "", "enforces revision 1 of shop/Host/cart, although watched for 3h of 168h; 20 of 168 hours of the week: audit tomorrow"},
+		"while the store is away": {away, "it burns", false, "", "although whether it is ready cannot be told: connection refused: it burns"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := open(t)
+			f.create(allow(80))
+			f.stage(1)
+			f.deps.Readiness = tc.readiness
+			if tc.cut {
+				f.Disconnected("node-2")
+			}
+			actions, err := f.Actions(t.Context(), cart)
+			want := 2
+			if tc.cut || name == "while the store is away" {
+				want = 0
+			}
+			if err != nil || len(actions.Unlearned) != want {
+				t.Errorf("%+v, %v", actions, err)
+			}
+			c := f.ask(1)
+			c.Anyway, c.Reason = true, tc.reason
+			_, err = f.Promote(t.Context(), c)
+			if tc.code != "" {
+				if e := wantCode(t, err, tc.code); tc.cut && (len(e.Missing) != 1 || !strings.Contains(e.Missing[0], "node-2 is not connected")) {
+					t.Errorf("%+v", e)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			events, err := f.Events(t.Context(), EventFilter{Workload: cart, Limit: 1})
+			if err != nil || !strings.Contains(events[0].Text, tc.said) {
+				t.Errorf("%+v, %v", events, err)
+			}
+		})
+	}
+}

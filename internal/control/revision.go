@@ -54,6 +54,8 @@ type NewRevision struct {
 	Actor    string
 	// Parent is the newest revision that the author saw; 0 if there was none.
 	Parent uint32
+	// Accepted are the flagged rules that the author accepted one by one.
+	Accepted []AcceptedFlagged
 }
 
 // CreateRevision saves a policy under the workload's next number. Nothing is
@@ -71,8 +73,12 @@ func (s *Store) createRevision(ctx context.Context, n NewRevision) (Revision, er
 	if _, err := s.present(n.Workload); err != nil {
 		return Revision{}, err
 	}
+	accepted, err := s.acceptedFlagged(ctx, &n)
+	if err != nil {
+		return Revision{}, err
+	}
 	var rev Revision
-	err := s.write(ctx, func(t *tx) error {
+	err = s.write(ctx, func(t *tx) error {
 		id, err := t.known(n.Workload)
 		if err != nil {
 			return err
@@ -90,6 +96,11 @@ func (s *Store) createRevision(ctx context.Context, n NewRevision) (Revision, er
 		})
 		if err != nil {
 			return err
+		}
+		for i := range accepted {
+			if err := t.record(accepted[i].accepted(&rev)); err != nil {
+				return err
+			}
 		}
 		return t.record(Event{Actor: n.Actor, Action: ActionCreate, Workload: n.Workload, Revision: rev.Number, Text: fmt.Sprintf(
 			"%s saved revision %d of %s (%s)", n.Actor, rev.Number, n.Workload, n.Origin)})

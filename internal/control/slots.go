@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -33,8 +34,11 @@ type Change struct {
 	// Version of the slots that the actor saw.
 	Version uint64
 	Actor   string
-	// Reason is why, for a rollback; it may be empty.
+	// Reason is why, for a rollback or a promotion; it may be empty.
 	Reason string
+	// Anyway promotes although learning is not complete, for a Reason. What nodes
+	// lack is not passed over.
+	Anyway bool
 }
 
 // Stage puts a revision into the staged slot, where it is judged and drops nothing.
@@ -91,7 +95,11 @@ func (s *Store) Promote(ctx context.Context, c Change) (Slots, error) {
 func (s *Store) promote(ctx context.Context, c Change) (Slots, error) {
 	// What needs no database lock is asked before it is taken, but after the
 	// cheap refusals, which say more.
-	if err := s.refusePromote(ctx, c); err != nil {
+	if c.Anyway && c.Reason == "" {
+		return Slots{}, invalid("anyway", "anyway: say why it is enforced although learning is not complete")
+	}
+	unlearned, err := s.refusePromote(ctx, c)
+	if err != nil {
 		return Slots{}, err
 	}
 	return s.change(ctx, c, func(t *tx, id flow.Identity, now Slots) (Slots, Event, error) {
@@ -109,6 +117,9 @@ func (s *Store) promote(ctx context.Context, c Change) (Slots, error) {
 		if now.Live != 0 {
 			text += fmt.Sprintf(" instead of revision %d", now.Live)
 		}
+		if len(unlearned) > 0 {
+			text += ", although " + oneLine(strings.Join(unlearned, "; "))
+		}
 		next := now
 		next.Live, next.LiveAt, next.liveGeneration = c.Revision, t.now, generation
 		next.Staged, next.StagedAt = 0, time.Time{}
@@ -116,24 +127,25 @@ func (s *Store) promote(ctx context.Context, c Change) (Slots, error) {
 	})
 }
 
-// refusePromote returns why c cannot be done now, if it cannot.
-func (s *Store) refusePromote(ctx context.Context, c Change) error {
+// refusePromote returns why c cannot be done now, if it cannot, and otherwise
+// what learning lacks that c passes over.
+func (s *Store) refusePromote(ctx context.Context, c Change) (unlearned []string, err error) {
 	w, err := s.present(c.Workload)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	now, err := readSlots(ctx, s.reads, w.Identity)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := promotable(ctx, s.reads, now, c); err != nil {
-		return err
+		return nil, err
 	}
 	rev, err := s.revision(ctx, s.reads, w.Identity, c.Workload, c.Revision)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.ready(ctx, w, rev)
+	return s.ready(ctx, w, rev, c.Anyway)
 }
 
 func (t *tx) promotable(now Slots, c Change) error { return promotable(t.ctx, t, now, c) }

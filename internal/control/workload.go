@@ -35,6 +35,8 @@ type Actions struct {
 	Audit    string
 	Enforce  string
 	Rollback string
+	// Unlearned is what learning lacks, when nothing else stands against enforcing.
+	Unlearned []string
 }
 
 // Workloads returns every workload of the inventory, ordered by name.
@@ -137,11 +139,14 @@ func (s *Store) Actions(ctx context.Context, ref flow.Workload) (Actions, error)
 	if slots.Staged == 0 {
 		a.Enforce = "nothing is being audited: audit a revision first"
 	} else {
-		err := s.refusePromote(ctx, Change{Workload: ref, Revision: slots.Staged, Version: slots.Version})
+		_, err := s.refusePromote(ctx, Change{Workload: ref, Revision: slots.Staged, Version: slots.Version})
 		var refusal *Error
 		switch {
 		case errors.As(err, &refusal):
 			a.Enforce = refusal.Message
+			if refusal.Passable {
+				a.Unlearned = refusal.Missing
+			}
 		case err != nil:
 			return Actions{}, err
 		}

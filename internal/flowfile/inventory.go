@@ -1,6 +1,7 @@
 package flowfile
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -151,7 +152,7 @@ func (s *Set) contradictions() (notes []string) {
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(by), netip.Addr.Compare) {
 		list := by[a]
-		slices.SortFunc(list, func(a, b *pod) int { return a.first.Compare(b.first) })
+		slices.SortFunc(list, func(a, b *pod) int { return cmp.Or(a.first.Compare(b.first), a.workload.Compare(b.workload)) })
 		for i := 1; i < len(list); i++ {
 			one, two := list[i-1], list[i]
 			if one.workload != two.workload && !two.first.After(one.last) {
@@ -170,7 +171,7 @@ const watched = "file"
 
 // Inventory returns who the lines say owns which address.
 func (s *Set) Inventory() inventory.Inventory {
-	var inv inventory.Inventory
+	inv := inventory.Inventory{Guardrails: s.cfg.Guardrails}
 	for _, name := range slices.Sorted(maps.Keys(s.nodes)) {
 		inv.Nodes = append(inv.Nodes, inventory.Node{Name: name})
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 // Formats of flow files.
@@ -31,6 +33,8 @@ type Config struct {
 	// Since and Until bound the flows' times, Until not included. Zero bounds
 	// nothing.
 	Since, Until time.Time
+	// Guardrails hold for all workloads of the files, which have none themselves.
+	Guardrails []policy.Guardrail
 	// MaxEdges and MaxEndpoints bound what is kept; more is a *LimitError.
 	// Defaults 1,000,000 and 500,000.
 	MaxEdges, MaxEndpoints int

@@ -21,7 +21,23 @@ import (
 const MaxFileSize = 8 << 20
 
 // Load reads the YAML file at path, fills in defaults and checks it whole.
-func Load(path string) (Inventory, error) {
+func Load(path string) (Inventory, error) { return load(path, (*Inventory).Validate) }
+
+// LoadGuardrails reads the guardrails alone of the YAML file at path, which need
+// not have anything else, and checks them.
+func LoadGuardrails(path string) ([]policy.Guardrail, error) {
+	inv, err := load(path, func(inv *Inventory) error {
+		c := checker{}
+		if len(inv.Guardrails) == 0 {
+			c.add("guardrails", "there are none: list at least one")
+		}
+		c.checkGuardrails(inv.Guardrails)
+		return c.error()
+	})
+	return inv.Guardrails, err
+}
+
+func load(path string, check func(*Inventory) error) (Inventory, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Inventory{}, fmt.Errorf("open inventory: %w", err)
@@ -31,7 +47,7 @@ func Load(path string) (Inventory, error) {
 	if err != nil {
 		return Inventory{}, fmt.Errorf("read inventory %s: %w", path, err)
 	}
-	inv, err := Parse(src)
+	inv, err := parse(src, check)
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.File = path
 	}
@@ -40,7 +56,9 @@ func Load(path string) (Inventory, error) {
 
 // Parse reads YAML, fills in defaults and checks it whole. Every error it
 // returns is an *Error.
-func Parse(src []byte) (Inventory, error) {
+func Parse(src []byte) (Inventory, error) { return parse(src, (*Inventory).Validate) }
+
+func parse(src []byte, check func(*Inventory) error) (Inventory, error) {
 	if len(src) > MaxFileSize {
 		return Inventory{}, problem(nil, "larger than %d MiB: split the fleet over several servers", MaxFileSize>>20)
 	}
@@ -49,7 +67,7 @@ func Parse(src []byte) (Inventory, error) {
 		return Inventory{}, err
 	}
 	inv, problems := doc.inventory()
-	if e, ok := errors.AsType[*Error](inv.Validate()); ok {
+	if e, ok := errors.AsType[*Error](check(&inv)); ok {
 		problems = append(problems, e.Problems...)
 	}
 	if len(problems) == 0 {

@@ -39,6 +39,10 @@ func (inv *Inventory) Validate() error {
 	c.checkDNSNames(inv.Names)
 	c.checkServices(inv.Services)
 	c.checkDenied(inv)
+	return c.error()
+}
+
+func (c *checker) error() error {
 	if len(c.problems) == 0 {
 		return nil
 	}

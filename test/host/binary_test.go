@@ -79,7 +79,7 @@ type up struct {
 func (s *site) start(t *testing.T, more ...string) *up {
 	t.Helper()
 	args := append([]string{"up", "--inventory", s.inventory, "--node", "node-1", "--state-dir", s.stateDir,
-		"--runtime-dir", s.runtimeDir, "--listen", "127.0.0.1:0", "--warm-up", "1s"}, more...)
+		"--runtime-dir", s.runtimeDir, "--listen", "127.0.0.1:0", "--warm-up", "1s", "--min-window", "1s"}, more...)
 	u := &up{site: s, logs: &bytes.Buffer{}, ended: make(chan struct{})}
 	u.cmd = exec.Command(binary, args...)
 	u.cmd.Stderr = &locked{to: u.logs}

@@ -105,6 +105,8 @@ func TestUpRefuses(t *testing.T) {
 		{name: "password without ClickHouse", args: []string{"--clickhouse-password-file", passwordFile}, want: []string{"is for --clickhouse"}},
 		{name: "unknown flag", args: []string{"--frobnicate"}, want: []string{"unknown flag: --frobnicate", "ringfence up --help"}},
 		{name: "bad duration", args: []string{"--warm-up", "soon"}, want: []string{"--warm-up", "soon"}},
+		{name: "no window", args: []string{"--min-window", "0s"}, want: []string{"--min-window", "positive"}},
+		{name: "a window longer than learning looks back", args: []string{"--min-window", "721h"}, want: []string{"--min-window", "720h0m0s", "--retention-flows"}},
 		{name: "negative duration", args: []string{"--warm-up", "-1s"}, want: []string{"--warm-up", "positive"}},
 		{name: "unknown way of attaching", args: []string{"--attach", "xdp"}, want: []string{"--attach", `"xdp"`, "want auto, tcx or clsact"}},
 		{name: "unknown argument", args: []string{"now"}, want: []string{"now"}},

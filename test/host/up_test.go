@@ -31,12 +31,25 @@ func onlyFrom(w flow.Workload, app string, port uint16) policy.Policy {
 	}}}
 }
 
-// create saves a policy as the next revision by the API.
+// create saves a policy as the next revision by the API, by somebody who accepts
+// what of it is flagged.
 func (u *up) create(t *testing.T, p policy.Policy, parent int64) int64 {
 	t.Helper()
 	w := p.Workload
+	rec, err := u.client.GetRecommendationWithResponse(t.Context(), w.Namespace, w.Kind, w.Name, nil)
+	if err != nil || rec.JSON200 == nil {
+		t.Fatalf("recommendation: %v, %s %s", err, rec.Status(), rec.Body)
+	}
+	accepted := []api.AcceptedFlagged{}
+	for _, r := range rec.JSON200.Rules {
+		a := api.AcceptedFlagged{Rule: *r.Rule.ID, Flags: []string{}}
+		for _, f := range r.Flags {
+			a.Flags = append(a.Flags, f.Code)
+		}
+		accepted = append(accepted, a)
+	}
 	res, err := u.client.CreateRevisionWithResponse(t.Context(), w.Namespace, w.Kind, w.Name,
-		api.NewRevision{Policy: api.PolicyOf(p), Origin: "edit", Parent: parent})
+		api.NewRevision{Policy: api.PolicyOf(p), Origin: "edit", Parent: parent, AcceptedFlagged: &accepted})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +83,49 @@ func (u *up) enforce(t *testing.T, w flow.Workload, revision string) {
 		}
 		return nil
 	})
+}
+
+// past asks what was learned of db, with the records behind it, what its first
+// revision would have denied, and for that revision in other words.
+func (s *site) past(t *testing.T) {
+	t.Helper()
+	eventually(t, "records behind each piece of evidence", func() error {
+		var doc struct {
+			Recommendations []struct {
+				Rules   []struct{ Evidence []struct{ Filter string } }
+				Samples map[string][]api.Flow
+			}
+		}
+		r := s.command(t, "policy", "recommend", "shop/db", "-o", "json", "--config", s.config())
+		if err := json.Unmarshal([]byte(r.stdout), &doc); err != nil {
+			return fmt.Errorf("%w: %s", err, r.stderr)
+		}
+		n := 0
+		for _, rule := range doc.Recommendations[0].Rules {
+			for _, e := range rule.Evidence {
+				n++
+				if len(doc.Recommendations[0].Samples[e.Filter]) == 0 {
+					return fmt.Errorf("no record for %q", e.Filter)
+				}
+			}
+		}
+		if n == 0 {
+			return fmt.Errorf("no evidence in %s", r.stdout)
+		}
+		return nil
+	})
+	r := s.command(t, "replay", "shop/db@1", "--since", "10m", "--config", s.config())
+	if r.code != 0 || !strings.Contains(r.stdout, "shop/Host/evil") || !strings.Contains(r.stdout, " > ") || strings.Contains(r.stdout, "shop/Host/web") {
+		t.Errorf("replay: exit code %d, %q, printed\n%s", r.code, r.stderr, r.stdout)
+	}
+	r = s.command(t, "diff", "shop/db@1", "shop/db@1", "--since", "10m", "--config", s.config())
+	if r.code != 0 || r.stdout != "" || !strings.Contains(r.stderr, "B denies 0 connections") {
+		t.Errorf("diff: exit code %d, %q, printed\n%s", r.code, r.stderr, r.stdout)
+	}
+	r = s.command(t, "policy", "export", "shop/db@1", "-o", "nftables", "--config", s.config())
+	if r.code != 0 || !strings.Contains(r.stdout, "5432") {
+		t.Errorf("export: exit code %d, %q, printed\n%s", r.code, r.stderr, r.stdout)
+	}
 }
 
 func TestUp(t *testing.T) {
@@ -124,6 +180,7 @@ func TestUp(t *testing.T) {
 	}
 	s.policy(t, []string{"show", db.String()}, "1", "admin")
 	s.policy(t, []string{"show", db.String(), "--revision", "1"}, "app=web", "5432")
+	s.past(t)
 	s.policy(t, []string{"stage", db.String(), "--revision", "1", "--dry-run"}, "would stage")
 	s.policy(t, []string{"stage", db.String(), "--revision", "1"}, "staged 1", "ingress audit")
 	open("in audit", true)

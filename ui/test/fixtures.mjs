@@ -114,6 +114,7 @@ const evidence = (peer, protocol, port, connections) => ({
   days: 2,
   weekHours: 24,
   observedAt: "both",
+  filter: `to.port=${port} protocol=${protocol}`,
 });
 
 /** @param {string} name @returns {Wire.RecommendedRule[]} */

@@ -36,6 +36,11 @@ class Refusal extends Error {
   }
 }
 
+/** @param {Wire.Policy} policy @param {Wire.RecommendedRule} r */
+const holds = (policy, r) =>
+  r.direction !== "unknown" &&
+  policy[r.direction].some((own) => fixtures.withId(own).id === r.rule.id);
+
 export class Mock {
   constructor() {
     /** @type {Map<string, Held>} */
@@ -53,6 +58,8 @@ export class Mock {
     /** @type {Set<string>} */
     this.sessions = new Set();
     this.confirmAfter = 600;
+    /** What learning lacks of every workload. @type {string[]} */
+    this.unlearned = [];
     this.empty = false;
     this.note("system", "started", "The server started; 13 workloads are in the inventory.");
   }
@@ -109,6 +116,18 @@ export class Mock {
         "conflict",
         `revision ${newest} was made meanwhile; look at it and try again`,
       );
+    }
+    const missing = fixtures
+      .recommendation(w.summary.workload.name)
+      .rules.filter((r) => r.proposed === "review" && holds(body.policy, r))
+      .filter((r) => !body.acceptedFlagged?.some((a) => a.rule === r.rule.id))
+      .map((r) => `rule ${r.rule.id} (${r.sentence}) is flagged`);
+    if (missing.length > 0) {
+      throw new Refusal(409, {
+        code: "not_ready",
+        message: `flagged rules are accepted one by one: ${missing[0]}`,
+        missing,
+      });
     }
     const bad = [...body.policy.ingress, ...body.policy.egress]
       .flatMap((r) => r.peers)
@@ -191,6 +210,12 @@ export class Mock {
     w.summary.egressStage = stage("isolateEgress");
     w.actions = {
       ...(staged ? {} : { enforce: "nothing is staged: audit a revision first" }),
+      ...(staged && this.unlearned.length > 0
+        ? {
+            enforce: `revision ${staged} cannot be enforced yet: ${this.unlearned[0]} (and ${this.unlearned.length - 1} more)`,
+            unlearned: this.unlearned,
+          }
+        : {}),
       ...(live ? {} : { rollback: "nothing is live" }),
     };
   }
@@ -434,7 +459,8 @@ function flowsPage(url) {
     });
   }
   const from = Number(url.searchParams.get("cursor") ?? 0);
-  const end = Math.min(filter.includes("nobody") ? 0 : 450, from + 200);
+  const limit = Number(url.searchParams.get("limit") ?? 100);
+  const end = Math.min(filter.includes("nobody") ? 0 : 450, from + limit);
   return {
     flows: Array.from({ length: Math.max(0, end - from) }, (_, i) => fixtures.flow(from + i)),
     next: end > 0 && end < 450 ? String(end) : undefined,

@@ -60,6 +60,13 @@ const scenes = /** @type {[name: string, go: (page: Page, mock: Mock) => Promise
   ["workloads-no-match", (page) => page.getByTestId("workload-search").fill("nothing-like-this")],
   ["review", (page) => page.goto(cart).then(() => page.getByTestId("coverage").waitFor())],
   [
+    "review-samples",
+    async (page) => {
+      await page.locator("[data-flagged] [data-testid=samples]").first().click();
+      await page.getByTestId("sample").first().waitFor();
+    },
+  ],
+  [
     "editor",
     async (page) => {
       const flagged = page.locator("[data-testid^=rule-][data-flagged]").last();
@@ -119,8 +126,29 @@ const scenes = /** @type {[name: string, go: (page: Page, mock: Mock) => Promise
   ],
   ["audited-grouped", (page) => page.getByTestId("audit-group").selectOption("source")],
   [
-    "dialog-enforce",
+    "not-ready",
+    async (page, mock) => {
+      mock.unlearned = [
+        "node-1 has covered 3h of the 168h that are needed: 165h to go",
+        "20 of the 168 hours of the week were watched",
+      ];
+      await page.reload();
+      await page.getByTestId("btn-anyway").waitFor();
+    },
+  ],
+  [
+    "dialog-anyway",
     async (page) => {
+      await page.getByTestId("btn-anyway").click();
+      await page.getByTestId("confirm-why").fill("The audit of the shop is tomorrow");
+      await page.getByTestId("confirm-would-deny").getByRole("listitem").first().waitFor();
+    },
+  ],
+  [
+    "dialog-enforce",
+    async (page, mock) => {
+      mock.unlearned = [];
+      await page.reload();
       await page.getByTestId("btn-enforce").click();
       await page.getByTestId("confirm-would-deny").getByRole("listitem").first().waitFor();
     },

@@ -42,6 +42,8 @@ export function changeSlot(
   ref: WorkloadRef,
   revision: number,
   version: number,
+  /** Why to enforce although learning is not complete. */
+  anyway?: string,
 ): Promise<SlotResult> {
   const init = { params: params(ref), body: { revision, version } };
   switch (action) {
@@ -50,7 +52,12 @@ export function changeSlot(
     case "unstage":
       return unwrap(client.POST("/api/v1/workloads/{namespace}/{kind}/{name}/unstage", init));
     case "enforce":
-      return unwrap(client.POST("/api/v1/workloads/{namespace}/{kind}/{name}/promote", init));
+      return unwrap(
+        client.POST("/api/v1/workloads/{namespace}/{kind}/{name}/promote", {
+          ...init,
+          body: { ...init.body, anyway },
+        }),
+      );
     case "rollback":
       return unwrap(client.POST("/api/v1/workloads/{namespace}/{kind}/{name}/rollback", init));
   }

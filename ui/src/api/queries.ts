@@ -130,6 +130,16 @@ export const queries = {
       getNextPageParam: (last) => last.next,
     }),
 
+  // Some of the records behind a piece of evidence: they do not change any more.
+  samples: (filter: string) =>
+    queryOptions({
+      queryKey: ["samples", filter],
+      staleTime: Number.POSITIVE_INFINITY,
+      retry: false,
+      queryFn: ({ signal }) =>
+        unwrap(client.GET("/api/v1/flows", { signal, params: { query: { filter, limit: 3 } } })),
+    }),
+
   facets: (filter: string) =>
     queryOptions({
       queryKey: ["facets", filter],

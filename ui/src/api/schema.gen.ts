@@ -361,6 +361,44 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/workloads/{namespace}/{kind}/{name}/diff": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                namespace: components["parameters"]["Namespace"];
+                kind: components["parameters"]["Kind"];
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Judge stored history by two policies of the workload; which connections does only one of them deny? */
+        post: operations["diffPolicies"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/inventory": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The inventory that the server works with, in the form of its file. */
+        get: operations["getInventory"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/explain": {
         parameters: {
             query?: never;
@@ -593,6 +631,8 @@ export interface components {
             audit?: string;
             enforce?: string;
             rollback?: string;
+            /** @description What learning lacks, where that alone stands against enforcing; a promotion with `anyway` passes over it. */
+            unlearned?: string[];
         };
         Endpoint: {
             name: string;
@@ -778,6 +818,8 @@ export interface components {
              * @enum {string}
              */
             observedAt: "both" | "here" | "peer";
+            /** @description Of the flow records behind it. */
+            filter: string;
         };
         Flag: {
             code: string;
@@ -906,6 +948,14 @@ export interface components {
              * @description The newest revision the author saw; 0 when there was none. Another one is a conflict.
              */
             parent: number;
+            /** @description The flagged rules of the recommendation that the author looked at and accepts, each with every flag it has. A policy with a flagged rule that is neither here nor in the parent is refused (`not_ready`). */
+            acceptedFlagged?: components["schemas"]["AcceptedFlagged"][];
+        };
+        AcceptedFlagged: {
+            /** @description The recommended rule's id. */
+            rule: string;
+            /** @description The codes of its flags. */
+            flags: string[];
         };
         Revision: {
             workload: components["schemas"]["WorkloadRef"];
@@ -941,6 +991,17 @@ export interface components {
              */
             version: number;
         };
+        Promotion: {
+            /** Format: int64 */
+            revision: number;
+            /**
+             * Format: int64
+             * @description Of the slots as the author saw them. Another one is a conflict.
+             */
+            version: number;
+            /** @description Why to enforce although learning is not complete; it goes into the activity log. What nodes lack is not passed over. */
+            anyway?: string;
+        };
         SlotResult: {
             summary: components["schemas"]["WorkloadSummary"];
             nodes: components["schemas"]["NodeSlots"][];
@@ -963,12 +1024,21 @@ export interface components {
             reason: string;
             /** Format: int64 */
             connections: number;
+            /**
+             * Format: int64
+             * @description Of a replay.
+             */
+            answered?: number;
             /** Format: int64 */
             packets: number;
             /** Format: date-time */
             firstSeen: string;
             /** Format: date-time */
             lastSeen: string;
+            /** @description The policy allows some of the peer's addresses; of a replay. */
+            partly?: boolean;
+            /** @description Of the flow records behind it; of a replay. */
+            filter?: string;
         };
         Denials: {
             /** Format: int64 */
@@ -985,6 +1055,20 @@ export interface components {
              * @description Connections denied or would-deny.
              */
             denied: number;
+            /**
+             * Format: date-time
+             * @description Of a replay.
+             */
+            until?: string;
+            /** @description Of a replay. */
+            judgedEdges?: number;
+            /** @description Of a replay. */
+            deniedEdges?: number;
+            /**
+             * Format: int64
+             * @description Connections whose direction is not known; of a replay.
+             */
+            unjudged?: number;
             denials: components["schemas"]["Denial"][];
         };
         PolicyCheck: {
@@ -1022,6 +1106,54 @@ export interface components {
             since?: string;
             /** Format: date-time */
             until?: string;
+        };
+        DiffRequest: {
+            before: components["schemas"]["Policy"];
+            after: components["schemas"]["Policy"];
+            /** Format: date-time */
+            since?: string;
+            /** Format: date-time */
+            until?: string;
+        };
+        Difference: {
+            /** Format: date-time */
+            since: string;
+            /** Format: date-time */
+            until: string;
+            /** @description What only the second denies. */
+            denied: components["schemas"]["Denial"][];
+            /** @description What only the first denies. */
+            allowed: components["schemas"]["Denial"][];
+            /** Format: int64 */
+            deniedConnections: number;
+            /** Format: int64 */
+            allowedConnections: number;
+            /**
+             * Format: int64
+             * @description Connections that both judge alike.
+             */
+            same: number;
+        };
+        /** @description Nodes, workloads, guardrails, namespaces, names and services, as docs/inventory.md has them. */
+        Inventory: {
+            nodes: {
+                [key: string]: unknown;
+            }[];
+            workloads: {
+                [key: string]: unknown;
+            }[];
+            guardrails?: {
+                [key: string]: unknown;
+            }[];
+            namespaces?: {
+                [key: string]: unknown;
+            }[];
+            names?: {
+                [key: string]: unknown;
+            }[];
+            services?: {
+                [key: string]: unknown;
+            }[];
         };
         Activity: {
             /** Format: int64 */
@@ -1579,7 +1711,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["SlotChange"];
+                "application/json": components["schemas"]["Promotion"];
             };
         };
         responses: {
@@ -1749,6 +1881,60 @@ export interface operations {
             401: components["responses"]["Error"];
             404: components["responses"]["Error"];
             409: components["responses"]["Error"];
+            default: components["responses"]["Error"];
+        };
+    };
+    diffPolicies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                namespace: components["parameters"]["Namespace"];
+                kind: components["parameters"]["Kind"];
+                name: components["parameters"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DiffRequest"];
+            };
+        };
+        responses: {
+            /** @description The differences. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Difference"];
+                };
+            };
+            400: components["responses"]["Error"];
+            401: components["responses"]["Error"];
+            404: components["responses"]["Error"];
+            default: components["responses"]["Error"];
+        };
+    };
+    getInventory: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The inventory. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Inventory"];
+                };
+            };
+            401: components["responses"]["Error"];
             default: components["responses"]["Error"];
         };
     };

@@ -3,6 +3,7 @@ import type { components, operations } from "./schema.gen";
 // The names of the contract's types. Features turn them into view types.
 type Schemas = components["schemas"];
 
+export type AcceptedFlagged = Schemas["AcceptedFlagged"];
 export type Actions = Schemas["Actions"];
 export type Activity = Schemas["Activity"];
 export type Completeness = Schemas["Completeness"];

@@ -123,6 +123,18 @@ describe("the policy", () => {
   });
 });
 
+test("a flagged rule is accepted by name, with every flag that was shown", () => {
+  const all = fresh(acceptAll(emptyDraft, fresh(emptyDraft).rules));
+  expect(newRevision(cart, all, "", 0).acceptedFlagged).toEqual([]);
+  const flagged = all.rules.find(isFlagged);
+  const accepted = fresh(decide(emptyDraft, flagged?.key ?? "", "accept"));
+  const want = [{ rule: flagged?.id, flags: flagged?.recommended?.flags.map((f) => f.code) }];
+  expect(want[0]?.flags?.length).toBeGreaterThan(0);
+  expect(newRevision(cart, accepted, "", 0).acceptedFlagged).toEqual(want);
+  const changed = fresh(edit(emptyDraft, flagged?.key ?? "", cidrRule("192.0.2.0/24", 1)));
+  expect(newRevision(cart, changed, "", 0).acceptedFlagged).toEqual(want);
+});
+
 test("ids are the server's to give", () => {
   const p = policyOf(cart, fresh(acceptAll(emptyDraft, fresh(emptyDraft).rules)));
   expect([...p.ingress, ...p.egress].length).toBe(5);

@@ -1,4 +1,5 @@
 import type {
+  AcceptedFlagged,
   Flag,
   NewRevision,
   Policy,
@@ -198,8 +199,15 @@ export function newRevision(
     origin: byHand ? "edit" : "recommendation",
     comment: comment.trim() || undefined,
     parent,
+    acceptedFlagged: acceptedFlagged(review),
   };
 }
+
+/** What the server takes for accepted one by one: each flagged rule with the flags that were shown. */
+const acceptedFlagged = (review: Review): AcceptedFlagged[] =>
+  review.rules
+    .filter((r) => r.decision === "accept" && isFlagged(r))
+    .map((r) => ({ rule: r.id, flags: r.recommended?.flags.map((f) => f.code) ?? [] }));
 
 export type CannotCreate = "undecided" | "nothing" | "unchanged" | undefined;
 

@@ -75,12 +75,17 @@ function Outcome({ control }: { control: ReviewControl }) {
   const ask = useAskSlotChange();
   const { create } = control;
   if (create.error) {
-    const conflict = create.error instanceof ApiError && create.error.status === 409;
-    const field = create.error instanceof ApiError ? create.error.field : undefined;
+    const { code, field } = create.error instanceof ApiError ? create.error : {};
+    const flagged = code === "not_ready";
+    const title = flagged ? "flagged" : code === "conflict" ? "conflict" : "failed";
     return (
       <div className={classes.outcome}>
-        <Failure error={create.error} title={t(conflict ? "create.conflict" : "create.failed")} />
-        {field && <p className={classes.why}>{t("create.field", { field })}</p>}
+        <Failure error={create.error} title={t(`create.${title}`)} />
+        {flagged ? (
+          <p className={classes.why}>{t("create.flaggedText")}</p>
+        ) : (
+          field && <p className={classes.why}>{t("create.field", { field })}</p>
+        )}
       </div>
     );
   }

@@ -1,9 +1,14 @@
-import { useState } from "react";
+import { useQuery } from "@tanstack/react-query";
+import { useId, useState } from "react";
 import { useTranslation } from "react-i18next";
-import type { Evidence } from "../../../api/wire";
+import { queries } from "../../../api/queries";
+import type { Evidence, Flow } from "../../../api/wire";
 import { formatBytes, formatCount } from "../../../app/format";
 import { PartyName } from "../../../components/PartyName";
+import { Failure } from "../../../components/States";
+import { TextLink } from "../../../components/TextLink";
 import { When } from "../../../components/When";
+import { VerdictBadge } from "../../flows/components/parts";
 import classes from "./EvidenceView.module.css";
 
 const shown = 2;
@@ -68,6 +73,60 @@ function One({ evidence: e }: { evidence: Evidence }) {
         })}
         , {t(`evidence.observedAt.${e.observedAt}`)}
       </p>
+      <Samples filter={e.filter} />
     </div>
   );
 }
+
+/** Some of the records behind it, fetched once somebody wants to see them. */
+function Samples({ filter }: { filter: string }) {
+  const { t } = useTranslation();
+  const id = useId();
+  const [open, setOpen] = useState(false);
+  const page = useQuery({ ...queries.samples(filter), enabled: open });
+  return (
+    <>
+      <button
+        type="button"
+        className={classes.more}
+        aria-expanded={open}
+        aria-controls={id}
+        onClick={() => setOpen(!open)}
+        data-testid="samples"
+      >
+        {t("evidence.samples")}
+      </button>
+      <div id={id}>
+        {open && (
+          <>
+            {page.isPending && <p className={classes.line}>{t("state.loading")}</p>}
+            {page.error && <Failure error={page.error} retry={() => void page.refetch()} />}
+            {page.data?.flows.length === 0 && (
+              <p className={classes.line}>{t("evidence.samplesNone")}</p>
+            )}
+            {page.data && page.data.flows.length > 0 && (
+              <ul className={classes.samples}>
+                {page.data.flows.map((f) => (
+                  <li key={f.id} data-testid="sample">
+                    <When time={f.time} /> <VerdictBadge verdict={f.outcome} />
+                    <br />
+                    {endText(f.source, f.sourceAddress)} →{" "}
+                    {endText(f.destination, f.destinationAddress)} {f.protocol} {f.port || ""}
+                  </li>
+                ))}
+                <li>
+                  <TextLink to="/flows" search={{ q: filter }} inherit>
+                    {t("evidence.samplesAll")}
+                  </TextLink>
+                </li>
+              </ul>
+            )}
+          </>
+        )}
+      </div>
+    </>
+  );
+}
+
+const endText = (party: Flow["source"], address: string): string =>
+  [party.endpoint, address].filter(Boolean).join(" ");

@@ -1,6 +1,7 @@
 import { screen, waitFor, within } from "@testing-library/react";
 import { beforeEach, describe, expect, test } from "vitest";
 import { type Call, Refused, start } from "../../../../test/app";
+import { flow } from "../../../../test/fixtures.mjs";
 import {
   cart,
   cartAnswers,
@@ -151,6 +152,7 @@ test("a review starts from what a person made, not from a way back", async () =>
 
 test.each([
   [409, "conflict", "revision 4 was made meanwhile", "Somebody was faster"],
+  [409, "not_ready", "rule 1 is flagged", "Flagged rules are accepted one by one"],
   [400, "invalid", "the prefix has host bits set", "The revision was refused"],
 ])(
   "a refusal with %i shows the server's reason and keeps the decisions",
@@ -163,10 +165,23 @@ test.each([
     const alert = await screen.findByRole("alert");
     expect(alert.textContent).toContain(words);
     expect(alert.textContent).toContain(title);
-    expect(screen.getByText("It is about policy.egress.0.")).toBeDefined();
+    expect(
+      screen.getByText(/^It is about policy.egress.0.$|^Look at them over the whole history/),
+    ).toBeDefined();
     expect(screen.getByTestId(`rule-${admin}`).dataset.decision).toBe("accept");
   },
 );
+
+test("evidence shows the flows behind it, when somebody asks", async () => {
+  const app = review({ "GET /api/v1/flows": { flows: [flow(0)] } });
+  const card = within(await screen.findByTestId(`rule-${admin}`));
+  expect(app.called("GET /api/v1/flows")).toEqual([]);
+  await app.user.click(card.getByTestId("samples"));
+  const sample = await card.findByTestId("sample");
+  expect(sample.textContent).toContain(flow(0).destinationAddress);
+  expect(app.called("GET /api/v1/flows")[0]?.search.get("filter")).toBe("to.port=22 protocol=TCP");
+  expect(card.getByText("All in Flows").getAttribute("href")).toContain("/flows?q=");
+});
 
 test("nothing learned says why, and a direction never seen is said to be open", async () => {
   const none = recommendation("cartservice");

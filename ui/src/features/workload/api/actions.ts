@@ -15,6 +15,8 @@ export interface ActionState {
   /** The revision it is about. */
   revision: number | undefined;
   blocked: Blocked | undefined;
+  /** What stands against it is only this, which a person may pass over. */
+  unlearned: string[] | undefined;
 }
 
 /** What each button would do now, or why it cannot. `newestFirst` is the revision list. */
@@ -32,10 +34,9 @@ export function actionState(
     enforce: requested.staged || undefined,
     rollback: requested.live || undefined,
   }[action];
-  if (words) {
-    return { action, revision, blocked: { words } };
-  }
-  return { action, revision, blocked: ownReason(action, revision, w) };
+  const unlearned = action === "enforce" ? w.actions.unlearned : undefined;
+  const blocked = words ? { words } : ownReason(action, revision, w);
+  return { action, revision, blocked, unlearned };
 }
 
 function ownReason(

@@ -22,7 +22,7 @@ export function ActionButtons({
 }: {
   states: ActionState[];
   pending: SlotAction | undefined;
-  onAction: (action: SlotAction) => void;
+  onAction: (action: SlotAction, unlearned?: string[]) => void;
 }) {
   const { t } = useTranslation();
   const id = useId();
@@ -62,6 +62,16 @@ export function ActionButtons({
               s.blocked && (
                 <li key={s.action} id={`${id}-${s.action}`} data-testid={`reason-${s.action}`}>
                   <strong>{t(`action.${s.action}.button`)}:</strong> {blockedText(t, s.blocked)}
+                  {s.unlearned && pending === undefined && (
+                    <button
+                      type="button"
+                      className={classes.anyway}
+                      onClick={() => onAction(s.action, s.unlearned)}
+                      data-testid="btn-anyway"
+                    >
+                      {t("action.anyway")}
+                    </button>
+                  )}
                 </li>
               ),
           )}

@@ -1,5 +1,6 @@
-import { Button, Modal } from "@mantine/core";
+import { Button, Modal, Textarea } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
 import { useTranslation } from "react-i18next";
 import { queries } from "../../../api/queries";
 import type { Revision, Workload } from "../../../api/wire";
@@ -56,7 +57,8 @@ function Body({
   const { t } = useTranslation();
   const status = useQuery(queries.status()).data;
   const changed = workload.summary.version !== request.version;
-  const { action } = request;
+  const { action, unlearned } = request;
+  const [why, setWhy] = useState("");
   return (
     <>
       <DialogFacts
@@ -81,13 +83,36 @@ function Body({
           {t("dialog.changed")}
         </Notice>
       )}
+      {unlearned && (
+        <>
+          <Notice tone="warn" title={t("dialog.unlearned")} testId="confirm-unlearned">
+            <ul className={classes.denials}>
+              {unlearned.map((m) => (
+                <li key={m}>{m}</li>
+              ))}
+            </ul>
+          </Notice>
+          <Textarea
+            label={t("dialog.anyway")}
+            description={t("dialog.anywayText")}
+            value={why}
+            maxLength={500}
+            autosize
+            minRows={2}
+            required
+            onChange={(e) => setWhy(e.currentTarget.value)}
+            data-testid="confirm-why"
+          />
+        </>
+      )}
       <div className={classes.buttons}>
         <Button variant="default" onClick={onCancel} data-testid="confirm-cancel">
           {t("dialog.cancel")}
         </Button>
         <Button
           leftSection={<Icon name={action === "unstage" ? "cross" : action} />}
-          onClick={() => onConfirm(request)}
+          disabled={unlearned !== undefined && why.trim() === ""}
+          onClick={() => onConfirm(unlearned ? { ...request, anyway: why.trim() } : request)}
           data-testid="confirm-ok"
           data-autofocus
         >

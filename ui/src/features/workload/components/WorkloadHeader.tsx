@@ -55,7 +55,7 @@ export function WorkloadHeader({
               : slotActions
             ).map((a) => actionState(a, workload, revisions))}
             pending={change.pending ? change.asked?.action : undefined}
-            onAction={ask}
+            onAction={(action, unlearned) => ask(action, undefined, unlearned)}
           />
           <SlotGrid summary={summary} />
         </div>

@@ -138,6 +138,26 @@ test("a button that cannot be used is reachable, says why and does nothing", asy
   expect(screen.getByTestId("reason-rollback").textContent).toContain("nothing is live");
 });
 
+test("what learning lacks can be passed over, for a reason", async () => {
+  const app = staged((w) => {
+    w.actions.enforce = "revision 4 cannot be enforced yet: watched for 3h of 168h (and 1 more)";
+    w.actions.unlearned = ["watched for 3h of 168h", "20 of 168 hours of the week"];
+    return { [`POST ${cartApi}/promote`]: new Refused(409, "conflict", "no") };
+  });
+  await app.user.click(await screen.findByTestId("btn-anyway"));
+  expect((await screen.findByTestId("confirm-unlearned")).textContent).toContain("20 of 168 hours");
+  const ok = screen.getByTestId<HTMLButtonElement>("confirm-ok");
+  expect(ok.disabled).toBe(true);
+  await app.user.type(screen.getByTestId("confirm-why"), " audit tomorrow ");
+  await app.user.click(ok);
+  await screen.findByTestId("change-error");
+  expect(app.called(`POST ${cartApi}/promote`)[0]?.body).toEqual({
+    revision: 4,
+    version: 11,
+    anyway: "audit tomorrow",
+  });
+});
+
 test("Audit takes the newest revision, and Stop audit is there while one is staged", async () => {
   const app = start(cartPath, {
     ...cartAnswers(

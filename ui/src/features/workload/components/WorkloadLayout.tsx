@@ -53,11 +53,11 @@ function LoadedWorkload({
   const change = useSlotChange(summary.workload);
   const [asked, setAsked] = useState<SlotRequest>();
 
-  const ask: AskSlotChange = (action, revision) => {
+  const ask: AskSlotChange = (action, revision, unlearned) => {
     const wanted = revision ?? actionState(action, workload, revisions).revision;
     if (wanted !== undefined && !change.pending) {
       change.dismiss();
-      setAsked({ action, revision: wanted, version: summary.version });
+      setAsked({ action, revision: wanted, version: summary.version, unlearned });
     }
   };
 

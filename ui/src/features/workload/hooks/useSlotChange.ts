@@ -11,6 +11,9 @@ export interface SlotRequest {
   revision: number;
   /** Of the slots when the dialog was opened: a change since then must be refused. */
   version: number;
+  /** What learning lacks, for a person who enforces anyway and says why. */
+  unlearned?: string[] | undefined;
+  anyway?: string;
 }
 
 interface Change {
@@ -37,7 +40,8 @@ export function useSlotChange(ref: WorkloadRef) {
   const mutation = useMutation({
     mutationFn: async (request: SlotRequest) => {
       const clickedAt = Date.now();
-      const result = await changeSlot(request.action, ref, request.revision, request.version);
+      const { action, revision, version, anyway } = request;
+      const result = await changeSlot(action, ref, revision, version, anyway);
       return { request, clickedAt, answeredAt: Date.now(), result };
     },
     onMutate: () => {
