@@ -30,9 +30,9 @@ type Config struct {
 	// MinWeekHours is how many of the 168 hours of the week must have been watched
 	// without a loss. Default: those of MinCovered, at most 168.
 	MinWeekHours int
-	// MaxUnseen is the largest share of connections that the estimate (not its
-	// upper bound, which weeks of few edges cannot bring down) and the check of the
-	// later half may leave to edges that nobody saw. Default 0.05, or
+	// MaxUnseen is the largest share of connections that the estimate (what it
+	// expects; weeks of few edges cannot bring its upper bound down) and the check of
+	// the later half may leave to edges that nobody saw. Default 0.05, or
 	// 1 where MinCovered is below a day and there is nothing to estimate from.
 	MaxUnseen float64
 	// MinShare is the share of the time since the first heartbeat that must be

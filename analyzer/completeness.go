@@ -222,8 +222,8 @@ func (v *view) missingOfCompleteness(r *Recommendation) {
 	if v.cfg.MaxUnseen >= 1 || len(r.Rules) == 0 {
 		return
 	}
-	if e := c.Estimate; e != nil && e.Unseen > v.cfg.MaxUnseen {
-		missing("%s of connections are estimated to be on edges not seen yet; want at most %s", percent(e.Unseen), percent(v.cfg.MaxUnseen))
+	if e := c.Estimate; e != nil && e.Expected > v.cfg.MaxUnseen {
+		missing("%s of connections are expected on edges not seen yet; want at most %s", percent(e.Expected), percent(v.cfg.MaxUnseen))
 	}
 	if s := c.Split; s != nil && s.Share > v.cfg.MaxUnseen {
 		missing("what the earlier half taught would deny %s of the later half's connections, on %s; want at most %s",
@@ -245,7 +245,7 @@ func (c *Completeness) words() string {
 		parts = append(parts, fmt.Sprintf("%d of %s watched, at least %d seen", c.WatchedReplicas, number(c.Replicas, "replica"), c.SeenReplicas))
 	}
 	if e := c.Estimate; e != nil {
-		parts = append(parts, fmt.Sprintf("%s of connections (%s to %s) estimated on edges not seen yet", percent(e.Unseen), percent(e.Low), percent(e.High)))
+		parts = append(parts, fmt.Sprintf("%s of connections (%s to %s) expected on edges not seen yet", percent(e.Expected), percent(e.Low), percent(e.High)))
 	}
 	if s := c.Split; s != nil {
 		parts = append(parts, fmt.Sprintf("the earlier half would have denied %s of the later half", percent(s.Share)))

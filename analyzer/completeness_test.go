@@ -22,15 +22,18 @@ func TestEstimateUnseen(t *testing.T) {
 		unseenEdges       float64
 	}{
 		{"nothing seen says nothing", nil, 1, 0, 1, 0},
-		// As the rule of three, with 6.7 slices of a hundred: nearly 99.9 % certain.
-		{"one steady edge", []analyzer.Incidence{steady}, 0, 0, 0.067, 0},
-		{"one of two was seen once", []analyzer.Incidence{steady, {Slices: 1, Connections: 10}}, 10. / 1010, 0, 0.112, 0},
+		// The 99.75 % quantile of a negative binomial count of 0.5, at even odds, is 6:
+		// 6 slices to come of 106.
+		{"one steady edge", []analyzer.Incidence{steady}, 0, 0, 0.057, 0},
+		// That of 1.5 is 9: 90 of 1,100.
+		{"one of two was seen once", []analyzer.Incidence{steady, {Slices: 1, Connections: 10}}, 10. / 1010, 0, 0.082, 0},
 		{"a burst is one sighting", []analyzer.Incidence{steady, {Slices: 1, Connections: 1000}}, 0.5, 0, 1, 0},
+		// Those of 20.5 are 6 and 42: 60 of 1,260 and 420 of 1,620.
 		{
 			"many seen once", append([]analyzer.Incidence{steady}, slicesOf(20, 1, 10)...),
-			200. / 1200, 0.0086, 0.38, 0.99 * 20 * 19 / 2,
+			200. / 1200, 0.048, 0.26, 0.99 * 20 * 19 / 2,
 		},
-		{"seen twice is not unseen", append([]analyzer.Incidence{steady}, slicesOf(20, 2, 20)...), 0, 0, 0.144, 0},
+		{"seen twice is not unseen", append([]analyzer.Incidence{steady}, slicesOf(20, 2, 20)...), 0, 0, 0.042, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := analyzer.EstimateUnseen(c.edges, 100)
