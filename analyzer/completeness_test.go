@@ -82,6 +82,17 @@ func TestExpectedUnseen(t *testing.T) {
 	}
 }
 
+// Too little to go by is not readiness, even though no edge was seen on one day only.
+func TestReadyAsksWhatIsExpected(t *testing.T) {
+	for days, want := range map[string]bool{"3": false, "14": true} {
+		w := weeks(t, "covered node-1 336h", "covered node-2 336h", "flow shop/front > shop/cart TCP 80 hours=200 days="+days+" clients=2 servers=2")
+		c := w.recommend("shop/cart").Coverage
+		if said := strings.Contains(strings.Join(c.Missing, "; "), "are expected on edges not seen yet; want at most 5%"); c.Ready != want || said == want {
+			t.Errorf("one edge on %s days: ready %v, missing %q", days, c.Ready, c.Missing)
+		}
+	}
+}
+
 func slicesOf(n, slices int, connections float64) []analyzer.Incidence {
 	out := make([]analyzer.Incidence, n)
 	for i := range out {
