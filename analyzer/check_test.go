@@ -162,6 +162,11 @@ func TestCheck(t *testing.T) {
 			func(p *policy.Policy) { p.IsolateEgress = false },
 			[]string{"keep ingress: workloads with app=front in shop " + fromFront, "review egress: may connect to workloads with app=pay in shop on TCP 80 !open"}, -1,
 		},
+		{
+			"a rule of a direction that is open", append([]string{"flow shop/cart > shop/pay TCP 80 hours=100 days=9 first=100h clients=2"}, both...), []string{"ingress app=front TCP:80", "egress app=pay TCP:80"}, "50h",
+			func(p *policy.Policy) { p.IsolateEgress = false },
+			[]string{"keep ingress: workloads with app=front in shop " + fromFront, "keep egress: may connect to workloads with app=pay in shop on TCP 80"}, -1,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// The coverage of a line counts before that of the world.

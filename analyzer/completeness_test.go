@@ -25,13 +25,14 @@ func TestEstimateUnseen(t *testing.T) {
 		// The 99.75 % quantile of a negative binomial count of 0.5, at even odds, is 6:
 		// 6 slices to come of 106.
 		{"one steady edge", []analyzer.Incidence{steady}, 0, 0, 0.057, 0},
-		// That of 1.5 is 9: 90 of 1,100.
-		{"one of two was seen once", []analyzer.Incidence{steady, {Slices: 1, Connections: 10}}, 10. / 1010, 0, 0.082, 0},
-		{"a burst is one sighting", []analyzer.Incidence{steady, {Slices: 1, Connections: 1000}}, 0.5, 0, 1, 0},
-		// Those of 20.5 are 6 and 42: 60 of 1,260 and 420 of 1,620.
+		// That of 1.5 is 10: 100 of 1,100.
+		{"one of two was seen once", []analyzer.Incidence{steady, {Slices: 1, Connections: 10}}, 10. / 1010, 0, 0.091, 0},
+		// Seven more bursts of a thousand, beside the thousand of the steady one.
+		{"a burst is one sighting", []analyzer.Incidence{steady, {Slices: 1, Connections: 1000}}, 0.5, 0, 0.875, 0},
+		// Those of 20.5 are 6 and 42: 60 of 1,060 and 420 of 1,420.
 		{
 			"many seen once", append([]analyzer.Incidence{steady}, slicesOf(20, 1, 10)...),
-			200. / 1200, 0.048, 0.26, 0.99 * 20 * 19 / 2,
+			200. / 1200, 0.057, 0.296, 0.99 * 20 * 19 / 2,
 		},
 		{"seen twice is not unseen", append([]analyzer.Incidence{steady}, slicesOf(20, 2, 20)...), 0, 0, 0.042, 0},
 	} {
@@ -49,6 +50,46 @@ func TestEstimateUnseen(t *testing.T) {
 				t.Errorf("%.4f is not within %.4f to %.4f", e.Unseen, e.Low, e.High)
 			}
 		})
+	}
+}
+
+// What is expected is not nothing while little was seen: half an edge's slice, by
+// the prior, beside the slices seen.
+func TestExpectedUnseen(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		edges    []analyzer.Incidence
+		least    float64
+		most     float64
+		interval bool // reaches over what is asked of readiness
+	}{
+		{"one edge on three days", []analyzer.Incidence{{Slices: 3, Connections: 9}}, 0.08, 0.16, true},
+		{"one edge on each of fourteen days", []analyzer.Incidence{{Slices: 14, Connections: 280}}, 0.02, 0.05, true},
+		{"ten edges on each of fourteen days", slicesOf(10, 14, 280), 0.001, 0.005, false},
+		{"ten of eleven edges on one day", append(slicesOf(10, 1, 20), analyzer.Incidence{Slices: 14, Connections: 280}), 0.25, 0.45, true},
+	} {
+		e := analyzer.EstimateUnseen(c.edges, 14)
+		if e.Expected < c.least || e.Expected > c.most || e.Expected < e.Low || e.Expected > e.High || (e.High > 0.05) != c.interval {
+			t.Errorf("%s: %.3f (%.3f to %.3f), want %.3f to %.3f", c.name, e.Expected, e.Low, e.High, c.least, c.most)
+		}
+		if again := analyzer.EstimateUnseen(c.edges, 14); again != e {
+			t.Errorf("%s: %+v, and then %+v", c.name, e, again)
+		}
+	}
+	many := analyzer.EstimateUnseen(append(slicesOf(500, 1, 10), slicesOf(250, 2, 20)...), 14)
+	if many.High > 0.6 || many.Low < 0.4 {
+		t.Errorf("of as many slices on edges seen once %.3f to %.3f, want about a half", many.Low, many.High)
+	}
+}
+
+// Too little to go by is not readiness, even though no edge was seen on one day only.
+func TestReadyAsksWhatIsExpected(t *testing.T) {
+	for days, want := range map[string]bool{"3": false, "14": true} {
+		w := weeks(t, "covered node-1 336h", "covered node-2 336h", "flow shop/front > shop/cart TCP 80 hours=200 days="+days+" clients=2 servers=2")
+		c := w.recommend("shop/cart").Coverage
+		if said := strings.Contains(strings.Join(c.Missing, "; "), "are expected on edges not seen yet; want at most 5%"); c.Ready != want || said == want {
+			t.Errorf("one edge on %s days: ready %v, missing %q", days, c.Ready, c.Missing)
+		}
 	}
 }
 
@@ -137,19 +178,6 @@ func TestSplit(t *testing.T) {
 	w = shop(t, "flow shop/front > shop/cart TCP 80 conns=90 hours=20 seen=both", "flow shop/front > shop/cart TCP 81 conns=10 answered=0 first=14h hours=6 seen=both")
 	if s := w.recommend("shop/cart").Completeness.Split; s == nil || s.Denied != 0 || s.Judged != 90 {
 		t.Errorf("unanswered attempts: %+v", s)
-	}
-}
-
-// Who has watched for minutes has no earlier half: edges are kept by the hour.
-func TestNoSplitWithoutAnEarlierHalf(t *testing.T) {
-	for watched, want := range map[string]bool{"10m": false, "100m": false, "3h": true} {
-		w := shop(t, "flow shop/front > shop/cart TCP 80 conns=90 first=21h10m hours=3 seen=both")
-		for i := range w.cover {
-			w.cover[i].First = w.at(w.length - duration(t, watched))
-		}
-		if s := w.recommend("shop/cart").Completeness.Split; (s != nil) != want {
-			t.Errorf("watched for %s: %+v", watched, s)
-		}
 	}
 }
 

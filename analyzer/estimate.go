@@ -58,7 +58,8 @@ const predictDraws = 2000
 // the Bayesian bootstrap (D. B. Rubin, Annals of Statistics 9, 1981), as the urn
 // of D. Blackwell and J. B. MacQueen (Annals of Statistics 1, 1973), so that a
 // few edges say little of how busy others are. What the edges seen will carry is
-// log-normal, with their own scatter. The draws are the same each time.
+// log-normal, with their own scatter; by the Good–Turing estimate it is what those
+// of two slices and more carried. The draws are the same each time.
 //
 // Unseen edges are counted by A. Chao's lower bound for incidences (Biometrics 43,
 // 1987).
@@ -94,18 +95,21 @@ func EstimateUnseen(edges []Incidence, slices int) Estimate {
 // connections that a time of as many slices will have on edges that were not seen.
 func predict(edges []Incidence, of, once int) (mean, low, high float64) {
 	busy := make([]float64, 0, 2*len(edges)) // connections of an edge in a slice
-	var total, variance float64
+	var again, variance float64
 	for _, i := range edges {
 		n := float64(max(i.Slices, 1))
 		each := i.Connections / n
 		busy = append(busy, each)
-		total += i.Connections
+		if n == 1 {
+			continue
+		}
+		again += i.Connections
 		if i.Slices < of {
 			variance += 2 * n * each * each // of the slices to come, and of those that were seen
 		}
 	}
 	slices.Sort(busy)
-	scatter := math.Log(1 + variance/(total*total))
+	scatter := math.Log(1 + variance/max(again*again, math.SmallestNonzeroFloat64))
 	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same edges, the same interval
 	shares := make([]float64, predictDraws)
 	for k := range shares {
@@ -116,7 +120,7 @@ func predict(edges []Incidence, of, once int) (mean, low, high float64) {
 			urn, unseen = append(urn, one), unseen+one
 		}
 		if unseen > 0 {
-			seen := total * math.Exp(math.Sqrt(scatter)*random.NormFloat64()-scatter/2)
+			seen := again * math.Exp(math.Sqrt(scatter)*random.NormFloat64()-scatter/2)
 			shares[k] = unseen / (unseen + seen)
 			mean += shares[k] / predictDraws
 		}

@@ -479,6 +479,7 @@ func TestChurningLabelsAreNeverSelectedOn(t *testing.T) {
 		"statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index", "job-name", "batch.kubernetes.io/job-name", "job-completion-index",
 		"batch.kubernetes.io/job-completion-index", "version", "instance", "managed-by", "helm.sh/chart",
 		"app.kubernetes.io/version", "app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "example.com/version",
+		"rollouts-pod-template-hash", "chart", "heritage", "release", "revision", "example.com/revision",
 	}
 	stable := map[string]string{"app": "x", "app.kubernetes.io/name": "x", "app.kubernetes.io/component": "c", "tier": "web", "versioned": "yes", "job": "x"}
 	w := load(t, "online-boutique.input")

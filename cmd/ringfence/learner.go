@@ -132,7 +132,7 @@ func completeness(c *analyzer.Completeness) api.Completeness {
 	}
 	if e := c.Estimate; e != nil {
 		out.Estimate = &api.UnseenEstimate{
-			Days: e.Slices, Edges: e.Edges, Once: e.Once, Twice: e.Twice, Unseen: e.Unseen, Low: e.Low, High: e.High, UnseenEdges: e.UnseenEdges,
+			Days: e.Slices, Edges: e.Edges, Once: e.Once, Twice: e.Twice, Unseen: e.Unseen, Expected: e.Expected, Low: e.Low, High: e.High, UnseenEdges: e.UnseenEdges,
 		}
 	}
 	if s := c.Split; s != nil {

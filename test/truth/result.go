@@ -19,6 +19,9 @@ type Result struct {
 	Score
 	// Bulk is the score without any review.
 	Bulk Score `json:"bulk"`
+	// Enforced is the score where only workloads are enforced that are called
+	// ready, after review: what it has broken was not foretold.
+	Enforced Score `json:"enforced"`
 	// Flagged edges wait for a person; Unflagged are those that are not true and
 	// were accepted without one.
 	Flagged   int `json:"flagged"`
@@ -54,21 +57,23 @@ func (s Scenario) Run(app App, seed uint64) (Result, *World, error) {
 			out.Unflagged++
 		}
 	}
-	for _, r := range recs {
-		if r.Coverage.Ready {
-			out.Ready++
-		}
-	}
 	reviewed, err := Accept(recs, w.Reviewed)
 	if err != nil {
 		return Result{}, nil, err
+	}
+	ready := Policies{}
+	for _, r := range recs {
+		if r.Coverage.Ready {
+			out.Ready++
+			ready[r.Workload] = reviewed[r.Workload]
+		}
 	}
 	bulk, err := Accept(recs, InBulk)
 	if err != nil {
 		return Result{}, nil, err
 	}
 	s.Change(w)
-	out.Score, out.Bulk = w.Judge(reviewed), w.Judge(bulk)
+	out.Score, out.Bulk, out.Enforced = w.Judge(reviewed), w.Judge(bulk), w.Judge(ready)
 	return out, w, nil
 }
 
@@ -78,6 +83,24 @@ type Unseen struct {
 	Later    float64           `json:"later"` // share of later connections denied
 	// Workloads whose own interval held, of those with an estimate.
 	Held, Of int
+	// Ready workloads, the mean share of later connections that each denies, and in
+	// how many it is above what readiness asks for; the same of the others.
+	Ready, Unready Foretold
+}
+
+// Foretold is what came of workloads that were called ready, or were not.
+type Foretold struct {
+	Workloads int     `json:"workloads"`
+	Share     float64 `json:"share"` // denied later, the mean of workloads
+	Over      int     `json:"over"`  // workloads that deny more than MaxUnseen's default
+}
+
+// Add takes workloads of another run in.
+func (f *Foretold) Add(o Foretold) {
+	if n := f.Workloads + o.Workloads; n > 0 {
+		f.Share = (f.Share*float64(f.Workloads) + o.Share*float64(o.Workloads)) / float64(n)
+		f.Workloads, f.Over = n, f.Over+o.Over
+	}
 }
 
 // Holds reports whether the interval holds what came.
@@ -116,6 +139,17 @@ func (w *World) Unseen() (Unseen, error) {
 			out.Of++
 			if share := float64(r.Denied) / float64(r.Judged); e.Low <= share && share <= e.High {
 				out.Held++
+			}
+		}
+		if r.Judged > 0 && len(rec.Rules) > 0 {
+			one := Foretold{Workloads: 1, Share: float64(r.Denied) / float64(r.Judged)}
+			if one.Share > 0.05 {
+				one.Over = 1
+			}
+			if rec.Coverage.Ready {
+				out.Ready.Add(one)
+			} else {
+				out.Unready.Add(one)
 			}
 		}
 		for i := range rec.Rules {

@@ -268,6 +268,7 @@ export function recommendation(name) {
         once: 1,
         twice: 0,
         unseen: 0.004,
+        expected: 0.006,
         low: 0,
         high: 0.021,
         unseenEdges: 0.4,

@@ -899,6 +899,11 @@ export interface components {
             twice: number;
             /** Format: double */
             unseen: number;
+            /**
+             * Format: double
+             * @description What is expected of a time as long again, by chance too; low and high are the ends of its interval.
+             */
+            expected: number;
             /** Format: double */
             low: number;
             /** Format: double */

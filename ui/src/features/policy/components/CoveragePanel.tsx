@@ -62,7 +62,7 @@ export function CoveragePanel({
             <dt>{t("coverage.unseen")}</dt>
             <dd data-testid="unseen">
               {t("coverage.unseenBetween", {
-                share: formatPercent(completeness.estimate.unseen),
+                share: formatPercent(completeness.estimate.expected),
                 low: formatPercent(completeness.estimate.low),
                 high: formatPercent(completeness.estimate.high),
               })}
