@@ -148,6 +148,24 @@ func TestFold(t *testing.T) {
 	if diff := cmp.Diff(before, after, compareAddrs); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
 	}
+	// A crowd elsewhere makes no addresses of prefixes.
+	others := visits(clients(2*maxPeers, false))
+	for i := range others {
+		others[i].DestinationPort = 7070
+	}
+	mustInsert(t, s, "b", others...)
+	if after, err = s.Edges(t.Context(), EdgeFilter{}); err != nil {
+		t.Fatal(err)
+	}
+	prefixes := 0
+	for _, e := range after {
+		if e.Source.Prefix.IsValid() {
+			prefixes++
+		}
+	}
+	if prefixes != 2*16 || len(after) != 2*16+4 {
+		t.Errorf("%d edges, %d of prefixes; want %d and %d", len(after), prefixes, 2*16+4, 2*16)
+	}
 	if n, err := s.Fold(t.Context()); err != nil || n != 0 {
 		t.Errorf("the month that is under way: %d partitions folded, %v", n, err)
 	}
