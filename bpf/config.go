@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-
-	"github.com/ringfence/ringfence/internal/flow"
 )
 
 // Config says where a node's datapath lives and how large it is. Pinned
@@ -45,12 +43,6 @@ type Config struct {
 	// OrphanedAfter is how long after the last Sweep the kernel sweeps by
 	// itself, and then again and again, until an agent does; default 10 s.
 	OrphanedAfter time.Duration
-
-	// Pending is the answer where an identity is not known yet: to every flow of
-	// such an endpoint, failsafe apart, and to flows with such a peer that no
-	// rule matches in a direction that is isolated. VerdictAllow, the default,
-	// or VerdictDeny.
-	Pending flow.Verdict
 
 	// Attach is how programs are attached to interfaces; default AttachAuto.
 	// What was attached otherwise before is handed over without a gap.
@@ -101,7 +93,6 @@ func (c Config) WithDefaults() Config {
 	fill(&c.Idle.Other, time.Minute)
 	fill(&c.SweepInterval, 5*time.Second)
 	fill(&c.OrphanedAfter, 10*time.Second)
-	fill(&c.Pending, flow.VerdictAllow)
 	fill(&c.Attach, AttachAuto)
 	if c.probeTCX == nil {
 		c.probeTCX = probeTCX
@@ -147,9 +138,6 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("pin directory of %d characters: want at most %d", len(c.PinDir), n))
 	}
 	if err := c.Attach.Validate(); err != nil {
-		errs = append(errs, err)
-	}
-	if err := checkPending(c.Pending); err != nil {
 		errs = append(errs, err)
 	}
 	for _, d := range []struct {

@@ -125,20 +125,16 @@ func TestPendingEndpoint(t *testing.T) {
 	})
 }
 
-// TestPendingAnswer checks that other answers than the two are refused.
+// TestPendingAnswer checks that other answers than the two are refused, and that
+// the answer outlives the process.
 func TestPendingAnswer(t *testing.T) {
 	l := newLab(t)
 	if err := l.d.SetPending(flow.VerdictUnknown); err == nil || !strings.Contains(err.Error(), `answer "unknown"`) {
 		t.Errorf("error %v", err)
 	}
-	cfg := labConfig()
-	cfg.Pending = 9
-	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "pending identities") {
-		t.Errorf("error %v", err)
-	}
-	cfg.Pending = flow.VerdictDeny
-	d := openAt(t, cfg)
-	if got := d.settings.value.Pending; got != uint32(flow.VerdictDeny) {
-		t.Errorf("settings hold %d", got)
+	l.pending(flow.VerdictDeny)
+	l.upgrade(func(*Config) {})
+	if got := l.d.settings.value.Pending; got != uint32(flow.VerdictDeny) {
+		t.Errorf("after a restart the settings hold %d", got)
 	}
 }

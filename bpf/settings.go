@@ -81,7 +81,6 @@ func storeLimits(s *kernelRfSettings, cfg Config) {
 	atomic.StoreUint64(&s.SweepInterval, nanoseconds(cfg.SweepInterval))
 	atomic.StoreUint64(&s.OrphanedAfter, nanoseconds(cfg.OrphanedAfter))
 	atomic.StoreUint32(&s.EndpointFlows, cfg.EndpointFlows)
-	atomic.StoreUint32(&s.Pending, uint32(cfg.Pending))
 	atomic.StoreUint32(&s.EndpointFragments, cfg.EndpointFragments)
 }
 
@@ -132,11 +131,13 @@ func (d *Datapath) BumpEpoch() error {
 	return nil
 }
 
-// SetPending changes the answer where an identity is not known yet, see
-// Config.Pending.
+// SetPending sets the answer where an identity is not known yet: to every flow of
+// such an endpoint, failsafe apart, and to flows with such a peer that no rule
+// matches in a direction that is isolated. It is VerdictAllow until it is set, or
+// VerdictDeny, and stays when the process ends.
 func (d *Datapath) SetPending(answer flow.Verdict) error {
-	if err := checkPending(answer); err != nil {
-		return err
+	if answer != flow.VerdictAllow && answer != flow.VerdictDeny {
+		return fmt.Errorf("answer %q to pending identities: want %q or %q", answer, flow.VerdictAllow, flow.VerdictDeny)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -145,13 +146,6 @@ func (d *Datapath) SetPending(answer flow.Verdict) error {
 	}
 	if atomic.SwapUint32(&d.settings.value.Pending, uint32(answer)) != uint32(answer) {
 		bumpEpoch(d.settings.value)
-	}
-	return nil
-}
-
-func checkPending(answer flow.Verdict) error {
-	if answer != flow.VerdictAllow && answer != flow.VerdictDeny {
-		return fmt.Errorf("answer %q to pending identities: want %q or %q", answer, flow.VerdictAllow, flow.VerdictDeny)
 	}
 	return nil
 }

@@ -11,8 +11,8 @@ import (
 type Endpoint struct {
 	Interface string
 	ID        uint32 // from the inventory, never 0
-	// Identity is IdentityUnknown while nobody knows it: Config.Pending is then
-	// the answer to the endpoint's flows.
+	// Identity is IdentityUnknown while nobody knows it: Datapath.SetPending
+	// says what the answer to the endpoint's flows is then.
 	Identity flow.Identity
 	// Host says that Interface is the node's own: what it receives goes to the
 	// endpoint. Otherwise it is the node's side of a veth, and what it receives

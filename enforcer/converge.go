@@ -119,6 +119,7 @@ func (e *Enforcer) settle(p *plan) {
 			e.cfg.Known(now.index, now.since)
 		}
 	}
+	problem("set the answer to who is not known yet", e.dp.SetPending(p.pending()))
 	problem("set addresses", e.setAddresses(p.addresses))
 	// What leaves a workload does so before the workload's tables go.
 	e.attach(p)

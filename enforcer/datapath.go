@@ -22,6 +22,8 @@ type Datapath interface {
 	SetCIDRs([]bpf.CIDRIdentity) (bpf.Changes, error)
 	SetServices([]bpf.ServiceIdentity) (bpf.Changes, error)
 	SetFailsafe([]bpf.Failsafe) (bpf.Changes, error)
+	// SetPending sets the answer where an identity is not known yet.
+	SetPending(flow.Verdict) error
 	// Apply switches all tables at once, or none.
 	Apply([]bpf.Table) (time.Time, error)
 	Tables() ([]bpf.Table, error)

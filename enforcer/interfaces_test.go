@@ -351,9 +351,8 @@ func TestPendingInterface(t *testing.T) {
 	n.apply(1, nobody)
 	n.await("pending", unknown)
 	p.check("pending, allowed", 80, 443)
-	if err := n.dp.SetPending(flow.VerdictDeny); err != nil {
-		t.Fatal(err)
-	}
+	nobody.Nodes[0].Pending, known.Nodes[0].Pending = flow.VerdictDeny, flow.VerdictDeny
+	n.apply(2, nobody)
 	p.check("pending, denied")
 
 	// during keeps asking for a port of the server while do happens.
@@ -387,7 +386,7 @@ func TestPendingInterface(t *testing.T) {
 			}
 		}
 	}
-	generation := uint64(1)
+	generation := uint64(2)
 	back := func(r *rollout.Revision) func() {
 		return func() {
 			generation += 2
@@ -398,9 +397,9 @@ func TestPendingInterface(t *testing.T) {
 		}
 	}
 	during("from deny to deny", 80, false, back(toFront(1, 443)))
-	if err := n.dp.SetPending(flow.VerdictAllow); err != nil {
-		t.Fatal(err)
-	}
+	nobody.Nodes[0].Pending, known.Nodes[0].Pending = flow.VerdictAllow, flow.VerdictUnknown
+	generation++
+	n.apply(generation+1, nobody)
 	during("from allow to allow", 443, true, back(toFront(2, 443)))
 
 	n.apply(100, known, live(revision(3, policy.Policy{Workload: cart, IsolateEgress: true})))

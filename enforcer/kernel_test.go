@@ -27,6 +27,7 @@ type model struct {
 	attached  []bpf.Attached
 	absent    map[string]bool // interfaces that do not exist
 	panicked  bool
+	pending   flow.Verdict
 
 	fail     map[string]error // method → error
 	calls    map[string]int
@@ -139,6 +140,13 @@ func (m *model) SetFailsafe([]bpf.Failsafe) (bpf.Changes, error) {
 	leave, err := m.enter("SetFailsafe")
 	defer leave()
 	return bpf.Changes{}, err
+}
+
+func (m *model) SetPending(answer flow.Verdict) error {
+	leave, err := m.enter("SetPending")
+	defer leave()
+	m.pending = answer
+	return err
 }
 
 func (m *model) Apply(tables []bpf.Table) (time.Time, error) {

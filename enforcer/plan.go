@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -151,6 +152,11 @@ func (p *plan) unresolved() (out []string) {
 		})
 	}
 	return out
+}
+
+// pending returns the node's answer where an identity is not known yet.
+func (p *plan) pending() flow.Verdict {
+	return cmp.Or(p.index.Node(p.node).Pending, flow.VerdictAllow)
 }
 
 func (pl planner) compile(p *plan) error {

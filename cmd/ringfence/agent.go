@@ -66,12 +66,8 @@ type agent struct {
 // run works until ctx ends, and leaves the programs in the kernel deciding.
 func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 	limitMemory()
-	pending, err := pendingAnswer(a.cfg.Pending)
-	if err != nil {
-		return err
-	}
 	a.datapath, err = bpf.Open(bpf.Config{
-		PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Attach: a.cfg.Attach, Pending: pending, Logger: a.logger,
+		PinDir: a.cfg.pinDir(a.cfg.Node), NetNS: a.cfg.NetNS, Attach: a.cfg.Attach, Logger: a.logger,
 	})
 	if err != nil {
 		return err

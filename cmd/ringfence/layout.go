@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/bpf"
-	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/spool"
 	"github.com/ringfence/ringfence/internal/statefile"
 	"github.com/ringfence/ringfence/internal/store"
@@ -151,8 +150,6 @@ type agentConfig struct {
 	Node   string         `json:"node"`
 	NetNS  string         `json:"netns"`  // named network namespace; empty for the agent's own
 	Attach bpf.AttachMode `json:"attach"` // empty for auto
-	// Pending is the answer to identities that are not known yet; "" is allow.
-	Pending string `json:"pending,omitempty"`
 	// SpoolBytes bounds what waits on disk for the store; 0 for the default.
 	SpoolBytes int64 `json:"spoolBytes,omitempty"`
 }
@@ -167,17 +164,6 @@ func spoolBytes(s string) (int64, error) {
 		return 0, fmt.Errorf("--spool-size %s: want at least %s", s, humanize.IBytes(spool.MinBytes))
 	}
 	return int64(n), nil
-}
-
-// pendingAnswer reads what --pending takes.
-func pendingAnswer(s string) (flow.Verdict, error) {
-	switch s {
-	case "", "allow":
-		return flow.VerdictAllow, nil
-	case "deny":
-		return flow.VerdictDeny, nil
-	}
-	return flow.VerdictUnknown, fmt.Errorf("--pending %q: want allow or deny", s)
 }
 
 func readJSON(path string, v any) error {

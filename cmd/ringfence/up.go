@@ -211,7 +211,7 @@ func newUpCommand() *cobra.Command {
 	var (
 		flags             serverFlags
 		invPath, node     string
-		attach, pending   string
+		attach            string
 		spoolSize         string
 		places            layout
 		warmUp, minWindow time.Duration
@@ -233,9 +233,6 @@ enforced. "ringfence down" removes them.`,
 				if d <= 0 {
 					return fmt.Errorf("%s %s: want a positive duration such as 10s", name, d)
 				}
-			}
-			if _, err := pendingAnswer(pending); err != nil {
-				return err
 			}
 			if err := bpf.AttachMode(attach).Validate(); err != nil {
 				return fmt.Errorf("--attach: %w", err)
@@ -262,7 +259,7 @@ enforced. "ringfence down" removes them.`,
 			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, minWindow
 			s := &stack{
 				server: cfg,
-				agents: []agentConfig{{layout: places, Node: node, Attach: bpf.AttachMode(attach), Pending: pending, SpoolBytes: spooled}},
+				agents: []agentConfig{{layout: places, Node: node, Attach: bpf.AttachMode(attach), SpoolBytes: spooled}},
 				logs:   cmd.ErrOrStderr(),
 				logger: newLogger(cmd.ErrOrStderr()),
 			}
@@ -289,7 +286,6 @@ enforced. "ringfence down" removes them.`,
 	fs.DurationVar(&warmUp, "warm-up", time.Hour, "observe an endpoint for so long before it may be enforced; the idle limit of an established connection is safe")
 	fs.DurationVar(&minWindow, "min-window", 7*24*time.Hour, "a workload is ready to be enforced once it was watched for so long: what is done once a week is seen in a week; `ringfence policy promote --anyway` passes over it")
 	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
-	fs.StringVar(&pending, "pending", "allow", "allow or deny: what happens to an endpoint, or where policies are enforced to a peer, whose identity is not known yet")
 	fs.StringVar(&spoolSize, "spool-size", "1GiB", "how much may wait on this host's disk, in --state-dir, while the store is away; beyond, the oldest is given up, and that is noted")
 	fs.DurationVar(&guard, "guard", 10*time.Minute, "for so long after enforcing, denying what used to be allowed rolls back")
 	return cmd

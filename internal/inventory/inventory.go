@@ -46,6 +46,10 @@ type Node struct {
 	// Interfaces pick interfaces of the node that are watched although no
 	// endpoint names them. The first rule that matches counts.
 	Interfaces []InterfaceRule `json:"interfaces,omitempty" yaml:"interfaces"`
+	// Pending is what happens on the node to an endpoint, or where policies are
+	// enforced to a peer, that nobody knows yet: VerdictAllow, also when it is not
+	// given, or VerdictDeny.
+	Pending flow.Verdict `json:"pending,omitempty" yaml:"pending"`
 }
 
 // Modes of a deny list. Empty is audit.

@@ -114,6 +114,7 @@ type document struct {
 			Host    bool   `yaml:"host"`
 		} `yaml:"interfaces"`
 		DenyLists []DenyList `yaml:"denyLists"`
+		Pending   string     `yaml:"pending"`
 	} `yaml:"nodes"`
 	Workloads []struct {
 		Namespace string            `yaml:"namespace"`
@@ -211,6 +212,16 @@ func (d *document) inventory() (Inventory, []Problem) {
 				rule.Address = prefix(fmt.Sprintf("nodes[%d].interfaces[%d].address", i, j), r.Address)
 			}
 			out.Interfaces = append(out.Interfaces, rule)
+		}
+		switch n.Pending {
+		case "":
+		case flow.VerdictAllow.String(), flow.VerdictDeny.String():
+			out.Pending, _ = flow.ParseVerdict(n.Pending)
+		default:
+			problems = append(problems, Problem{
+				Path:    fmt.Sprintf("nodes[%d].pending", i),
+				Message: fmt.Sprintf("%q: want %s or %s", n.Pending, flow.VerdictAllow, flow.VerdictDeny),
+			})
 		}
 		inv.Nodes = append(inv.Nodes, out)
 	}

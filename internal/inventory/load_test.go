@@ -148,6 +148,7 @@ func TestParseRefuses(t *testing.T) {
 		{"no endpoints", "    endpoints:\n      - {name: db-1, node: node-2, interface: eth0, host: true, addresses: [10.0.0.2]}\n", "", []string{"workload default/Group/db has none: list at least one"}},
 		{"no addresses", "addresses: [10.1.0.2]", "addresses: []", []string{"endpoint frontend-2 of boutique/Host/frontend has none"}},
 		{"deny list of another mode", "mode: enforce", "mode: drop", []string{"line 7:", `nodes[1].denyLists[0].mode: "drop": want audit or enforce`}},
+		{"another answer to who is not known", "    denyLists:", "    pending: unknown\n    denyLists:", []string{"line 6:", `nodes[1].pending: "unknown": want allow or deny`}},
 		{"deny list with a relative file", "/etc/ringfence/drop.txt", "drop.txt", []string{`nodes[1].denyLists[0].file: "drop.txt": want an absolute path`}},
 		{"deny list without a file", "file: /etc/ringfence/drop.txt, ", "", []string{`nodes[1].denyLists[0].file: "": want an absolute path`}},
 		{"deny list without a name", "{name: drop, ", "{", []string{"nodes[1].denyLists[0].name: missing"}},
@@ -308,6 +309,18 @@ guardrails:
 		_, err := Parse([]byte(strings.Replace(guarded, c.from, c.to, 1)))
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: error %v, want %s", c.to, err, c.want)
+		}
+	}
+}
+
+func TestPendingOfNode(t *testing.T) {
+	for text, want := range map[string]flow.Verdict{"": flow.VerdictUnknown, "    pending: allow\n": flow.VerdictAllow, "    pending: deny\n": flow.VerdictDeny} {
+		inv, err := Parse([]byte(strings.Replace(good, "    denyLists:\n", text+"    denyLists:\n", 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inv.Nodes[1].Pending != want || inv.Nodes[0].Pending != flow.VerdictUnknown {
+			t.Errorf("%q: %s and %s", text, inv.Nodes[1].Pending, inv.Nodes[0].Pending)
 		}
 	}
 }

@@ -281,10 +281,10 @@ func (n *node) pend(t rapid.TB, answer flow.Verdict) {
 	for _, a := range policytest.Strangers() {
 		owners = append(owners, bpf.AddressOwner{Addr: a})
 	}
-	for _, node := range n.world.Nodes {
-		id := flow.IdentityRemoteNode
+	for i := range n.world.Nodes {
+		node, id := &n.world.Nodes[i], flow.IdentityRemoteNode
 		if node.Name == policytest.Node {
-			id = flow.IdentityHost
+			id, node.Pending = flow.IdentityHost, answer // when policies are applied next
 		}
 		for _, a := range node.Addresses {
 			owners = append(owners, bpf.AddressOwner{Addr: a, Identity: id})
