@@ -167,7 +167,7 @@ func crowdsIn(p netip.Prefix, r *Rule) int {
 func otherThan(p policy.Peer, n int) string {
 	size := func(p netip.Prefix) *big.Int {
 		return new(big.Int).Lsh(big.NewInt(1), uint(p.Addr().BitLen()-p.Bits()))
-	} //nolint:gosec // 0 to 128
+	}
 	left := size(p.CIDR.Prefix)
 	for _, e := range p.CIDR.Except {
 		left.Sub(left, size(e))

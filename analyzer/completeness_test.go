@@ -181,6 +181,19 @@ func TestSplit(t *testing.T) {
 	}
 }
 
+// Who has watched for minutes has no earlier half: edges are kept by the hour.
+func TestNoSplitWithoutAnEarlierHalf(t *testing.T) {
+	for watched, want := range map[string]bool{"10m": false, "100m": false, "3h": true} {
+		w := shop(t, "flow shop/front > shop/cart TCP 80 conns=90 first=21h10m hours=3 seen=both")
+		for i := range w.cover {
+			w.cover[i].First = w.at(w.length - duration(t, watched))
+		}
+		if s := w.recommend("shop/cart").Completeness.Split; (s != nil) != want {
+			t.Errorf("watched for %s: %+v", watched, s)
+		}
+	}
+}
+
 // A direction that was silent in the earlier half is no reason to allow all of
 // it in the later one.
 func TestSplitIsolatesWhatTheWholeWindowIsolates(t *testing.T) {
