@@ -28,8 +28,8 @@ import (
 
 var clientAddr = netip.MustParseAddr("10.9.0.1")
 
-// serverAddrs is how many addresses a server has: so many that the connections
-// of a run all have tuples of their own. Where one is used again a firewall
+// serverAddrs is how many addresses a server has: so many that four in five
+// connections of a run have tuples of their own. Where one is used again a firewall
 // meets the old connection's remains, which at ordinary rates are long gone.
 const serverAddrs = 16
 
