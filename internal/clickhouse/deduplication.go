@@ -18,7 +18,7 @@ import (
 // Where that log is, of each table, and its operations: a line is the operation,
 // the part and the token's block, with tabs between them.
 const (
-	tokenDir     = "deduplication_logs"
+	tokenDir     = "deduplication_logs" //nolint:gosec // a name
 	tokenAdded   = "1"
 	tokenDropped = "2"
 )

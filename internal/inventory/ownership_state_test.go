@@ -49,7 +49,7 @@ func TestKilledWhileLearning(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "owners.state")
 	next := 0
 	for life := range 20 {
-		cmd := exec.Command(os.Args[0], "-test.run=^$", strconv.Itoa(next)) //nolint:gosec,noctx // this very test
+		cmd := exec.Command(os.Args[0], "-test.run=^$", strconv.Itoa(next))
 		cmd.Env = append(os.Environ(), learnerEnv+"="+path)
 		out, err := cmd.StdoutPipe()
 		if err != nil {

@@ -49,7 +49,7 @@ FROM
 }
 
 // crowds are the services with more peers than may have an edge each, and how
-// often theirs are folded.
+// often theirs are folded. Between two workloads there are no addresses to count.
 func crowds(rows string) string {
 	var counts []string
 	for level := range foldLevels + 1 {
@@ -64,6 +64,7 @@ func crowds(rows string) string {
 	return `(
     SELECT ` + edgeService + `, toUInt8(arrayFirstIndex(peers -> peers <= {max_peers:UInt64}, [` + strings.Join(counts, ",\n        ") + `]) - 1) AS level
     FROM ` + rows + `
+    WHERE source_name = '' OR destination_name = ''
     GROUP BY ` + edgeService + `
     HAVING level > 0
 )`
