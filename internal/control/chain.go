@@ -17,6 +17,10 @@ import (
 // System is the actor of what nobody asked for.
 const System = "system"
 
+// LocalRoot is the actor of what is done to the database itself, while no server
+// has it.
+const LocalRoot = "root on the server's machine"
+
 // Actions of events.
 const (
 	ActionInventory = "inventory" // another inventory was loaded

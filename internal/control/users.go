@@ -53,10 +53,10 @@ func (s *Store) EnsureAdmin(ctx context.Context) (string, error) {
 }
 
 // ResetAdmin gives the admin user a password that it makes up and returns, and
-// ends all sessions.
+// ends all sessions. Only who may write the database's file gets so far.
 func (s *Store) ResetAdmin(ctx context.Context) (string, error) {
 	password := rand.Text() // 128 bits
-	return password, s.SetPassword(ctx, AdminUser, password, System)
+	return password, s.SetPassword(ctx, AdminUser, password, LocalRoot)
 }
 
 // SetPassword makes a user, or gives it another password and ends its sessions.
