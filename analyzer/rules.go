@@ -209,7 +209,6 @@ func impliedDNS(admissions []admission) []Rule {
 		}
 		if at, ok := accepted[a.direction]; ok && proposed == Accept {
 			out[at].Rule.Peers = append(out[at].Rule.Peers, a.peer)
-			out[at].MayAdmit = mayAdmit(out[at].Rule.Peers)
 			continue
 		}
 		if proposed == Accept {
@@ -217,12 +216,13 @@ func impliedDNS(admissions []admission) []Rule {
 		}
 		out = append(out, Rule{
 			Rule: policy.Rule{Peers: []policy.Peer{a.peer}, Ports: []policy.Port{over}}, Direction: a.direction,
-			Proposed: proposed, Implied: true, Evidence: []Evidence{}, AlsoSelects: []flow.Workload{}, MayAdmit: mayAdmit([]policy.Peer{a.peer}),
+			Proposed: proposed, Implied: true, Evidence: []Evidence{}, AlsoSelects: []flow.Workload{},
 			Flags:      []Flag{{Code: FlagImplied, Reason: "not observed: DNS over UDP was, and falls back to TCP when an answer is too long"}},
 			AlsoAdmits: []string{over.String() + ", which was not observed"},
 		})
 	}
 	for i := range out {
+		out[i].MayAdmit = mayAdmit(out[i].Rule.Peers)
 		out[i].finish()
 	}
 	return out
