@@ -79,7 +79,7 @@ func (v *view) admissions(edges []learnedEdge) []admission {
 	var out []admission
 	index := map[string]int{}
 	for _, e := range edges {
-		a := admission{direction: e.direction, peer: e.peer, peerKey: keyOfPeer(e.peer), port: portOf(e.edge)}
+		a := admission{direction: e.direction, peer: e.peer, peerKey: keyOfPeer(e.peer), port: policy.PortOf(e.edge.Protocol, e.edge.Port)}
 		key := a.direction.String() + a.peerKey + a.port.String()
 		i, ok := index[key]
 		if !ok {
@@ -226,18 +226,6 @@ func impliedDNS(admissions []admission) []Rule {
 		out[i].finish()
 	}
 	return out
-}
-
-// portOf admits exactly the port of an edge.
-func portOf(e *flow.Edge) policy.Port {
-	switch {
-	case e.Protocol == flow.ICMP || e.Protocol == flow.ICMPv6:
-		icmp, code := uint8(e.Port>>8), uint8(e.Port&0xff)
-		return policy.Port{Protocol: e.Protocol, ICMPType: &icmp, ICMPCode: &code}
-	case !e.Protocol.HasPorts():
-		return policy.Port{Protocol: e.Protocol}
-	}
-	return policy.Port{Protocol: e.Protocol, Port: e.Port}
 }
 
 func keyOfPeer(p policy.Peer) string {
