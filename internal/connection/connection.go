@@ -123,7 +123,7 @@ func parseICMP(port string, protocol flow.Protocol, message string) (Port, error
 	if err != nil {
 		return Port{}, fmt.Errorf("port %q: want a type from 0 to 255 after %s/, and after another slash a code", port, strings.ToLower(protocol.String()))
 	}
-	return Port{Text: message, Protocol: protocol, number: uint16(n<<8 | c), exact: true}, nil
+	return Port{Text: message, Protocol: protocol, number: uint16(n<<8 | c), exact: true}, nil //nolint:gosec // two bytes
 }
 
 // At returns those of ends that have the port.
