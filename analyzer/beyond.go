@@ -86,7 +86,7 @@ func distinctPorts(p policy.Port, evidence []Evidence) int {
 }
 
 func evidencePort(e *Evidence) policy.Port {
-	return portOf(&flow.Edge{Protocol: e.Protocol, Port: e.Port})
+	return policy.PortOf(e.Protocol, e.Port)
 }
 
 // otherPorts says what p means beside n ports that were seen.

@@ -153,7 +153,7 @@ func (b *baseline) admits(s *sighting) bool {
 	}
 	if j.Allowed() && s.edge.Port == 53 && s.edge.Protocol == flow.UDP {
 		if peer, excluded := b.v.namedPeer(s); excluded == nil {
-			b.dns = append(b.dns, admission{direction: s.direction, peer: peer, peerKey: keyOfPeer(peer), port: portOf(s.edge)})
+			b.dns = append(b.dns, admission{direction: s.direction, peer: peer, peerKey: keyOfPeer(peer), port: policy.PortOf(s.edge.Protocol, s.edge.Port)})
 		}
 	}
 	return j.Allowed() && j.Reason == flow.ReasonRule

@@ -33,7 +33,7 @@ type link struct {
 // newGroups returns room for so many edges, each in at most two groups.
 func newGroups(edges int) *groups {
 	return &groups{
-		seed: maphash.MakeSeed(), slots: make([]slot, 1<<bits.Len(uint(2*edges))), //nolint:gosec // not negative
+		seed: maphash.MakeSeed(), slots: make([]slot, 1<<bits.Len(uint(2*edges))),
 		links: make([]link, 0, edges), last: make([]int32, 0, edges),
 	}
 }

@@ -48,7 +48,7 @@ func anyReplay(t *rapid.T) replayCase {
 }
 
 func comparePlain(t fataler, c replayCase, edges int) {
-	w := &world{tb: t, inv: c.inv, length: 24 * time.Hour, edges: anyEdges(rand.New(rand.NewPCG(c.seed, 1)), c.inv, edges)} //nolint:gosec // the same seed, the same edges
+	w := &world{tb: t, inv: c.inv, length: 24 * time.Hour, edges: anyEdges(rand.New(rand.NewPCG(c.seed, 1)), c.inv, edges)}
 	compare := func(what string, want, got *analyzer.ReplayResult, err error) {
 		if err != nil {
 			t.Fatal(err)
@@ -85,7 +85,7 @@ func anyEdges(r *rand.Rand, inv inventory.Inventory, n int) []flow.Edge {
 	for i := range out {
 		e := flow.Edge{
 			Source: me, Destination: others[r.IntN(len(others))], Protocol: []flow.Protocol{flow.TCP, flow.UDP}[r.IntN(2)],
-			Port: []uint16{53, 80, 81, 443, 5432}[r.IntN(5)], Direction: flow.Direction(r.IntN(3)), Connections: r.Uint64N(4), //nolint:gosec // small
+			Port: []uint16{53, 80, 81, 443, 5432}[r.IntN(5)], Direction: flow.Direction(r.IntN(3)), Connections: r.Uint64N(4),
 			FirstSeen: epoch.Add(time.Duration(r.IntN(600)) * time.Minute),
 		}
 		if r.IntN(2) == 0 {

@@ -79,7 +79,7 @@ func (v *view) admissions(edges []learnedEdge) []admission {
 	var out []admission
 	index := map[string]int{}
 	for _, e := range edges {
-		a := admission{direction: e.direction, peer: e.peer, peerKey: keyOfPeer(e.peer), port: portOf(e.edge)}
+		a := admission{direction: e.direction, peer: e.peer, peerKey: keyOfPeer(e.peer), port: policy.PortOf(e.edge.Protocol, e.edge.Port)}
 		key := a.direction.String() + a.peerKey + a.port.String()
 		i, ok := index[key]
 		if !ok {
@@ -209,7 +209,6 @@ func impliedDNS(admissions []admission) []Rule {
 		}
 		if at, ok := accepted[a.direction]; ok && proposed == Accept {
 			out[at].Rule.Peers = append(out[at].Rule.Peers, a.peer)
-			out[at].MayAdmit = mayAdmit(out[at].Rule.Peers)
 			continue
 		}
 		if proposed == Accept {
@@ -217,27 +216,16 @@ func impliedDNS(admissions []admission) []Rule {
 		}
 		out = append(out, Rule{
 			Rule: policy.Rule{Peers: []policy.Peer{a.peer}, Ports: []policy.Port{over}}, Direction: a.direction,
-			Proposed: proposed, Implied: true, Evidence: []Evidence{}, AlsoSelects: []flow.Workload{}, MayAdmit: mayAdmit([]policy.Peer{a.peer}),
+			Proposed: proposed, Implied: true, Evidence: []Evidence{}, AlsoSelects: []flow.Workload{},
 			Flags:      []Flag{{Code: FlagImplied, Reason: "not observed: DNS over UDP was, and falls back to TCP when an answer is too long"}},
 			AlsoAdmits: []string{over.String() + ", which was not observed"},
 		})
 	}
 	for i := range out {
+		out[i].MayAdmit = mayAdmit(out[i].Rule.Peers)
 		out[i].finish()
 	}
 	return out
-}
-
-// portOf admits exactly the port of an edge.
-func portOf(e *flow.Edge) policy.Port {
-	switch {
-	case e.Protocol == flow.ICMP || e.Protocol == flow.ICMPv6:
-		icmp, code := uint8(e.Port>>8), uint8(e.Port&0xff)
-		return policy.Port{Protocol: e.Protocol, ICMPType: &icmp, ICMPCode: &code}
-	case !e.Protocol.HasPorts():
-		return policy.Port{Protocol: e.Protocol}
-	}
-	return policy.Port{Protocol: e.Protocol, Port: e.Port}
 }
 
 func keyOfPeer(p policy.Peer) string {

@@ -31,11 +31,12 @@ func newExplainCommand() *cobra.Command {
 		source, dst int64
 	)
 	cmd := &cobra.Command{
-		Use:   "explain SOURCE DESTINATION PORT[/PROTOCOL]",
+		Use:   "explain SOURCE DESTINATION PORT[/PROTOCOL]|icmp/TYPE",
 		Short: "Say whether one connection is allowed, by which rule, and why not by the others",
 		Long: `Judge one connection at both of its ends. SOURCE and DESTINATION are workloads as
 NAMESPACE/KIND/NAME or NAMESPACE/NAME, addresses, or one of host, remote-node,
-kube-apiserver and world. PORT is a number, or a name that the destination has.
+kube-apiserver and world. PORT is a number, or a name that the destination has; icmp/8 and
+icmpv6/128 ask about a ping.
 
 The policies are the server's: of each end its live revision, or with --slot
 staged the audited one where there is one, or the revision that is named. With
@@ -119,7 +120,7 @@ func printExplanations(w io.Writer, answer explained, out output) error {
 		return out.print(w, answer, names, nil, nil)
 	}
 	for _, c := range answer.Connections {
-		fmt.Fprintf(w, "%s: %s to %s on %s\n", allowedText(c.Allowed), c.Source, c.Destination, policy.Port{Protocol: c.Protocol, Port: c.Port})
+		fmt.Fprintf(w, "%s: %s to %s on %s\n", allowedText(c.Allowed), c.Source, c.Destination, policy.PortOf(c.Protocol, c.Port))
 		printSide(w, flow.Egress, c.Source, c.Egress)
 		printSide(w, flow.Ingress, c.Destination, c.Ingress)
 	}

@@ -37,37 +37,33 @@ func Explain(from, to *Judge, source, destination, port string) ([]policy.Connec
 	if err != nil {
 		return nil, fmt.Errorf("source %w", err)
 	}
-	text, protocol, err := ParsePort(port)
+	asked, err := ParsePort(port)
 	if err != nil {
 		return nil, err
 	}
-	targets, err := to.behind(destination, text, protocol)
+	targets, err := to.behind(destination, asked)
 	if err == nil && len(targets) == 0 {
 		var ends []End
 		ends, err = to.Find(destination)
-		targets = At(ends, text, protocol)
+		targets = asked.At(ends)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("destination %w", err)
 	}
 	if len(targets) == 0 {
-		return nil, fmt.Errorf("port %q: want a number from 1 to 65535, or a %s port that %s has a name for", port, protocol, destination)
+		return nil, fmt.Errorf("port %q: want a number from 1 to 65535, or a %s port that %s has a name for", port, asked.Protocol, destination)
 	}
 	return Between(sources, targets)
 }
 
 // behind returns where connections to a service's address end; nothing when the
-// destination is none.
-func (j *Judge) behind(destination, port string, protocol flow.Protocol) (out []Target, err error) {
+// destination is none. Services' ports have numbers here.
+func (j *Judge) behind(destination string, asked Port) (out []Target, err error) {
 	a, err := netip.ParseAddr(destination)
-	if err != nil {
+	if err != nil || !asked.exact || !asked.Protocol.HasPorts() {
 		return nil, nil //nolint:nilerr // the name of something else
 	}
-	number, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return nil, nil //nolint:nilerr // services' ports have numbers here
-	}
-	to := inventory.Destination{Protocol: protocol, Addr: netip.AddrPortFrom(a.Unmap(), uint16(number))}
+	to := inventory.Destination{Protocol: asked.Protocol, Addr: netip.AddrPortFrom(a.Unmap(), asked.number)}
 	for _, f := range j.Index.Ends(to, "") {
 		ends := []End{{End: policy.End{PeerFacts: f.Peer}}}
 		if f.Peer.Addr.IsValid() {
@@ -76,39 +72,70 @@ func (j *Judge) behind(destination, port string, protocol flow.Protocol) (out []
 			}
 		}
 		for _, e := range ends {
-			out = append(out, Target{e, protocol, f.Port})
+			out = append(out, Target{e, asked.Protocol, f.Port})
 		}
 	}
 	return out, nil
 }
 
-// ParsePort splits PORT[/PROTOCOL], where PORT is a number or a name, and the
-// protocol one that has ports, TCP unless given.
-func ParsePort(port string) (text string, protocol flow.Protocol, err error) {
-	text, protocolText, given := strings.Cut(port, "/")
-	protocol = flow.TCP
-	if given {
-		protocol, err = flow.ParseProtocol(protocolText)
-	}
-	if err == nil && !protocol.HasPorts() {
-		err = fmt.Errorf("%s has no ports", protocol)
-	}
-	if err != nil {
-		return "", 0, fmt.Errorf("port %q: %w", port, err)
-	}
-	return text, protocol, nil
+// Port is what a person asks about: a number or a name, or an ICMP message.
+type Port struct {
+	Text     string // without the protocol
+	Protocol flow.Protocol
+	number   uint16 // for ICMP type<<8|code
+	exact    bool   // the number is what is meant; else Text is a name
 }
 
-// At returns those of ends that have a port of that number or name.
-func At(ends []End, port string, protocol flow.Protocol) (out []Target) {
-	number, err := strconv.ParseUint(port, 10, 16)
-	for _, e := range ends {
-		n := uint16(number)
-		if err != nil {
-			n = policy.NumberOf(e.Named, port, protocol)
+// ParsePort reads PORT[/PROTOCOL], where PORT is a number or a name and the
+// protocol one that has ports, TCP unless given; or icmp/TYPE[/CODE] and
+// icmpv6/TYPE[/CODE], where no code is code 0.
+func ParsePort(port string) (Port, error) {
+	text, protocolText, given := strings.Cut(port, "/")
+	for _, message := range []flow.Protocol{flow.ICMP, flow.ICMPv6} {
+		if given && strings.EqualFold(text, message.String()) {
+			return parseICMP(port, message, protocolText)
 		}
-		if n > 0 {
-			out = append(out, Target{e, protocol, n})
+	}
+	out := Port{Text: text, Protocol: flow.TCP}
+	var err error
+	if given {
+		out.Protocol, err = flow.ParseProtocol(protocolText)
+	}
+	if err == nil && !out.Protocol.HasPorts() {
+		err = fmt.Errorf("%s has no ports; an ICMP message is icmp/TYPE or icmpv6/TYPE", out.Protocol)
+	}
+	if err != nil {
+		return Port{}, fmt.Errorf("port %q: %w", port, err)
+	}
+	if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+		out.number, out.exact = uint16(n), true
+	}
+	return out, nil
+}
+
+func parseICMP(port string, protocol flow.Protocol, message string) (Port, error) {
+	kind, code, coded := strings.Cut(message, "/")
+	n, err := strconv.ParseUint(kind, 10, 8)
+	c := uint64(0)
+	if err == nil && coded {
+		c, err = strconv.ParseUint(code, 10, 8)
+	}
+	if err != nil {
+		return Port{}, fmt.Errorf("port %q: want a type from 0 to 255 after %s/, and after another slash a code", port, strings.ToLower(protocol.String()))
+	}
+	return Port{Text: message, Protocol: protocol, number: uint16(n<<8 | c), exact: true}, nil //nolint:gosec // two bytes
+}
+
+// At returns those of ends that have the port.
+func (p Port) At(ends []End) (out []Target) {
+	for _, e := range ends {
+		n, found := p.number, p.exact && (p.number > 0 || !p.Protocol.HasPorts())
+		if !p.exact {
+			n = policy.NumberOf(e.Named, p.Text, p.Protocol)
+			found = n > 0
+		}
+		if found {
+			out = append(out, Target{e, p.Protocol, n})
 		}
 	}
 	return out
@@ -129,6 +156,9 @@ func Between(from []End, to []Target) ([]policy.Connection, error) {
 			if s.Addr.IsValid() && d.Addr.IsValid() && (s.Addr == d.Addr || s.Addr.Is4() != d.Addr.Is4()) {
 				continue // it never leaves the endpoint, or there is no such connection
 			}
+			if of := d.Protocol; of == flow.ICMP && (s.Addr.Is6() || d.Addr.Is6()) || of == flow.ICMPv6 && (s.Addr.Is4() || d.Addr.Is4()) {
+				continue // it is the other family's
+			}
 			c := policy.ExplainConnection(s.seenFrom(&d.End), d.seenFrom(s), d.Protocol, d.Port)
 			text, err := json.Marshal(c)
 			if err != nil {
@@ -141,7 +171,7 @@ func Between(from []End, to []Target) ([]policy.Connection, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("source and destination are one endpoint, or have no addresses of one family: what stays within an endpoint is not judged")
+		return nil, fmt.Errorf("source and destination are one endpoint, or have no addresses of one family, or of that ICMP's: what stays within an endpoint is not judged")
 	}
 	return out, nil
 }

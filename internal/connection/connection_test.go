@@ -184,3 +184,39 @@ func TestExplanationsAgree(t *testing.T) {
 		}
 	})
 }
+
+// An ICMP message is asked about as icmp/TYPE[/CODE], and is of one family.
+func TestICMP(t *testing.T) {
+	echo4, echo6 := policy.PortOf(flow.ICMP, 8<<8), policy.PortOf(flow.ICMPv6, 128<<8)
+	p := &policy.Policy{Workload: policytest.Subject, IsolateIngress: true, Ingress: []policy.Rule{{Ports: []policy.Port{echo4, echo6}}}}
+	inv := policytest.Inventory()
+	for _, c := range []struct {
+		source, port string
+		number       uint16
+		allowed      bool
+	}{
+		{"10.1.0.2", "icmp/8", 8 << 8, true},
+		{"10.1.0.2", "ICMP/8/0", 8 << 8, true},
+		{"10.1.0.2", "icmp/8/1", 8<<8 | 1, false},
+		{"10.1.0.2", "icmp/0", 0, false},
+		{"10.1.0.2", "icmp/13", 13 << 8, false},
+		{"fd00:1::2", "icmpv6/128", 128 << 8, true},
+		{"fd00:1::2", "icmpv6/144", 144 << 8, false},
+		{"shop/front", "icmpv6/128", 128 << 8, true},
+	} {
+		t.Run(c.source+" "+c.port, func(t *testing.T) {
+			list, err := connection.Explain(judge(inv, p), judge(inv, p), c.source, "shop/cart", c.port)
+			if err != nil || len(list) != 1 {
+				t.Fatal(list, err)
+			}
+			if list[0].Allowed != c.allowed || list[0].Port != c.number {
+				t.Errorf("allowed %t, number %d: %s", list[0].Allowed, list[0].Port, list[0].Summary)
+			}
+		})
+	}
+	for _, wrong := range []struct{ source, port string }{{"10.1.0.2", "icmpv6/128"}, {"fd00:1::2", "icmp/8"}} {
+		if list, err := connection.Explain(judge(inv, p), judge(inv, p), wrong.source, "shop/cart", wrong.port); err == nil {
+			t.Errorf("%s with %s: %+v", wrong.source, wrong.port, list)
+		}
+	}
+}

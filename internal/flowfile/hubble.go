@@ -39,8 +39,8 @@ type hubbleFlow struct {
 		Destination string `json:"destination"`
 	} `json:"IP"`
 	L4               hubbleL4        `json:"l4"`
-	Source           json.RawMessage `json:"source"`
-	Destination      json.RawMessage `json:"destination"`
+	Source           verbatim        `json:"source"`
+	Destination      verbatim        `json:"destination"`
 	Type             string          `json:"Type"`
 	NodeName         string          `json:"node_name"`
 	SourceNames      []string        `json:"source_names"`
@@ -55,6 +55,15 @@ type hubbleFlow struct {
 	Direction          string         `json:"traffic_direction"`
 	DropReason         string         `json:"drop_reason_desc"`
 	IsReply            *bool          `json:"is_reply"`
+}
+
+// verbatim is JSON as it stands in a line. What the decoder gives is a copy
+// already: json.RawMessage would make another.
+type verbatim []byte
+
+func (v *verbatim) UnmarshalJSON(text []byte) error {
+	*v = text
+	return nil
 }
 
 type hubbleService struct {

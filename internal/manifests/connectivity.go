@@ -73,16 +73,18 @@ func (a Allowed) PortsText() string {
 // end is one end of cells: all endpoints of a workload, or a region of addresses.
 type end struct {
 	name      string
-	endpoints []policy.End // a region has one
-	regions   []region     // for regions with the same answer
-	cuts      [2][]cut     // what its policy distinguishes, by direction
-	single    bool         // a pod alone, whose traffic with itself no policy sees
+	endpoints []endpoint // a region has one
+	regions   []region
+	single    bool // a pod alone, whose traffic with itself no policy sees
 }
 
 // Connectivity judges every pair of workloads, and every workload with the world,
 // by the evaluator: each protocol and each run of ports that no policy tells
 // apart. Two workloads may connect where any of the endpoints may. progress, if
 // set, hears of every source.
+//
+// What a policy says of a peer is asked once for all peers that the same rules
+// mean, so a pair costs no more than finding out which those are.
 func (w *World) Connectivity(ctx context.Context, progress func(done, total int)) (Connectivity, error) {
 	ends, world := w.ends()
 	out := Connectivity{Workloads: len(ends), Policies: len(w.Policies), Cells: []Cell{}, Notes: w.Notes}
@@ -93,7 +95,7 @@ func (w *World) Connectivity(ctx context.Context, progress func(done, total int)
 		source := &ends[i]
 		for j := range ends {
 			if i != j || !source.single {
-				out.add(source.name, ends[j].name, reach(source, &ends[j]))
+				out.add(source.name, ends[j].name, reach(source, &ends[j]).allowed())
 			}
 		}
 		out.outside(source, world)
@@ -124,13 +126,12 @@ func (c *Connectivity) outside(w *end, world []end) {
 		groups := map[string][]region{}
 		answers := map[string][]Allowed{}
 		for i := range world {
-			allowed := reach(w, &world[i])
+			found := reach(w, &world[i])
 			if d == flow.Ingress {
-				allowed = reach(&world[i], w)
+				found = reach(&world[i], w)
 			}
-			if len(allowed) > 0 {
-				key := fmt.Sprint(allowed)
-				groups[key], answers[key] = append(groups[key], world[i].regions...), allowed
+			if key := found.key(); key != "" {
+				groups[key], answers[key] = append(groups[key], world[i].regions...), found.allowed()
 			}
 		}
 		for key, regions := range groups {
@@ -149,7 +150,8 @@ func (c *Connectivity) outside(w *end, world []end) {
 func (w *World) ends() (workloads, world []end) {
 	inv := w.Index.Inventory()
 	all := w.Index.All()
-	governed := map[string]policy.End{} // by the policies that select
+	apart := regions(w.Policies)
+	governed := map[string]endpoint{} // by the policies that select
 	for i := range inv.Workloads {
 		found := &inv.Workloads[i]
 		key := fmt.Sprint(netpol.Selecting(w.Policies, all[i]))
@@ -157,60 +159,16 @@ func (w *World) ends() (workloads, world []end) {
 		if !ok {
 			by.Policy, _ = netpol.Sum(w.Policies, all[i])
 			by.Evaluator = by.Evaluator.Resolve(by.Policy, all)
+			by.says = [...]*side{newSide(by.Policy, flow.Ingress), newSide(by.Policy, flow.Egress)}
 			governed[key] = by
 		}
-		e := end{name: found.Ref().String(), single: found.Kind == "Pod", endpoints: w.endpoints(found, by)}
-		if by.Policy != nil {
-			for _, one := range e.endpoints {
-				e.cuts[0] = append(e.cuts[0], cutsOf(by.Policy, flow.Ingress, one.Named)...)
-			}
-			e.cuts[1] = cutsOf(by.Policy, flow.Egress, nil)
-		}
-		workloads = append(workloads, e)
+		workloads = append(workloads, end{name: found.Ref().String(), single: found.Kind == "Pod", endpoints: w.endpoints(found, by, apart)})
 	}
-	for _, r := range regions(w.Policies) {
+	for _, r := range apart {
 		facts := policy.PeerFacts{Addr: r.sample, Reserved: flow.IdentityWorld}
-		world = append(world, end{name: r.String(), regions: []region{r}, endpoints: []policy.End{{PeerFacts: facts}}})
+		world = append(world, end{name: r.String(), regions: []region{r}, endpoints: []endpoint{{End: policy.End{PeerFacts: facts}}}})
 	}
 	return workloads, world
-}
-
-// reach returns what any endpoint of source may reach of any of destination.
-func reach(source, destination *end) []Allowed {
-	var out []Allowed
-	for _, protocol := range protocols {
-		a := Allowed{Protocol: protocol}
-		starts := starts(protocol, source, destination)
-		for i, from := range starts {
-			to := uint16(lastPort)
-			if i+1 < len(starts) {
-				to = starts[i+1] - 1
-			}
-			if !mayConnect(source, destination, protocol, from) {
-				continue
-			}
-			if n := len(a.Ports); n > 0 && a.Ports[n-1].To+1 == from {
-				a.Ports[n-1].To = to
-			} else {
-				a.Ports = append(a.Ports, Range{from, to})
-			}
-		}
-		if len(a.Ports) > 0 {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
-func mayConnect(source, destination *end, protocol flow.Protocol, port uint16) bool {
-	for i := range source.endpoints {
-		for j := range destination.endpoints {
-			if policy.MayConnect(&source.endpoints[i], &destination.endpoints[j], protocol, port) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // cut is a port at which a policy's answer may change.
@@ -220,23 +178,15 @@ type cut struct {
 	name     string // of the destination's port, in place of a number
 }
 
-// cutsOf returns where a policy's answer may change, for the named ports of its
-// own endpoint, which are ingress's. Egress's are the destination's: they stay
-// names.
-func cutsOf(p *policy.Policy, d flow.Direction, own []policy.NamedPort) (out []cut) {
-	if !p.Isolates(d) {
-		return nil
-	}
+// cutsOf returns where a policy's answer may change.
+func cutsOf(p *policy.Policy, d flow.Direction) (out []cut) {
 	for _, r := range p.Rules(d) {
 		for _, q := range r.Ports {
-			switch {
-			case q.Name == "":
-				out = append(out, cut{q.Protocol, uint32(q.Port), ""}, cut{q.Protocol, uint32(max(q.Port, q.EndPort)) + 1, ""})
-			case d == flow.Egress:
+			if q.Name != "" {
 				out = append(out, cut{protocol: q.Protocol, name: q.Name})
-			default:
-				out = append(out, numbered(cut{protocol: q.Protocol, name: q.Name}, own)...)
+				continue
 			}
+			out = append(out, cut{q.Protocol, uint32(q.Port), ""}, cut{q.Protocol, uint32(max(q.Port, q.EndPort)) + 1, ""})
 		}
 	}
 	return out
@@ -251,25 +201,22 @@ func numbered(c cut, list []policy.NamedPort) (out []cut) {
 	return out
 }
 
-// starts returns the first ports of the runs that neither end tells apart, in
-// order.
-func starts(protocol flow.Protocol, source, destination *end) []uint16 {
+// starts returns the first ports of the runs of a protocol that cuts leave, in
+// order, for the named ports of the destination.
+func starts(protocol flow.Protocol, cuts []cut, named []policy.NamedPort) []uint16 {
 	out := []uint16{1}
-	add := func(list []cut) {
+	add := func(list ...cut) {
 		for _, c := range list {
 			if c.protocol == protocol && c.at > 1 && c.at <= lastPort {
 				out = append(out, uint16(c.at))
 			}
 		}
 	}
-	add(destination.cuts[0])
-	for _, c := range source.cuts[1] {
+	for _, c := range cuts {
 		if c.name == "" {
-			add([]cut{c})
-			continue
-		}
-		for _, e := range destination.endpoints {
-			add(numbered(c, e.Named))
+			add(c)
+		} else {
+			add(numbered(c, named)...)
 		}
 	}
 	slices.Sort(out)
@@ -278,18 +225,19 @@ func starts(protocol flow.Protocol, source, destination *end) []uint16 {
 
 // endpoints returns a workload's endpoints with what governs them; endpoints
 // between which no policy can tell are one.
-func (w *World) endpoints(found *workload, by policy.End) (out []policy.End) {
+func (w *World) endpoints(found *workload, by endpoint, apart []region) (out []endpoint) {
 	by.PeerFacts = w.Index.Facts(found)
 	seen := map[string]bool{}
 	for _, e := range found.Endpoints {
-		by.Named = e.Ports
+		by.Named, by.named = e.Ports, fmt.Sprint(e.Ports)
 		addresses := e.Addresses
 		if len(addresses) == 0 {
 			addresses = noAddress
 		}
 		for _, a := range addresses {
 			by.Addr = a
-			if key := fmt.Sprint(a, e.Ports); !seen[key] {
+			at := slices.IndexFunc(apart, func(r region) bool { return r.holds(a) })
+			if key := fmt.Sprint(at, by.named); !seen[key] {
 				seen[key] = true
 				out = append(out, by)
 			}

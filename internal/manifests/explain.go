@@ -15,7 +15,7 @@ import (
 )
 
 // Explain judges a connection at both ends and says why. An end is what
-// connection.Find takes; the destination may be a Service too, as
+// connection.Judge.Find takes; the destination may be a Service too, as
 // NAMESPACE/Service/NAME. port is a number, or a name that the destination has,
 // and after a slash its protocol, TCP if there is none. Where endpoints of a
 // workload get different answers, each answer is given once.
@@ -29,11 +29,11 @@ func (w *World) Explain(source, destination, port string) ([]policy.Connection, 
 	if err != nil {
 		return nil, fmt.Errorf("source %w", err)
 	}
-	text, protocol, err := connection.ParsePort(port)
+	asked, err := connection.ParsePort(port)
 	if err != nil {
 		return nil, err
 	}
-	to, err := w.backends(key, text, protocol)
+	to, err := w.backends(key, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (w *World) service(name string) (string, bool) {
 
 // backends returns the endpoints behind a port of a Service, each with the port
 // that it gets there.
-func (w *World) backends(key, port string, protocol flow.Protocol) ([]connection.Target, error) {
+func (w *World) backends(key string, asked connection.Port) ([]connection.Target, error) {
 	s, ok := w.services[key]
 	if !ok {
 		return nil, fmt.Errorf("destination: there is no Service %s", key)
@@ -84,7 +84,7 @@ func (w *World) backends(key, port string, protocol flow.Protocol) ([]connection
 			return nil, fmt.Errorf("destination: Service %s: %w", key, err)
 		}
 		have = append(have, strings.TrimPrefix(fmt.Sprintf("%s %d/%s", p.Name, p.Port, of), " "))
-		if of != protocol || p.Name != port && strconv.Itoa(int(p.Port)) != port {
+		if of != asked.Protocol || p.Name != asked.Text && strconv.Itoa(int(p.Port)) != asked.Text {
 			continue
 		}
 		target := p.TargetPort
@@ -92,7 +92,7 @@ func (w *World) backends(key, port string, protocol flow.Protocol) ([]connection
 			target = intstr.FromInt32(p.Port)
 		}
 		namespace, _, _ := strings.Cut(key, "/")
-		out, err := w.behind(&policy.Selector{Namespace: namespace, MatchLabels: s.Spec.Selector}, target.String(), protocol)
+		out, err := w.behind(&policy.Selector{Namespace: namespace, MatchLabels: s.Spec.Selector}, target.String()+"/"+asked.Protocol.String())
 		switch {
 		case err != nil:
 			return nil, err
@@ -101,16 +101,20 @@ func (w *World) backends(key, port string, protocol flow.Protocol) ([]connection
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("destination: Service %s has no port %s/%s; it has %s", key, port, protocol, strings.Join(have, ", "))
+	return nil, fmt.Errorf("destination: Service %s has no port %s/%s; it has %s", key, asked.Text, asked.Protocol, strings.Join(have, ", "))
 }
 
-func (w *World) behind(s *policy.Selector, port string, protocol flow.Protocol) (out []connection.Target, err error) {
+func (w *World) behind(s *policy.Selector, port string) (out []connection.Target, err error) {
+	asked, err := connection.ParsePort(port)
+	if err != nil {
+		return nil, err
+	}
 	for _, found := range w.Index.Select(s) {
 		ends, err := w.judge().Of(found)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, connection.At(ends, port, protocol)...)
+		out = append(out, asked.At(ends)...)
 	}
 	return out, nil
 }

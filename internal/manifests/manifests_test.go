@@ -71,6 +71,32 @@ func TestConnectivity(t *testing.T) {
 	}
 }
 
+// Of pods with addresses, those in a block that a policy names are told from the
+// others of their workload: what any of them may do counts, in either family.
+func TestConnectivityByAddress(t *testing.T) {
+	pod := func(name, app, four, six string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: {app: %s}, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: %s, uid: u, controller: true}]}\n"+
+			"spec: {containers: []}\nstatus: {podIPs: [{ip: %q}, {ip: %q}]}\n---\n", name, app, app, four, six)
+	}
+	pods := pod("a-1", "a", "10.1.0.1", "fd00::1:1") + pod("a-2", "a", "10.1.0.2", "fd00::1:2") + pod("a-3", "a", "10.2.0.1", "fd00::2:1") + pod("b-1", "b", "10.3.0.1", "fd00::3:1")
+	for block, allowed := range map[string]bool{
+		"10.2.0.0/24": true, "10.1.0.2/32": true, "10.4.0.0/24": false, "fd00::2:0/112": true, "fd00::4:0/112": false,
+	} {
+		w, err := Parse("x", []byte(pods+"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n"+
+			"spec: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{ipBlock: {cidr: '"+block+"'}}]}]}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := w.Connectivity(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(text(c)), "default/ReplicaSet/a > default/ReplicaSet/b:"); got != allowed {
+			t.Errorf("%s: allowed %t, want %t\n%s", block, got, allowed, text(c))
+		}
+	}
+}
+
 // Every cell, asked port by port: what runs of ports leave out would show.
 func TestConnectivityIsExplained(t *testing.T) {
 	w := shop(t)
@@ -194,6 +220,10 @@ func TestExplainRefuses(t *testing.T) {
 		{"shop/front", "shop/db", "sql/UDP", `a UDP port that shop/db has a name for`},
 		{"shop/front", "shop/db", "70000", `port "70000"`},
 		{"shop/front", "shop/db", "8/ICMP", `ICMP has no ports`},
+		{"shop/front", "shop/db", "icmp/256", `port "icmp/256": want a type from 0 to 255 after icmp/`},
+		{"shop/front", "shop/db", "icmpv6/128/x", `port "icmpv6/128/x": want a type`},
+		{"shop/front", "shop/db", "icmp/", `want a type`},
+		{"shop/front", "shop/svc/db", "icmp/8", `Service shop/db has no port 8/ICMP`},
 		{"shop/front", "shop/db", "8/x", `protocol "x": want TCP`},
 		{"shop/front", "shop/Service/db", "5432", `Service shop/db has no port 5432/TCP; it has sql 15432/TCP`},
 		{"shop/front", "shop/svc/none", "5432", `there is no Service shop/none`},

@@ -29,6 +29,11 @@ type region struct {
 	sample netip.Addr
 }
 
+// holds reports whether a is in r.
+func (r region) holds(a netip.Addr) bool {
+	return r.prefix.Contains(a.Unmap()) && !slices.ContainsFunc(r.except, func(e netip.Prefix) bool { return e.Contains(a.Unmap()) })
+}
+
 func (r region) String() string {
 	if len(r.except) == 0 {
 		return r.prefix.String()

@@ -58,6 +58,19 @@ type Port struct {
 	ICMPCode *uint8 `json:"icmpCode,omitempty"`
 }
 
+// PortOf returns the port that means one flow's alone, whose number is as in
+// Facts.
+func PortOf(protocol flow.Protocol, port uint16) Port {
+	switch {
+	case protocol == flow.ICMP || protocol == flow.ICMPv6:
+		kind, code := uint8(port>>8), uint8(port&0xff)
+		return Port{Protocol: protocol, ICMPType: &kind, ICMPCode: &code}
+	case !protocol.HasPorts():
+		return Port{Protocol: protocol}
+	}
+	return Port{Protocol: protocol, Port: port}
+}
+
 // NamedPort is a port that an endpoint serves under a name.
 type NamedPort struct {
 	Name     string        `json:"name" yaml:"name"`

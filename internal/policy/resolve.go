@@ -110,6 +110,25 @@ func (e *Evaluator) picked(p *Policy, f *Facts) *picks {
 	return e.resolved.picks[f.Peer.Workload]
 }
 
+// Meant appends to rules, in words of 64 bits, which of p's rules of direction d
+// have a peer that is the given one. Peers of which they are the same are judged
+// alike on every port, unless guardrails, or the ports' names, tell them apart.
+func (e Evaluator) Meant(p *Policy, d flow.Direction, peer *PeerFacts, rules []uint64) []uint64 {
+	f := Facts{Direction: d, Peer: *peer}
+	picked, list, of := e.picked(p, &f), listIngress, p.Rules(d)
+	if d == flow.Egress {
+		list = listEgress
+	}
+	first := len(rules)
+	rules = append(rules, make([]uint64, (len(of)+63)/64)...)
+	for i := e.candidate(picked, list, 0); i < len(of); i = e.candidate(picked, list, i+1) {
+		if e.anyPeer(picked, list, i, of[i].Peers, &f) {
+			rules[first+i/64] |= 1 << (i % 64)
+		}
+	}
+	return rules
+}
+
 // candidate returns the first of a list's rules, from one on, that may mean the
 // flow's peer; a number beyond them when none may.
 func (e *Evaluator) candidate(of *picks, list, from int) int {

@@ -1950,7 +1950,7 @@ export interface operations {
                 source: string;
                 /** @description As source. */
                 destination: string;
-                /** @description The destination's, as 443, 53/UDP or by its name there; TCP unless given. */
+                /** @description The destination's, as 443, 53/UDP or by its name there; TCP unless given. An ICMP message as icmp/8 or icmpv6/128. */
                 port: string;
                 /** @description By the live revisions, or by the staged ones, and the live one of a workload that has none staged. */
                 slot?: components["schemas"]["Slot"];
