@@ -198,7 +198,7 @@ func (w *World) Edges(_ context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 	}
 	out := make([]flow.Edge, 0, len(order))
 	for _, t := range order {
-		t.edge.SourceEndpoints, t.edge.DestinationEndpoints = uint64(bits.OnesCount(t.clients)), uint64(bits.OnesCount(t.servers))
+		t.edge.SourceEndpoints, t.edge.DestinationEndpoints = uint64(bits.OnesCount(t.clients)), uint64(bits.OnesCount(t.servers)) //nolint:gosec // counts of bits
 		t.edge.Hours = uint64(len(t.hours))
 		if f.Times {
 			t.edge.Days = uint64(len(t.days))
