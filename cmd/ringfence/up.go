@@ -334,10 +334,11 @@ func checkNodeInventory(path, node string) (missing []string, err error) {
 }
 
 func printLogin(w io.Writer, r serverReady) {
-	fmt.Fprintf(w, "web UI    %s\nstore     %s\n", r.URL, r.Engine)
+	fmt.Fprintf(w, "web UI    %s\n", r.URL)
 	if r.Password != "" {
 		printPassword(w, r.User, r.Password)
 	}
+	fmt.Fprintf(w, "store     %s\n", r.Engine)
 }
 
 func printPassword(w io.Writer, user, password string) {

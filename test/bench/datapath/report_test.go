@@ -88,6 +88,8 @@ func TestJudge(t *testing.T) {
 	r.NS = map[string]float64{"empty": 8, "enforce_v4": 58, "enforce_v6": 74}
 	r.CRR = map[string]float64{"none": 10, "ringfence": 12, "nftables": 13}
 	r.AuditEnforceNS = -6
+	r.Series.Add("ns.empty", []float64{8})
+	r.Series.Add("crr_us.none", []float64{10})
 	r.judge()
 	got := map[string]bool{}
 	for _, g := range r.Goals {
