@@ -49,7 +49,7 @@ type Node struct {
 	// Pending is what happens on the node to an endpoint, or where policies are
 	// enforced to a peer, that nobody knows yet: VerdictAllow, also when it is not
 	// given, or VerdictDeny.
-	Pending flow.Verdict `json:"pending,omitempty" yaml:"pending"`
+	Pending flow.Verdict `json:"pending,omitempty" yaml:"pending,omitempty"`
 }
 
 // Modes of a deny list. Empty is audit.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
@@ -331,4 +332,26 @@ func manyDenyLists(n int) string {
 		fmt.Fprintf(&b, "      - {name: list-%d, file: /etc/ringfence/list}\n", i)
 	}
 	return b.String()
+}
+
+// TestWrittenIsRead writes an inventory as YAML, as the demo does, and reads it back.
+func TestWrittenIsRead(t *testing.T) {
+	inv, err := Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pending := range []flow.Verdict{flow.VerdictUnknown, flow.VerdictAllow, flow.VerdictDeny} {
+		inv.Nodes[0].Pending = pending
+		src, err := yaml.Marshal(inv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Parse(src)
+		if err != nil {
+			t.Fatalf("pending %s: %v\n%s", pending, err, src)
+		}
+		if diff := cmp.Diff(inv, got, compareAddr, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("pending %s (-written +read):\n%s", pending, diff)
+		}
+	}
 }
