@@ -23,6 +23,8 @@ type Report struct {
 	AuditEnforceNS float64             `json:"audit_minus_enforce_ns"`
 	Rules          Rules               `json:"rules"`
 	CRR            map[string]float64  `json:"crr_us"`
+	CRRRatio       report.Series       `json:"crr_added_ratio"` // ringfence's to nftables', by loads
+	CRRNoise       report.Series       `json:"crr_noise_ratio"` // the same of a second pair without a firewall
 	CPU            map[string]float64  `json:"cpu_s_per_gb"`
 	CPUOverEmpty   float64             `json:"cpu_over_empty_percent"` // median of the rounds
 	CPUNoise       float64             `json:"cpu_noise_percent"`      // the same of a second copy of empty
@@ -88,7 +90,7 @@ func (r *Report) judge() {
 	goal("first packet, 10,000 rules and 100,000 flows", "ns", "ns.first_packet", r.NS["first_packet"], 1500)
 	goal("first packet, 10,000 rules to 10", "times", "rules.ns_10", r.Rules.Ratio, 1.2)
 	goal("connect-request-close, added to what nftables adds", "times", "crr_us.none",
-		(r.CRR["ringfence"]-r.CRR["none"])/(r.CRR["nftables"]-r.CRR["none"]), 0.5)
+		r.CRRRatio.Median, 0.5)
 	goal("CPU a gigabyte over empty programs", "%", "cpu_s_per_gb.empty", r.CPUOverEmpty, 3)
 	goal("500 workloads promoted at once, slowest", "ms", "promote_500_ms", r.Promote, 50)
 	goal("wrong verdicts while promoting", "packets", "promote_500_ms", float64(r.Promotes.Wrong), 0)
@@ -115,6 +117,13 @@ func (r *Report) print(w io.Writer) error {
 	line("")
 	line("connect-request-close, µs\tnone %.2f\tnone again %.2f\tringfence %.2f\tnftables %.2f",
 		r.CRR["none"], r.CRR["none_again"], r.CRR["ringfence"], r.CRR["nftables"])
+	for _, share := range []struct {
+		name string
+		report.Series
+	}{{"ringfence", r.CRRRatio}, {"none again", r.CRRNoise}} {
+		line("  added, to what nftables adds\t%s %.3f\tquartiles %.3f to %.3f\tall %.3f to %.3f\t%d loads", share.name,
+			share.Median, share.Q1, share.Q3, share.Min, share.Max, share.Samples)
+	}
 	line("CPU seconds a gigabyte\tempty %.4f\tempty again %.4f\tringfence %.4f\tnftables %.4f", r.CPU["empty"], r.CPU["empty_again"], r.CPU["ringfence"], r.CPU["nftables"])
 	line("  over empty, by rounds\t\t%.2f %%\t%.2f %%", r.CPUNoise, r.CPUOverEmpty)
 	line("500 workloads promoted, ms\tmedian %.2f\tslowest %.2f\twrong %d of %d packets",

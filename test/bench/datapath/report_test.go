@@ -9,12 +9,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ringfence/ringfence/test/bench/report"
 )
 
 // wantKeys are the keys that whoever reads the report relies on.
 var wantKeys = []string{
 	"ns.empty", "ns.observe_v4", "ns.audit_v4", "ns.enforce_v4", "ns.enforce_v6", "ns.enforce_v4_100k", "ns.first_packet",
-	"rules.ns_10", "rules.ns_10000", "crr_us.none", "crr_us.ringfence", "crr_us.nftables",
+	"rules.ns_10", "rules.ns_10000", "crr_us.none", "crr_us.ringfence", "crr_us.nftables", "crr_added_ratio.samples", "crr_noise_ratio.samples",
 	"cpu_s_per_gb.empty", "cpu_s_per_gb.ringfence", "xdp_ns.empty", "xdp_ns.entries_1000", "xdp_ns.entries_1000000", "promote_500_ms", "bytes_per_flow", "flows_in_256_mib",
 	"machine.kernel", "machine.cpu", "machine.load_before", "machine.load_after", "machine.bpf_jit_enable",
 }
@@ -43,12 +45,12 @@ func TestQuickRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var report map[string]any
-	if err := json.Unmarshal(data, &report); err != nil {
+	var got map[string]any
+	if err := json.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range wantKeys {
-		switch v := at(report, key).(type) {
+		switch v := at(got, key).(type) {
 		case float64:
 			if v <= 0 {
 				t.Errorf("%s is %g", key, v)
@@ -61,14 +63,14 @@ func TestQuickRun(t *testing.T) {
 			t.Errorf("%s is %v", key, v)
 		}
 	}
-	xdp, _ := report["xdp_ns"].(map[string]any)
+	xdp, _ := got["xdp_ns"].(map[string]any)
 	if keys := slices.Sorted(maps.Keys(xdp)); !slices.Equal(keys, []string{"empty", "entries_1000", "entries_1000000"}) {
 		t.Errorf("xdp_ns has the keys %v", keys)
 	}
-	if goals, _ := report["goals"].([]any); len(goals) != 10 {
+	if goals, _ := got["goals"].([]any); len(goals) != 10 {
 		t.Errorf("%d goals, want 10: %v", len(goals), goals)
 	}
-	if wrong := at(report, "promote.wrong"); wrong != 0.0 {
+	if wrong := at(got, "promote.wrong"); wrong != 0.0 {
 		t.Errorf("%v wrong verdicts", wrong)
 	}
 }
@@ -86,7 +88,7 @@ func at(v any, key string) any {
 func TestJudge(t *testing.T) {
 	r := newReport(false)
 	r.NS = map[string]float64{"empty": 8, "enforce_v4": 58, "enforce_v6": 74}
-	r.CRR = map[string]float64{"none": 10, "ringfence": 12, "nftables": 13}
+	r.CRRRatio = report.Series{Samples: 2, Min: 0.4, Median: 0.51}
 	r.AuditEnforceNS = -6
 	r.Series.Add("ns.empty", []float64{8})
 	r.Series.Add("crr_us.none", []float64{10})

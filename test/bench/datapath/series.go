@@ -39,3 +39,12 @@ func difference(a, b []float64) []float64 {
 	}
 	return d
 }
+
+// ratios divides the samples of a by those of b of the same rounds.
+func ratios(a, b []float64) []float64 {
+	r := make([]float64, len(a))
+	for i := range a {
+		r[i] = a[i] / b[i]
+	}
+	return r
+}
