@@ -28,7 +28,10 @@ flows stay in the state directory. It refuses while "up" runs.`,
 				return err
 			}
 			defer unlock()
-			if err := places.removeRuntime(); err != nil {
+			if err := places.detach(); err != nil {
+				return err
+			}
+			if err := os.RemoveAll(places.RuntimeDir); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "detached: nothing is watched or enforced on this host")

@@ -199,17 +199,13 @@ func (l layout) takeLock() (unlock func(), err error) {
 	return func() { runtime(); state() }, nil
 }
 
-// removeRuntime detaches every program that is pinned in the runtime directory,
-// or was attached by the agents on record there, and removes the directory. Its
-// lock must be held.
-func (l layout) removeRuntime() error {
+// detach detaches every program that is pinned in the runtime directory, or was
+// attached by the agents on record there. Its lock must be held.
+func (l layout) detach() error {
 	if err := l.removeFilters(); err != nil {
 		return err
 	}
-	if err := bpf.UnmountBPFFS(l.bpffs()); err != nil {
-		return err
-	}
-	return os.RemoveAll(l.RuntimeDir)
+	return bpf.UnmountBPFFS(l.bpffs())
 }
 
 // removeFilters detaches what does not end with its pins.

@@ -123,14 +123,18 @@ func (s *stack) restore(before found) error {
 		return nil
 	}
 	if !before.programs {
-		if err := s.server.removeRuntime(); err != nil {
+		if err := s.server.detach(); err != nil {
 			return err
 		}
 	}
-	if before.state {
-		return nil
+	var errs []error
+	if !before.runtime {
+		errs = append(errs, os.RemoveAll(s.server.RuntimeDir))
 	}
-	return os.RemoveAll(s.server.StateDir)
+	if !before.state {
+		errs = append(errs, os.RemoveAll(s.server.StateDir))
+	}
+	return errors.Join(errs...)
 }
 
 func (s *stack) newProcess(name string, args ...string) *process {
