@@ -111,16 +111,36 @@ const maxRemembered = 1 << 16
 
 var errNoFlow = errors.New("it is no flow of Hubble: want an object with flow, or with IP and l4")
 
-// line takes one line in. What is not a flow but belongs into such a file is
-// counted; anything else is an error.
-func (h *hubble) line(text []byte) error {
+// decodeHubble reads one line. Nothing of it is kept: it may run at the side.
+func decodeHubble(text []byte) (l hubbleLine, err error) {
 	if bytes.IndexByte(text, 0) >= 0 {
-		return errors.New("it holds a byte 0, which no JSON has")
+		return l, errors.New("it holds a byte 0, which no JSON has")
 	}
-	var l hubbleLine
 	if err := json.Unmarshal(text, &l); err != nil {
-		return oneLine(err)
+		return l, oneLine(err)
 	}
+	if l.Flow != nil || l.LostEvents != nil || l.isEvent() {
+		return l, nil
+	}
+	var bare hubbleFlow
+	if err := json.Unmarshal(text, &bare); err != nil {
+		return l, oneLine(err)
+	}
+	if bare.IP == nil {
+		return l, errNoFlow
+	}
+	l.Flow = &bare
+	return l, nil
+}
+
+// isEvent reports whether l is not of a flow, yet belongs into such a file.
+func (l *hubbleLine) isEvent() bool {
+	return l.NodeStatus != nil || l.AgentEvent != nil || l.DebugEvent != nil
+}
+
+// take takes one line in. What is not a flow but belongs into such a file is
+// counted; anything else is an error.
+func (h *hubble) take(l *hubbleLine) error {
 	switch {
 	case l.Flow != nil:
 		return h.flow(l.Flow, l.NodeName)
@@ -132,18 +152,9 @@ func (h *hubble) line(text []byte) error {
 		at, _ := time.Parse(time.RFC3339Nano, l.Time) // a loss without a time is one of the whole file
 		h.sink.lose(l.NodeName, at, uint64(n))
 		return nil
-	case l.NodeStatus != nil || l.AgentEvent != nil || l.DebugEvent != nil:
-		h.sink.skip("events that are no flows")
-		return nil
 	}
-	var bare hubbleFlow
-	if err := json.Unmarshal(text, &bare); err != nil {
-		return oneLine(err)
-	}
-	if bare.IP == nil {
-		return errNoFlow
-	}
-	return h.flow(&bare, l.NodeName)
+	h.sink.skip("events that are no flows")
+	return nil
 }
 
 func (h *hubble) flow(f *hubbleFlow, node string) error {

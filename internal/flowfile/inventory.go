@@ -31,6 +31,7 @@ type pod struct {
 
 // node is what the lines say of one that wrote them.
 type node struct {
+	name        string
 	first, last time.Time
 	lines, lost uint64
 	losses      []time.Time // when, the first ones of very many
@@ -42,8 +43,8 @@ const maxLosses = 10_000
 func (s *Set) beat(name string, at time.Time) *node {
 	n := s.nodes[name]
 	if n == nil {
-		n = &node{first: at, last: at}
-		s.nodes[name] = n
+		n = &node{name: strings.Clone(name), first: at, last: at}
+		s.nodes[n.name] = n
 	}
 	n.lines++
 	if at.Before(n.first) {
@@ -63,8 +64,8 @@ func (s *Set) lose(name string, at time.Time, count uint64) {
 	}
 	n := s.nodes[name]
 	if n == nil {
-		n = &node{}
-		s.nodes[name] = n
+		n = &node{name: strings.Clone(name)}
+		s.nodes[n.name] = n
 	}
 	n.lost += count
 	if !at.IsZero() && len(n.losses) < maxLosses {

@@ -2,7 +2,6 @@ package flowfile
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,9 +29,9 @@ func isList(in *bufio.Reader) (listed bool, empty uint64, err error) {
 	}
 }
 
-// list reads a JSON list element by element. What is no JSON ends it, since
-// nobody knows where the next element would begin.
-func (s *Set) list(ctx context.Context, name string, in *bufio.Reader, one func([]byte) error) error {
+// eachElement reads a JSON list element by element. What is no JSON ends it,
+// since nobody knows where the next element would begin.
+func eachElement(in *bufio.Reader, one func(number uint64, text []byte, bad error) error) error {
 	d := json.NewDecoder(in)
 	if _, err := d.Token(); err != nil {
 		return err
@@ -42,14 +41,14 @@ func (s *Set) list(ctx context.Context, name string, in *bufio.Reader, one func(
 		number++
 		var text json.RawMessage
 		if err := d.Decode(&text); err != nil {
-			return s.line(ctx, name, number, fmt.Errorf("the list breaks off here: %w", oneLine(err)))
+			return one(number, nil, fmt.Errorf("the list breaks off here: %w", oneLine(err)))
 		}
-		if err := s.line(ctx, name, number, one(text)); err != nil {
+		if err := one(number, text, nil); err != nil {
 			return err
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return s.line(ctx, name, number+1, fmt.Errorf("the list breaks off here: %w", oneLine(err)))
+		return one(number+1, nil, fmt.Errorf("the list breaks off here: %w", oneLine(err)))
 	}
 	return nil
 }

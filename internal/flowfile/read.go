@@ -82,12 +82,12 @@ func Read(ctx context.Context, cfg Config, files []string, stdin io.Reader) (*Se
 		return nil, err
 	}
 	s := newSet(cfg)
-	line := (&own{s}).line
+	lines := reading(s, decodeOwn, (&own{s}).take)
 	if cfg.Format == Hubble {
-		line = (&hubble{s, map[string]*party{}}).line
+		lines = reading(s, decodeHubble, (&hubble{s, map[string]*party{}}).take)
 	}
 	for _, name := range files {
-		if err := s.file(ctx, name, stdin, line); err != nil {
+		if err := file(ctx, name, stdin, lines); err != nil {
 			return nil, fmt.Errorf("read %s: %w", name, err)
 		}
 	}
@@ -95,7 +95,7 @@ func Read(ctx context.Context, cfg Config, files []string, stdin io.Reader) (*Se
 	return s, nil
 }
 
-func (s *Set) file(ctx context.Context, name string, stdin io.Reader, line func([]byte) error) error {
+func file(ctx context.Context, name string, stdin io.Reader, lines lineReader) error {
 	in := stdin
 	if name != "-" {
 		f, err := os.Open(name)
@@ -113,7 +113,7 @@ func (s *Set) file(ctx context.Context, name string, stdin io.Reader, line func(
 		return err
 	}
 	defer end()
-	return s.lines(ctx, name, plain, line)
+	return lines(ctx, name, plain)
 }
 
 // decompress tells by the first bytes what in is.
@@ -139,27 +139,28 @@ func decompress(in *bufio.Reader) (*bufio.Reader, func(), error) {
 	return in, func() {}, nil
 }
 
-// lines gives each line to one. A list, as `ringfence flows -o json` prints it,
-// counts its elements as lines.
-func (s *Set) lines(ctx context.Context, name string, in *bufio.Reader, one func([]byte) error) error {
+// eachLine gives every line that is not empty to one, with its number, or the
+// error that it is. A list, as `ringfence flows -o json` prints it, counts its
+// elements as lines. The text is valid until one returns; its error ends it.
+func eachLine(in *bufio.Reader, one func(number uint64, text []byte, bad error) error) error {
 	listed, empty, err := isList(in)
 	if err != nil {
 		return err
 	}
 	if listed {
-		return s.list(ctx, name, in, one)
+		return eachElement(in, one)
 	}
 	for number := empty + 1; ; number++ {
 		text, err := nextLine(in)
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errLong) {
 			return err
 		}
-		if text = bytes.TrimSpace(text); len(text) > 0 || errors.Is(err, errLong) {
-			bad := errLong
-			if !errors.Is(err, errLong) {
-				bad = one(text)
-			}
-			if stop := s.line(ctx, name, number, bad); stop != nil {
+		var bad error
+		if errors.Is(err, errLong) {
+			bad = errLong
+		}
+		if text = bytes.TrimSpace(text); len(text) > 0 || bad != nil {
+			if stop := one(number, text, bad); stop != nil {
 				return stop
 			}
 		}

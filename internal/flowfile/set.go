@@ -175,7 +175,7 @@ func (s *Set) add(r *record) error {
 	if !r.time.Before(s.Summary.Until) {
 		s.Summary.Until = r.time.Add(time.Microsecond) // the end is not included
 	}
-	s.beat(r.node, r.time)
+	r.node = s.beat(r.node, r.time).name // a record's own text would keep its whole line
 	if r.from.who.service || r.to.who.service {
 		s.viaService(r)
 		return nil
