@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/inventory"
@@ -204,20 +206,25 @@ func (a *Analyzer) RecommendAll(ctx context.Context, window Window) ([]*Recommen
 	if err := v.loadAll(ctx); err != nil {
 		return nil, err
 	}
-	out := make([]*Recommendation, 0, len(v.workloads))
-	for _, w := range v.order {
-		start := time.Now()
-		r, err := v.recommend(ctx, w)
-		a.metrics.recommended(start, err)
-		switch {
-		case errors.Is(err, ErrNoLabels):
-			r = v.empty(w)
-			r.NoPolicy = err.Error()
-			r.Coverage.Ready, r.Coverage.Missing = false, append(r.Coverage.Missing, r.NoPolicy)
-		case err != nil:
-			return nil, err
-		}
-		out = append(out, r)
+	out := make([]*Recommendation, len(v.order))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, w := range v.order {
+		g.Go(func() (err error) {
+			start := time.Now()
+			out[i], err = v.recommend(ctx, w)
+			a.metrics.recommended(start, err)
+			if errors.Is(err, ErrNoLabels) {
+				r := v.empty(w)
+				r.NoPolicy = err.Error()
+				r.Coverage.Ready, r.Coverage.Missing = false, append(r.Coverage.Missing, r.NoPolicy)
+				out[i], err = r, nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -226,7 +233,8 @@ func (a *Analyzer) RecommendAll(ctx context.Context, window Window) ([]*Recommen
 // a policy learned from a part would deny the rest.
 const maxEdges = 2_000_000
 
-// view is one window of one inventory: everything a single answer is made of.
+// view is one window of one inventory: everything a single answer is made of. Once
+// it is complete, several goroutines may make parts of the answer.
 type view struct {
 	cfg       Config
 	window    Window
@@ -234,20 +242,21 @@ type view struct {
 	workloads map[flow.Workload]*inventory.Workload
 	order     []flow.Workload
 	coverage  map[string]flow.NodeCoverage
-	edges     map[flow.Workload][]*flow.Edge     // by either end, as far as they were read; nobody changes them
-	complete  bool                               // edges holds every workload's
-	unordered bool                               // nobody looks at the order of edges
-	services  map[flow.Workload]map[service]bool // that answered, in the edges of a workload
-	selectors map[flow.Workload]selection
+	edges     map[flow.Workload][]*flow.Edge                   // by either end, as far as they were read; nobody changes them
+	complete  bool                                             // edges holds every workload's
+	unordered bool                                             // nobody looks at the order of edges
+	services  *memo[flow.Workload, map[service]bool]           // that answered, in the edges of a workload
+	probes    *memo[flow.Workload, map[flow.Party][]time.Time] // when sources began with each service that they probed, in the edges of a workload
+	selectors *memo[flow.Workload, selection]
 	metrics   *metrics
 
 	guardrails []policy.Guardrail
-	guards     map[flow.Workload]*judge     // of the guardrails alone, as far as they were asked for
+	guards     *memo[flow.Workload, *judge] // of the guardrails alone
 	namespaces map[string]map[string]string // labels
 	index      *inventory.Index
-	hours      map[string]*weekCover // by node, as far as they were asked for
-	halved     map[int64][2]*view    // by the time of the cut
-	times      bool                  // days and hours of the week are wanted
+	hours      *memo[string, *weekCover] // by node
+	halved     *memo[int64, [2]*view]    // by the time of the cut
+	times      bool                      // days and hours of the week are wanted
 }
 
 func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
@@ -264,15 +273,16 @@ func (a *Analyzer) view(ctx context.Context, window Window) (*view, error) {
 		workloads: make(map[flow.Workload]*inventory.Workload, len(inv.Workloads)),
 		coverage:  make(map[string]flow.NodeCoverage, len(nodes)),
 		edges:     map[flow.Workload][]*flow.Edge{},
-		services:  map[flow.Workload]map[service]bool{},
-		selectors: map[flow.Workload]selection{},
+		services:  &memo[flow.Workload, map[service]bool]{},
+		probes:    &memo[flow.Workload, map[flow.Party][]time.Time]{},
+		selectors: &memo[flow.Workload, selection]{},
 
 		guardrails: inv.Guardrails,
-		guards:     map[flow.Workload]*judge{},
+		guards:     &memo[flow.Workload, *judge]{},
 		namespaces: map[string]map[string]string{},
 		index:      inventory.NewIndex(inv),
-		hours:      map[string]*weekCover{},
-		halved:     map[int64][2]*view{},
+		hours:      &memo[string, *weekCover]{},
+		halved:     &memo[int64, [2]*view]{},
 	}
 	for _, n := range inv.Namespaces {
 		v.namespaces[n.Name] = n.Labels

@@ -163,27 +163,26 @@ func (v *view) split(ctx context.Context, whole *Recommendation, from time.Time)
 // halves returns views of the window before and after at. They know the same
 // inventory and coverage; edges are read once for each.
 func (v *view) halves(ctx context.Context, at time.Time) (early, late *view, err error) {
-	key := at.UnixNano()
-	if h, ok := v.halved[key]; ok {
-		return h[0], h[1], nil
-	}
-	early, late = v.part(v.window.Since, at), v.part(at, v.window.Until)
-	for _, part := range []*view{early, late} {
-		if v.complete {
-			if err := part.loadAll(ctx); err != nil {
-				return nil, nil, err
+	h, err := v.halved.of(at.UnixNano(), func() ([2]*view, error) {
+		parts := [2]*view{v.part(v.window.Since, at), v.part(at, v.window.Until)}
+		for _, part := range parts {
+			if v.complete {
+				if err := part.loadAll(ctx); err != nil {
+					return parts, err
+				}
 			}
 		}
-	}
-	v.halved[key] = [2]*view{early, late}
-	return early, late, nil
+		return parts, nil
+	})
+	return h[0], h[1], err
 }
 
 // part returns a view of a part of v's window.
 func (v *view) part(since, until time.Time) *view {
 	p := *v
 	p.window = Window{Since: since, Until: until}
-	p.edges, p.services, p.halved = map[flow.Workload][]*flow.Edge{}, map[flow.Workload]map[service]bool{}, nil
+	p.edges, p.halved = map[flow.Workload][]*flow.Edge{}, nil
+	p.services, p.probes = &memo[flow.Workload, map[service]bool]{}, &memo[flow.Workload, map[flow.Party][]time.Time]{}
 	p.complete = false
 	return &p
 }

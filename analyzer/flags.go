@@ -3,6 +3,7 @@ package analyzer
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -174,26 +175,34 @@ func (v *view) fanOut(ctx context.Context, w flow.Workload, s *sighting) (int, e
 	if of.IsZero() {
 		of = w
 	}
-	edges, err := v.edgesOf(ctx, of)
-	if err != nil {
-		return 0, err
-	}
-	began := map[service]time.Time{}
+	probes, err := v.probes.of(of, func() (map[flow.Party][]time.Time, error) { return v.probesIn(ctx, of) })
+	return mostAround(probes[s.edge.Source], s.edge.FirstSeen, v.cfg.ScanInterval, v.cfg.ScanTargets), err
+}
+
+// probesIn returns when sources began with each service that they probed, in the
+// edges of w, those that are other workloads left out.
+func (v *view) probesIn(ctx context.Context, w flow.Workload) (map[flow.Party][]time.Time, error) {
+	edges, err := v.edgesOf(ctx, w)
+	began := map[flow.Party]map[service]time.Time{}
 	for _, e := range edges {
-		if e.Source != s.edge.Source || e.Direction == flow.DirectionUnknown || !v.weak(e) {
+		if e.Source.IsWorkload() && e.Source.Workload != w || e.Direction == flow.DirectionUnknown || !v.weak(e) {
 			continue
 		}
+		of := began[e.Source]
+		if of == nil {
+			of = map[service]time.Time{}
+			began[e.Source] = of
+		}
 		k := service{e.Destination, e.Protocol, e.Port}
-		if t, ok := began[k]; !ok || e.FirstSeen.Before(t) {
-			began[k] = e.FirstSeen
+		if t, ok := of[k]; !ok || e.FirstSeen.Before(t) {
+			of[k] = e.FirstSeen
 		}
 	}
-	times := make([]time.Time, 0, len(began))
-	for _, t := range began {
-		times = append(times, t)
+	out := make(map[flow.Party][]time.Time, len(began))
+	for source, of := range began {
+		out[source] = slices.SortedFunc(maps.Values(of), time.Time.Compare)
 	}
-	slices.SortFunc(times, time.Time.Compare)
-	return mostAround(times, s.edge.FirstSeen, v.cfg.ScanInterval, v.cfg.ScanTargets), nil
+	return out, err
 }
 
 // mostAround returns the largest number of times in an interval that holds at,

@@ -2,7 +2,6 @@ package analyzer
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/flow"
@@ -167,9 +166,13 @@ const (
 // direction is isolated when one of its rules is accepted.
 func (r *Recommendation) PolicyOf(accepted []string) (policy.Policy, error) {
 	p := policy.Policy{Workload: r.Workload}
+	places := make(map[string]int, len(r.Rules))
+	for i := range r.Rules {
+		places[r.Rules[i].Rule.ID] = i
+	}
 	for _, id := range accepted {
-		i := slices.IndexFunc(r.Rules, func(o Rule) bool { return o.Rule.ID == id })
-		if i < 0 {
+		i, ok := places[id]
+		if !ok {
 			return policy.Policy{}, fmt.Errorf("rule %q is not among the recommended ones; ask for the recommendation again", id)
 		}
 		if r.Rules[i].Direction == flow.Ingress {

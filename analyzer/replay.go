@@ -304,14 +304,12 @@ func (v *view) guardrailOf(w flow.Workload, s *sighting) string {
 	if len(v.guardrails) == 0 {
 		return ""
 	}
-	guard, ok := v.guards[w]
-	if !ok {
+	guard, _ := v.guards.of(w, func() (*judge, error) {
 		everything := []policy.Rule{{}}
-		guard = v.judgeOf(&policy.Policy{
+		return v.judgeOf(&policy.Policy{
 			Workload: w, IsolateIngress: true, IsolateEgress: true, Ingress: everything, Egress: everything,
-		})
-		v.guards[w] = guard
-	}
+		}), nil
+	})
 	j, _ := guard.of(s)
 	return j.Guardrail
 }

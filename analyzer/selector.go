@@ -67,11 +67,7 @@ type selection struct {
 
 // selectorOf returns the selector of all of w's stable labels.
 func (v *view) selectorOf(w flow.Workload) selection {
-	if s, ok := v.selectors[w]; ok {
-		return s
-	}
-	s := v.makeSelector(w)
-	v.selectors[w] = s
+	s, _ := v.selectors.of(w, func() (selection, error) { return v.makeSelector(w), nil }) // which has its own error
 	return s
 }
 
@@ -85,10 +81,11 @@ func (v *view) makeSelector(w flow.Workload) selection {
 		return selection{err: err}
 	}
 	var also []flow.Workload
-	for _, other := range v.order {
-		if other != w && s.Selects(v.factsOf(v.workloads[other])) {
-			also = append(also, other)
+	for _, other := range v.index.Select(s) {
+		if ref := other.Ref(); ref != w {
+			also = append(also, ref)
 		}
 	}
+	slices.SortFunc(also, flow.Workload.Compare)
 	return selection{peer: policy.Peer{Selector: s}, also: also}
 }

@@ -193,25 +193,27 @@ func (v *view) listens(ctx context.Context, w flow.Workload, s service) (bool, e
 		if of.IsZero() {
 			continue
 		}
-		services, ok := v.services[of]
-		if !ok {
-			edges, err := v.edgesOf(ctx, of)
-			if err != nil {
-				return false, err
-			}
-			services = map[service]bool{}
-			for _, e := range edges {
-				if e.Direction != flow.DirectionUnknown && !forged(e) && answered(e) {
-					services[service{e.Destination, e.Protocol, e.Port}] = true
-				}
-			}
-			v.services[of] = services
+		services, err := v.services.of(of, func() (map[service]bool, error) { return v.servicesIn(ctx, of) })
+		if err != nil {
+			return false, err
 		}
 		if services[s] {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// servicesIn returns the services that answered in the edges of w.
+func (v *view) servicesIn(ctx context.Context, w flow.Workload) (map[service]bool, error) {
+	edges, err := v.edgesOf(ctx, w)
+	services := map[service]bool{}
+	for _, e := range edges {
+		if e.Direction != flow.DirectionUnknown && !forged(e) && answered(e) {
+			services[service{e.Destination, e.Protocol, e.Port}] = true
+		}
+	}
+	return services, err
 }
 
 // answered reports whether e was more than attempts.

@@ -27,12 +27,12 @@ func (v *view) weekHours(w flow.Workload) flow.WeekHours {
 }
 
 func (v *view) weekOf(node string) *weekCover {
-	if c := v.hours[node]; c != nil {
-		return c
-	}
+	c, _ := v.hours.of(node, func() (*weekCover, error) { return weekCoverOf(v.coverage[node]), nil })
+	return c
+}
+
+func weekCoverOf(n flow.NodeCoverage) *weekCover {
 	c := &weekCover{}
-	v.hours[node] = c
-	n := v.coverage[node]
 	if n.Covered == 0 || n.Lost+n.Dropped > 0 && len(n.Losses) == 0 {
 		return c // nothing, or lost at times that nobody knows
 	}
