@@ -44,8 +44,10 @@ func Equal(a, b Policy) bool { return string(a.Canonical()) == string(b.Canonica
 
 // RuleID returns the stable name of a rule of direction d: 16 hexadecimal digits
 // that depend on the direction, the peers and the ports only.
-func RuleID(d flow.Direction, r Rule) string {
-	n := normalizeRule(r)
+func RuleID(d flow.Direction, r Rule) string { return ruleID(d, normalizeRule(r)) }
+
+// ruleID is RuleID of a normalized rule.
+func ruleID(d flow.Direction, n Rule) string {
 	n.ID = d.String()
 	b, err := json.Marshal(n)
 	if err != nil {
@@ -63,7 +65,7 @@ func normalizeRules(d flow.Direction, rules []Rule) []Rule {
 	out := make([]Rule, 0, len(rules))
 	for _, r := range rules {
 		n := normalizeRule(r)
-		n.ID = RuleID(d, n)
+		n.ID = ruleID(d, n)
 		out = append(out, n)
 	}
 	SortRules(out)
@@ -136,9 +138,11 @@ func compareSelectors(a, b *Selector) int {
 	if a == nil || b == nil {
 		return 0
 	}
+	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+		return c // most do, and what follows sorts labels
+	}
 	x, y := a.Labels(), b.Labels()
 	return cmp.Or(
-		strings.Compare(a.Namespace, b.Namespace),
 		compareLabelSelectors(&x, &y),
 		present(b.Namespaces, a.Namespaces),
 		compareLabelSelectors(a.Namespaces, b.Namespaces),
