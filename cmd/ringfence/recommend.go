@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ringfence/ringfence/analyzer"
 	"github.com/ringfence/ringfence/internal/export"
@@ -149,7 +153,60 @@ func (o *recommendFlags) print(stdout, stderr io.Writer, set *flowfile.Set, list
 	return exportVerdict(&exported)
 }
 
+// write writes r as JSON, its lists element by element: the text of all would take
+// more memory than what was learned.
+func (r *recommended) write(out io.Writer) error {
+	w := bufio.NewWriter(out)
+	summary, err := json.MarshalIndent(r.Summary, "  ", "  ")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "{\n  \"summary\": %s,\n  \"policies\": ", summary)
+	if err := writeElements(w, r.Policies); err != nil {
+		return err
+	}
+	fmt.Fprint(w, ",\n  \"recommendations\": ")
+	if err := writeElements(w, r.Recommendations); err != nil {
+		return err
+	}
+	fmt.Fprint(w, "\n}\n")
+	return w.Flush() // which returns any error of writing
+}
+
+// writeElements writes a list that is a member of an object, some of its elements
+// at once.
+func writeElements[T any](w *bufio.Writer, list []T) error {
+	if len(list) == 0 {
+		_, err := w.WriteString("[]")
+		return err
+	}
+	before := "[\n    "
+	for some := range slices.Chunk(list, 64) {
+		texts := make([][]byte, len(some))
+		var g errgroup.Group
+		g.SetLimit(runtime.GOMAXPROCS(0))
+		for i := range some {
+			g.Go(func() (err error) {
+				texts[i], err = json.MarshalIndent(some[i], "    ", "  ")
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for _, text := range texts {
+			fmt.Fprintf(w, "%s%s", before, text)
+			before = ",\n    "
+		}
+	}
+	_, err := w.WriteString("\n  ]")
+	return err
+}
+
 func (o *recommendFlags) printList(w io.Writer, set *flowfile.Set, list []*analyzer.Recommendation, policies []policy.Policy) error {
+	if o.out.format == "json" {
+		return (&recommended{set.Summary, policies, list}).write(w)
+	}
 	var names []string
 	for i := range policies {
 		names = append(names, policies[i].Workload.String())
@@ -165,7 +222,7 @@ func (o *recommendFlags) printList(w io.Writer, set *flowfile.Set, list []*analy
 			r.Workload.String(), isolatedText(r), strconv.Itoa(len(r.Rules) - flagged), strconv.Itoa(flagged), strconv.Itoa(len(r.Excluded)), ready, r.NoPolicy,
 		})
 	}
-	return o.out.print(w, recommended{set.Summary, policies, list}, names,
+	return o.out.print(w, nil, names,
 		[]string{"WORKLOAD", "ISOLATES", "RULES", "FLAGGED", "EXCLUDED", "READY", "WHY NO POLICY"}, rows)
 }
 
