@@ -17,7 +17,10 @@ func (s *Set) Edges(ctx context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 		return nil, err
 	}
 	var out []flow.Edge
-	for _, e := range s.edges {
+	if f.Workload == nil {
+		out = make([]flow.Edge, 0, 2*len(s.order))
+	}
+	for _, e := range s.order {
 		k := &e.key
 		if f.Workload != nil && k.from.Workload != *f.Workload && k.to.Workload != *f.Workload && k.observer != *f.Workload {
 			continue
@@ -35,12 +38,24 @@ func (s *Set) Edges(ctx context.Context, f flow.EdgeFilter) ([]flow.Edge, error)
 			return nil, &LimitError{"edges", f.Limit}
 		}
 	}
-	slices.SortFunc(out, func(a, b flow.Edge) int {
-		return cmp.Or(a.Source.Workload.Compare(b.Source.Workload), a.Destination.Workload.Compare(b.Destination.Workload),
-			a.Source.Address.Compare(b.Source.Address), a.Destination.Address.Compare(b.Destination.Address),
-			cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Direction, b.Direction))
-	})
 	return out, nil
+}
+
+// compare orders edges by their keys.
+func (k *edgeKey) compare(o *edgeKey) int {
+	if c := cmp.Or(k.from.Workload.Compare(o.from.Workload), k.to.Workload.Compare(o.to.Workload)); c != 0 {
+		return c
+	}
+	order := func(b bool) int {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(k.from.Address.Compare(o.from.Address), k.to.Address.Compare(o.to.Address),
+		cmp.Compare(k.from.Reserved, o.from.Reserved), cmp.Compare(k.to.Reserved, o.to.Reserved),
+		cmp.Compare(k.protocol, o.protocol), cmp.Compare(k.port, o.port), cmp.Compare(k.at, o.at),
+		cmp.Compare(order(k.known), order(o.known)), k.observer.Compare(o.observer))
 }
 
 // seen returns an edge as the ends that observed it have it.
@@ -60,11 +75,11 @@ func seen(k *edgeKey, e flow.Edge) []flow.Edge {
 		return []flow.Edge{as(flow.DirectionUnknown, observer)}
 	}
 	var out []flow.Edge
-	if k.from.IsWorkload() {
-		out = append(out, as(flow.Egress, k.from.Workload))
-	}
 	if k.to.IsWorkload() {
 		out = append(out, as(flow.Ingress, k.to.Workload))
+	}
+	if k.from.IsWorkload() {
+		out = append(out, as(flow.Egress, k.from.Workload))
 	}
 	return out
 }
@@ -119,7 +134,7 @@ func (s *Set) Samples(source, destination flow.Party, protocol flow.Protocol, po
 			return e.samples
 		}
 	}
-	for _, e := range s.edges {
+	for _, e := range s.order {
 		if k := &e.key; k.from == source && k.to == destination && k.protocol == protocol && k.port == port {
 			return e.samples
 		}

@@ -20,6 +20,7 @@ type Set struct {
 
 	cfg     Config
 	edges   map[edgeKey]*edge
+	order   []*edge // all of them by their keys, once all is read
 	pending *connections
 	pods    map[podKey]*pod
 	labels  map[flow.Workload]map[string]string // that all pods of a workload have
@@ -389,6 +390,7 @@ func (s *Set) finish() {
 	settle(s.pending.old)
 	s.pending = nil
 	s.orient()
+	s.order = slices.SortedFunc(maps.Values(s.edges), func(a, b *edge) int { return a.key.compare(&b.key) })
 	s.Summary.Edges = len(s.edges)
 	for _, name := range s.hidden {
 		s.unresolved[name]++
