@@ -163,7 +163,7 @@ const (
 )
 
 // PolicyOf returns the policy of the rules that accepted names by ID. A
-// direction is isolated when one of its rules is accepted.
+// direction is isolated when one of its rules is accepted. It shares r's rules.
 func (r *Recommendation) PolicyOf(accepted []string) (policy.Policy, error) {
 	p := policy.Policy{Workload: r.Workload}
 	places := make(map[string]int, len(r.Rules))
@@ -181,7 +181,7 @@ func (r *Recommendation) PolicyOf(accepted []string) (policy.Policy, error) {
 			p.IsolateEgress, p.Egress = true, append(p.Egress, r.Rules[i].Rule)
 		}
 	}
-	return policy.Normalize(p), nil
+	return policy.Arrange(p), nil
 }
 
 // EdgeRef names an edge: who may connect to whom.

@@ -68,8 +68,22 @@ func normalizeRules(d flow.Direction, rules []Rule) []Rule {
 		n.ID = ruleID(d, n)
 		out = append(out, n)
 	}
-	SortRules(out)
-	return slices.CompactFunc(out, func(a, b Rule) bool { return a.ID == b.ID })
+	return arrange(out)
+}
+
+// Arrange is Normalize of a policy whose rules are normalized each, which it
+// shares with p.
+func Arrange(p Policy) Policy {
+	p.Ingress, p.Egress = arrange(slices.Clone(p.Ingress)), arrange(slices.Clone(p.Egress))
+	return p
+}
+
+func arrange(rules []Rule) []Rule {
+	if rules == nil {
+		return []Rule{}
+	}
+	SortRules(rules)
+	return slices.CompactFunc(rules, func(a, b Rule) bool { return a.ID == b.ID })
 }
 
 // normalizeRule copies r without its ID.
