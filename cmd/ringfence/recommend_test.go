@@ -4,12 +4,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ringfence/ringfence/analyzer"
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/flowfile"
+	"github.com/ringfence/ringfence/internal/policy"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -79,6 +85,30 @@ func TestRecommendFromHubble(t *testing.T) {
 	text, _, _ := commandLine(t, "", "recommend", "--from", "hubble", shop, "-n", "shop", "-o", "json")
 	if err := json.Unmarshal([]byte(text), &doc); err != nil || len(doc.Policies) != 3 || len(doc.Recommendations) != 3 || doc.Summary.Bad != 0 {
 		t.Errorf("-o json: %v, %+v", err, doc.Summary)
+	}
+}
+
+// Element by element the text is that of the whole.
+func TestRecommendedIsWrittenAsOne(t *testing.T) {
+	r := recommended{Summary: flowfile.Summary{Lines: 3, Notes: []string{"a <note>"}}, Policies: []policy.Policy{}}
+	for n := range 200 {
+		var want, got bytes.Buffer
+		enc := json.NewEncoder(&want)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(r); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.write(&got); err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 && want.String() != got.String() { // nobody gets an answer about no workload
+			t.Fatalf("%d elements: %s", n, cmp.Diff(want.String(), got.String()))
+		}
+		w := flow.Workload{Namespace: "shop", Kind: "Deployment", Name: fmt.Sprintf("w%d", n)}
+		r.Recommendations = append(r.Recommendations, &analyzer.Recommendation{Workload: w, Rules: []analyzer.Rule{}})
+		if n%2 == 0 {
+			r.Policies = append(r.Policies, policy.Normalize(policy.Policy{Workload: w, Ingress: []policy.Rule{{}}}))
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,6 +103,13 @@ func TestCanonicalProperties(t *testing.T) {
 		}
 
 		seed := rapid.Uint64().Draw(t, "seed")
+		mixed := n
+		mixed.Ingress, mixed.Egress = slices.Concat(n.Ingress, n.Ingress), slices.Clone(n.Egress)
+		slices.Reverse(mixed.Ingress)
+		slices.Reverse(mixed.Egress)
+		if got, err := json.Marshal(policy.Arrange(mixed)); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("normalized rules, arranged, gave\n%s, want\n%s (%v)", got, want, err)
+		}
 		if got := shuffled(p, seed).Canonical(); !bytes.Equal(got, want) {
 			t.Fatalf("another order gave\n%s, want\n%s", got, want)
 		}
