@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,6 +73,10 @@ type recommended struct {
 	Recommendations []*analyzer.Recommendation `json:"recommendations"`
 }
 
+// learningGC is by how much the heap may grow before it is collected, in percent,
+// while policies are learned and written.
+const learningGC = 50
+
 func (o *recommendFlags) run(cmd *cobra.Command, args []string) error {
 	if err := o.out.validate(); err != nil {
 		return err
@@ -80,6 +85,9 @@ func (o *recommendFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	// What is kept is large by now: a heap of twice as much would be the most that
+	// the whole command takes.
+	defer debug.SetGCPercent(debug.SetGCPercent(learningGC))
 	a, window, err := analyzerOf(set)
 	if err != nil {
 		return err
