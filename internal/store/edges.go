@@ -63,8 +63,16 @@ var foldedEdgeQuery = strings.Replace(edgeQuery, edgeRows, folded(edgeRows), 1)
 // when there are more of them than the limit.
 func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	limit := limitOr(f.Limit, defaultEdgeLimit)
-	out, err := s.edges(ctx, edgeQuery, f, limit)
-	if err == nil && crowded(out) {
+	var (
+		out    []flow.Edge
+		err    error
+		folded = f.Workload == nil
+	)
+	if !folded {
+		out, err = s.edges(ctx, edgeQuery, f, limit)
+		folded = err == nil && crowded(out)
+	}
+	if folded {
 		out, err = s.edges(ctx, foldedEdgeQuery, f, limit)
 	}
 	if err != nil {

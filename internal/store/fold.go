@@ -37,34 +37,40 @@ const edgeService = `direction,
 // services are prefixes. Rows that are folded further already stay so.
 func folded(rows string) string {
 	return `(
-SELECT * EXCEPT (level, source_address, source_folded, destination_address, destination_folded, source_bits, source_prefix, destination_bits, destination_prefix),
-    source_prefix AS source_address, source_bits AS source_folded, destination_prefix AS destination_address, destination_bits AS destination_folded
+SELECT * EXCEPT (level, source_address, source_folded, destination_address, destination_folded, source_bits, destination_bits),
+    ` + foldedPrefix("t.source", "source_bits") + ` AS source_address, source_bits AS source_folded,
+    ` + foldedPrefix("t.destination", "destination_bits") + ` AS destination_address, destination_bits AS destination_folded
 FROM
 (
-    SELECT *, ` + foldedBits("source", "level") + ` AS source_bits, ` + foldedPrefix("source", "source_bits") + ` AS source_prefix,
-        ` + foldedBits("destination", "level") + ` AS destination_bits, ` + foldedPrefix("destination", "destination_bits") + ` AS destination_prefix
+    SELECT *, ` + foldedBits("source", "level") + ` AS source_bits, ` + foldedBits("destination", "level") + ` AS destination_bits
     FROM ` + rows + ` AS r
     LEFT JOIN ` + crowds(rows) + ` AS c USING (` + edgeService + `)
-))`
+) AS t)`
 }
 
 // crowds are the services with more peers than may have an edge each, and how
 // often theirs are folded. Between two workloads there are no addresses to count.
 func crowds(rows string) string {
-	var counts []string
-	for level := range foldLevels + 1 {
-		number := string(rune('0' + level))
+	bits := []string{edgeService, "source_address", "source_folded", "destination_address", "destination_folded"}
+	counts := []string{"uniq(source_folded, source_address, destination_folded, destination_address)"}
+	for level := range foldLevels {
+		number := string(rune('1' + level))
 		var peer []string
 		for _, end := range []string{"source", "destination"} {
-			bits := foldedBits(end, number)
-			peer = append(peer, bits, foldedPrefix(end, bits))
+			name := end + "_bits_" + number
+			bits = append(bits, foldedBits(end, number)+" AS "+name)
+			peer = append(peer, name, foldedPrefix(end, name))
 		}
 		counts = append(counts, "uniq("+strings.Join(peer, ", ")+")")
 	}
 	return `(
     SELECT ` + edgeService + `, toUInt8(arrayFirstIndex(peers -> peers <= {max_peers:UInt64}, [` + strings.Join(counts, ",\n        ") + `]) - 1) AS level
-    FROM ` + rows + `
-    WHERE source_name = '' OR destination_name = ''
+    FROM
+    (
+        SELECT ` + strings.Join(bits, ",\n            ") + `
+        FROM ` + rows + `
+        WHERE source_name = '' OR destination_name = ''
+    )
     GROUP BY ` + edgeService + `
     HAVING level > 0
 )`
@@ -78,7 +84,7 @@ func foldedBits(end, level string) string {
 
 func levelBits(end, level string) string {
 	return strings.NewReplacer("END", end, "LEVEL", level).Replace(
-		"toUInt8(if(END_address BETWEEN toIPv6('::ffff:0:0') AND toIPv6('::ffff:ffff:ffff'), 8 * LEVEL, if(LEVEL = 0, 0, 64 + 16 * LEVEL)))")
+		"if(END_address BETWEEN toIPv6('::ffff:0:0') AND toIPv6('::ffff:ffff:ffff'), [0, 8, 16, 24, 32], [0, 80, 96, 112, 128])[LEVEL + 1]")
 }
 
 func foldedPrefix(end, bits string) string {
