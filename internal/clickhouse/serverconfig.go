@@ -85,12 +85,14 @@ var configTemplate = template.Must(template.New(configFile).Funcs(xmlFuncs).Pars
 // An idle connection looks once in a poll interval whether the engine is leaving,
 // and the engine waits for that. The profile "local" is the library's own
 // client. Its one session is open as long as the engine runs, so nobody else
-// gets in without a password.
+// gets in without a password. By the engine's default of 1 GiB of free memory a
+// thread, every query would have one thread below the default memory limit.
 var usersTemplate = template.Must(template.New(usersFile).Funcs(xmlFuncs).Parse(`<clickhouse>
   <profiles>
     <default>
       <max_memory_usage>{{.QueryMemory}}</max_memory_usage>
       <max_threads>2</max_threads>
+      <max_threads_min_free_memory_per_thread>134217728</max_threads_min_free_memory_per_thread>
       <async_insert>0</async_insert>
       <poll_interval>1</poll_interval>
       <log_queries>0</log_queries>

@@ -66,7 +66,7 @@ func (s *Store) Edges(ctx context.Context, f EdgeFilter) ([]flow.Edge, error) {
 	var (
 		out    []flow.Edge
 		err    error
-		folded = f.Workload == nil
+		folded = f.Workload == nil // some service has a crowd, and planning to fold takes longer than most workloads' edges
 	)
 	if !folded {
 		out, err = s.edges(ctx, edgeQuery, f, limit)
