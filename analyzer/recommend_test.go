@@ -365,19 +365,19 @@ func TestCandidateAdmitsExactlyWhatIsAccepted(t *testing.T) {
 func checkAdmits(t *rapid.T, a *analyzer.Analyzer, w *world, r *analyzer.Recommendation) {
 	type seen struct {
 		d        flow.Direction
-		peer     string // an address is one peer, whoever's it is taken for
+		peer     flow.Party // a node's address is another peer to its own endpoints than to others'
 		protocol flow.Protocol
 		port     uint16
 	}
 	accepted, implied := map[seen]bool{}, map[seen]bool{}
 	for _, rule := range r.Rules {
 		for _, e := range rule.Evidence {
-			k := seen{rule.Direction, partyName(e.Peer), e.Protocol, e.Port}
+			k := seen{rule.Direction, e.Peer, e.Protocol, e.Port}
 			if rule.Proposed == analyzer.Accept {
 				accepted[k] = true
 				// The same peer's fallback is admitted with it, seen or not.
 				if e.Protocol == flow.UDP && e.Port == 53 {
-					implied[seen{rule.Direction, partyName(e.Peer), flow.TCP, 53}] = true
+					implied[seen{rule.Direction, e.Peer, flow.TCP, 53}] = true
 				}
 			}
 		}
@@ -388,9 +388,9 @@ func checkAdmits(t *rapid.T, a *analyzer.Analyzer, w *world, r *analyzer.Recomme
 	}
 	denied := map[seen]bool{}
 	for _, d := range got.Denials {
-		k := seen{d.Direction, partyName(d.Source), d.Protocol, d.Port}
+		k := seen{d.Direction, d.Source, d.Protocol, d.Port}
 		if d.Direction == flow.Egress {
-			k.peer = partyName(d.Destination)
+			k.peer = d.Destination
 		}
 		denied[k] = true
 	}
@@ -401,7 +401,7 @@ func checkAdmits(t *rapid.T, a *analyzer.Analyzer, w *world, r *analyzer.Recomme
 	}
 	for i := range w.edges {
 		e := &w.edges[i]
-		for _, k := range []seen{{flow.Ingress, partyName(e.Source), e.Protocol, e.Port}, {flow.Egress, partyName(e.Destination), e.Protocol, e.Port}} {
+		for _, k := range []seen{{flow.Ingress, e.Source, e.Protocol, e.Port}, {flow.Egress, e.Destination, e.Protocol, e.Port}} {
 			mine := e.Destination.Workload
 			if k.d == flow.Egress {
 				mine = e.Source.Workload
@@ -414,6 +414,41 @@ func checkAdmits(t *rapid.T, a *analyzer.Analyzer, w *world, r *analyzer.Recomme
 				t.Fatalf("%s: %+v was not accepted and is allowed by %s", r.Workload, k, r.Policy.Canonical())
 			}
 		}
+	}
+}
+
+// A node is "host" to the endpoints on it and "remote-node" to all others. What
+// was learned of it as one says nothing of it as the other, though the address
+// is the same.
+func TestNodeIsOneThingToItsOwnAndAnotherToOthers(t *testing.T) {
+	for answered, other := range map[string]string{"host": "remote-node", "remote-node": "host"} {
+		t.Run(answered, func(t *testing.T) {
+			w := &world{tb: t}
+			for _, line := range []string{
+				"window 2h", "node node-1 10.0.0.1", "node node-2 10.0.0.2", "covered node-1 2h", "covered node-2 2h",
+				"workload a/two app=two two-1@node-1 two-2@node-2",
+				"flow a/two > " + answered + "/10.0.0.1 UDP 80 conns=5", "flow a/two > " + other + "/10.0.0.1 UDP 80 conns=5 answered=0",
+			} {
+				if err := w.line(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := w.recommend("a/two")
+			want := []policy.Peer{{Reserved: answered}}
+			if len(r.Rules) != 1 || r.Policy == nil || !cmp.Equal(r.Rules[0].Rule.Peers, want) {
+				t.Fatalf("rules %+v, policy %+v, want one rule of %s", r.Rules, r.Policy, answered)
+			}
+			if len(r.Excluded) != 1 || r.Excluded[0].Destination.Reserved != other || r.Excluded[0].Code != analyzer.ExcludedUnanswered {
+				t.Errorf("left out %+v, want the unanswered of %s", r.Excluded, other)
+			}
+			got, err := w.analyzer(analyzer.Config{}).Replay(t.Context(), *r.Policy, w.window())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got.Denials) != 1 || got.Denials[0].Destination.Reserved != other || got.Judged != 10 || got.Denied != 5 {
+				t.Errorf("denied %d of %d: %+v, want the 5 to %s", got.Denied, got.Judged, got.Denials, other)
+			}
+		})
 	}
 }
 
