@@ -225,8 +225,6 @@ func (r *Reader) Next(ctx context.Context) (Batch, error) {
 	if r.replay.End != 0 {
 		return Batch{}, errors.New("a batch is to be replayed first")
 	}
-	stop := context.AfterFunc(ctx, r.interrupt)
-	defer stop()
 	for {
 		b, err := r.take(r.ring.produced(), maxBatch)
 		if err != nil || b.End > b.Start {
@@ -242,7 +240,7 @@ func (r *Reader) Next(ctx context.Context) (Batch, error) {
 		if err := ctx.Err(); err != nil {
 			return Batch{Start: r.pos, End: r.pos}, err
 		}
-		if err := r.wait(); err != nil {
+		if err := r.wait(ctx); err != nil {
 			return Batch{Start: r.pos, End: r.pos}, err
 		}
 	}
@@ -300,7 +298,9 @@ func (r *Reader) decode(data []byte) (rawRecord, error) {
 // all the rest of the datapath does.
 const waitLimit = 100 * time.Millisecond
 
-func (r *Reader) wait() error {
+func (r *Reader) wait(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, r.interrupt)
+	defer stop()
 	var events [2]unix.EpollEvent
 	_, err := unix.EpollWait(r.epoll, events[:], int(waitLimit.Milliseconds()))
 	if err != nil && !errors.Is(err, unix.EINTR) {
