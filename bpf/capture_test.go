@@ -19,6 +19,8 @@ import (
 	"github.com/gopacket/gopacket/pcapgo"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 var update = flag.Bool("update", false, "record testdata/captures anew")
@@ -133,7 +135,7 @@ func newRecorder(t *testing.T, ns, name string) *recorder {
 // take returns what came since it was last called, once enough has.
 func (r *recorder) take(enough func(refPacket) bool) (frames [][]byte) {
 	r.t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(wire.Arrives)
 	b := make([]byte, 65536)
 	for done := false; ; {
 		n, _, err := unix.Recvfrom(r.fd, b, 0)
@@ -201,7 +203,7 @@ func (r *recorder) discovery(s *site) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	each(r.t, func(family int) error { return request(s.web.ns, "tcp", s.db.in(family)) })
+	each(r.t, func(family int) error { return request(s.web.ns, "tcp", s.db.in(family), wire.Arrives) })
 	all := r.take(func(p refPacket) bool { return p.v6 && p.flags&tcpFIN != 0 })
 	writeCapture(r.t, "discovery", slices.DeleteFunc(all, func(f []byte) bool {
 		p, parsed := refFrame(f, false, 0)
@@ -212,28 +214,28 @@ func (r *recorder) discovery(s *site) {
 // tcp records a handshake, data and close, a refusal, and a reset.
 func (r *recorder) tcp(s *site) {
 	each(r.t, func(family int) error {
-		if err := request(s.web.ns, "tcp", s.db.in(family)); err != nil {
+		if err := request(s.web.ns, "tcp", s.db.in(family), wire.Arrives); err != nil {
 			return err
 		}
 		err := r.in(s, func() error {
-			_, err := net.DialTimeout("tcp", netip.AddrPortFrom(s.db.in(family), 81).String(), time.Second)
+			_, err := net.DialTimeout("tcp", netip.AddrPortFrom(s.db.in(family), 81).String(), wire.Arrives)
 			return err
 		})
 		if !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("want a refusal: %w", err)
 		}
-		c, err := dial(s.web.ns, "tcp", s.db.in(family))
+		c, err := dial(s.web.ns, "tcp", s.db.in(family), wire.Arrives)
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(ask(c), c.(*net.TCPConn).SetLinger(0), c.Close()); err != nil {
+		if err := errors.Join(ask(c, wire.Arrives), c.(*net.TCPConn).SetLinger(0), c.Close()); err != nil {
 			return err
 		}
-		c, err = dial(s.db.ns, "tcp", s.web.in(family))
+		c, err = dial(s.db.ns, "tcp", s.web.in(family), wire.Arrives)
 		if err != nil {
 			return err
 		}
-		return errors.Join(ask(c), c.Close())
+		return errors.Join(ask(c, wire.Arrives), c.Close())
 	})
 	resets := 0
 	frames := r.take(func(p refPacket) bool {
@@ -258,7 +260,7 @@ func (r *recorder) tcp(s *site) {
 func (r *recorder) udp(s *site) {
 	serveDNS(r.t, s.db.ns)
 	each(r.t, func(family int) error {
-		if err := request(s.web.ns, "udp", s.db.in(family)); err != nil {
+		if err := request(s.web.ns, "udp", s.db.in(family), wire.Arrives); err != nil {
 			return err
 		}
 		return r.in(s, func() error {
@@ -305,7 +307,7 @@ func exchange(to netip.AddrPort, b []byte, answered bool) error {
 	if _, err := c.Write(b); err != nil || !answered {
 		return err
 	}
-	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(wire.Arrives)); err != nil {
 		return err
 	}
 	_, err = c.Read(make([]byte, 512))
@@ -346,7 +348,7 @@ func pingOnce(to netip.Addr) error {
 	if _, err := c.Write(b); err != nil {
 		return err
 	}
-	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(wire.Arrives)); err != nil {
 		return err
 	}
 	_, err = c.Read(make([]byte, 512))
@@ -387,7 +389,7 @@ func (r *recorder) vxlan(s *site) {
 			}
 		}
 		for _, inner := range []int{4, 6} {
-			if err := request(s.web.ns, "tcp", tunnelAddress(family, 1).in(inner)); err != nil {
+			if err := request(s.web.ns, "tcp", tunnelAddress(family, 1).in(inner), wire.Arrives); err != nil {
 				return err
 			}
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // TestReplaceInPlace listens to the kernel while the agent restarts and upgrades:
@@ -187,7 +189,7 @@ func TestLeftovers(t *testing.T) {
 				t.Fatal(err)
 			}
 			// Links end when the kernel gets to it.
-			for end := time.Now().Add(5 * time.Second); l.d.alive(uint32(l.index)) && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(wire.Arrives); l.d.alive(uint32(l.index)) && time.Now().Before(end); time.Sleep(time.Millisecond) {
 			}
 			if l.d.alive(uint32(l.index)) {
 				t.Error("alive in a namespace that is gone")

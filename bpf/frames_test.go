@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // await reads records until one matches.
@@ -26,7 +26,7 @@ func (s *site) await(what string, matches func(flow.Record) bool) flow.Record {
 		s.t.Fatal(err)
 	}
 	defer func() { _ = r.Close() }()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), wire.Arrives)
 	defer cancel()
 	for {
 		b, err := r.Next(ctx)
@@ -109,7 +109,7 @@ func TestTagsOfTheSkb(t *testing.T) {
 				outcome flow.Outcome
 			}{{s.db, flow.OutcomeForwarded}, {s.evil, flow.OutcomeDropped}} {
 				what := fmt.Sprintf("%d tags, IPv%d, %s", n, family, to.outcome)
-				c, err := dial(s.web.ns, "udp", to.in(family))
+				c, err := dial(s.web.ns, "udp", to.in(family), wire.Arrives)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // counts are what the site's programs counted so far; both of an allowed
@@ -52,7 +53,7 @@ func (s *site) exactly(d *Datapath, what string) {
 	s.t.Helper()
 	forwarded, dropped := s.counts(d)
 	for _, family := range []int{4, 6} {
-		if err := request(s.web.ns, "udp", s.db.in(family)); err != nil {
+		if err := request(s.web.ns, "udp", s.db.in(family), wire.Arrives); err != nil {
 			s.t.Errorf("%s: allowed: %v", what, err)
 		}
 		if err := knock(s.evil.ns, s.db.in(family)); err != nil {
@@ -61,7 +62,7 @@ func (s *site) exactly(d *Datapath, what string) {
 	}
 	// Request and answer pass two hooks each; what is denied passes evil's.
 	f, n := s.counts(d)
-	for end := time.Now().Add(time.Second); f-forwarded+n-dropped < 12 && time.Now().Before(end); f, n = s.counts(d) {
+	for end := time.Now().Add(wire.Arrives); f-forwarded+n-dropped < 12 && time.Now().Before(end); f, n = s.counts(d) {
 		time.Sleep(time.Millisecond)
 	}
 	if f-forwarded != 2*4+2 || n-dropped != 2 {
@@ -219,7 +220,7 @@ func TestHandOverUnderLoad(t *testing.T) {
 	stop()
 	sender.Wait()
 	f, n := s.counts(s.d)
-	for end := time.Now().Add(time.Second); f-before < 2*sent && time.Now().Before(end); f, n = s.counts(s.d) {
+	for end := time.Now().Add(wire.Arrives); f-before < 2*sent && time.Now().Before(end); f, n = s.counts(s.d) {
 		time.Sleep(time.Millisecond)
 	}
 	if f-before != 2*sent || n != dropped {

@@ -20,10 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // hostWire is a host interface under a prefilter, what is sent to it, and a count
-// of what arrives behind the prefilter, by the source's last byte.
+// of what wire.Arrives behind the prefilter, by the source's last byte.
 type hostWire struct {
 	t       *testing.T
 	ns      string
@@ -135,7 +136,7 @@ func (w *hostWire) arrivals(a netip.Addr) (n uint64) {
 // so everything sent before it was judged too.
 func (w *hostWire) await(a netip.Addr, n uint64) {
 	w.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); w.arrivals(a) < n; time.Sleep(50 * time.Microsecond) {
+	for deadline := time.Now().Add(wire.Arrives); w.arrivals(a) < n; time.Sleep(50 * time.Microsecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%d frames from %s arrived, want %d", w.arrivals(a), a, n)
 		}
@@ -469,7 +470,7 @@ func TestPrefilterUnmount(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The kernel frees a link some time later.
-	for deadline := time.Now().Add(5 * time.Second); w.arrivals(evil.v4) == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(wire.Arrives); w.arrivals(evil.v4) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("still filtered")
 		}

@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // host is a network namespace behind the node, with a server in it.
@@ -179,17 +182,17 @@ func (h host) serve(t *testing.T) error {
 }
 
 // dial opens a connection from a namespace.
-func dial(ns, network string, to netip.Addr) (c net.Conn, err error) {
+func dial(ns, network string, to netip.Addr, limit time.Duration) (c net.Conn, err error) {
 	err = netNS(ns).do(func() error {
-		c, err = net.DialTimeout(network, netip.AddrPortFrom(to, serverPort).String(), 400*time.Millisecond)
+		c, err = wire.Dial(context.Background(), network, netip.AddrPortFrom(to, serverPort).String(), limit)
 		return err
 	})
 	return c, err
 }
 
 // ask sends one message and awaits its echo.
-func ask(c net.Conn) error {
-	if err := c.SetDeadline(time.Now().Add(400 * time.Millisecond)); err != nil {
+func ask(c net.Conn, limit time.Duration) error {
+	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	if _, err := c.Write([]byte("hello")); err != nil {
@@ -199,17 +202,17 @@ func ask(c net.Conn) error {
 	return err
 }
 
-func request(ns, network string, to netip.Addr) error {
-	c, err := dial(ns, network, to)
+func request(ns, network string, to netip.Addr, limit time.Duration) error {
+	c, err := dial(ns, network, to, limit)
 	if err != nil {
 		return err
 	}
-	return errors.Join(ask(c), c.Close())
+	return errors.Join(ask(c, limit), c.Close())
 }
 
 func (s *site) reaches(want bool, from host, network string, to netip.Addr) {
 	s.t.Helper()
-	if err := request(from.ns, network, to); (err == nil) != want {
+	if err := request(from.ns, network, to, wire.Awaits(want)); (err == nil) != want {
 		s.t.Errorf("%s from %s to %s: error %v, want it to get through: %t", network, from.veth, to, err, want)
 	}
 }
@@ -237,7 +240,7 @@ func trafficBy(t *testing.T, mode AttachMode) {
 				s.reaches(evilToo, s.evil, network, s.db.in(family))
 			}
 			// Probes of the node itself.
-			if err := request(s.ns, "tcp", s.db.in(family)); err != nil {
+			if err := request(s.ns, "tcp", s.db.in(family), wire.Arrives); err != nil {
 				t.Errorf("probe: %v", err)
 			}
 		}
@@ -254,12 +257,12 @@ func trafficBy(t *testing.T, mode AttachMode) {
 	var open []net.Conn
 	for _, family := range []int{4, 6} {
 		for _, h := range []host{s.web, s.evil} {
-			c, err := dial(h.ns, "tcp", s.db.in(family))
+			c, err := dial(h.ns, "tcp", s.db.in(family), wire.Arrives)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = c.Close() }()
-			if err := ask(c); err != nil {
+			if err := ask(c, wire.Arrives); err != nil {
 				t.Fatal(err)
 			}
 			open = append(open, c)
@@ -269,7 +272,7 @@ func trafficBy(t *testing.T, mode AttachMode) {
 	s.apply(onlyWeb)
 	everything(false)
 	for i, c := range open {
-		if err := ask(c); (err == nil) != (i%2 == 0) {
+		if err := ask(c, wire.Awaits(i%2 == 0)); (err == nil) != (i%2 == 0) {
 			t.Errorf("connection %d of before: error %v", i, err)
 		}
 	}
@@ -297,6 +300,28 @@ func trafficBy(t *testing.T, mode AttachMode) {
 		t.Fatal(err)
 	}
 	everything(true)
+}
+
+// TestTrafficNoticesALostSYN checks that a connection which came about only when
+// its SYN was sent again does not count as one that got through.
+func TestTrafficNoticesALostSYN(t *testing.T) {
+	s := newSite(t)
+	s.warm()
+	s.apply(onlyWeb())
+	_, before := s.counts(s.d)
+	result := make(chan error, 1)
+	go func() {
+		c, err := dial(s.evil.ns, "tcp", s.db.v4, wire.Arrives)
+		if err == nil {
+			_ = c.Close()
+		}
+		result <- err
+	}()
+	await(t, "the SYN to be dropped", func() bool { _, n := s.counts(s.d); return n > before })
+	s.apply(Table{TableKey: onlyWeb().TableKey, Delete: true})
+	if err := <-result; err == nil || !strings.Contains(err.Error(), "more times") {
+		t.Errorf("error %v, want one that tells of the lost SYN", err)
+	}
 }
 
 // TestTrafficBehindXDP checks default-deny on either side of a link behind an XDP
@@ -335,7 +360,7 @@ func TestTrafficBehindXDP(t *testing.T) {
 	for i, source := range []string{"8.0.0.1", "fd00:0:800::1"} {
 		sendRaw(t, s.evil.ns, sourceFrame(t, netip.MustParseAddr(source)))
 		var counters map[string]uint64
-		for deadline := time.Now().Add(5 * time.Second); counters["spoofed"] <= uint64(i); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(wire.Arrives); counters["spoofed"] <= uint64(i); time.Sleep(time.Millisecond) {
 			var err error
 			if counters, err = s.d.Counters(); err != nil {
 				t.Fatal(err)
@@ -403,7 +428,7 @@ func TestTrafficCounts(t *testing.T) {
 	}
 	sums := make(map[uint32]*total) // by endpoint
 	ended := 0
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(wire.Arrives)
 	for ended < 2*connections && time.Now().Before(deadline) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		b, err := r.Next(ctx)
@@ -454,28 +479,30 @@ func trafficOverRestartsBy(t *testing.T, mode AttachMode) {
 	s.apply(onlyWeb)
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
-	var requests, attacks int
+	var requests, attacks atomic.Int64
 	clients.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
-			if err := request(s.web.ns, "tcp", s.db.in(4+i%2*2)); err != nil {
+			if err := request(s.web.ns, "tcp", s.db.in(4+i%2*2), wire.Arrives); err != nil {
 				t.Errorf("request %d: %v", i, err)
 			}
-			requests++
+			requests.Add(1)
 		}
 	})
 	clients.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
-			if err := request(s.evil.ns, "tcp", s.db.in(4+i%2*2)); err == nil {
+			if err := request(s.evil.ns, "tcp", s.db.in(4+i%2*2), wire.Silence); err == nil {
 				t.Errorf("attack %d got through", i)
 			}
-			attacks++
+			attacks.Add(1)
 		}
 	})
 	cfg := s.d.cfg
 	for range 10 {
+		was := requests.Load()
 		if err := s.d.Close(); err != nil {
 			t.Fatal(err)
 		}
+		await(t, "requests without an agent", func() bool { return requests.Load() > was })
 		d, err := Open(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -484,13 +511,11 @@ func trafficOverRestartsBy(t *testing.T, mode AttachMode) {
 		onlyWeb.Revision++
 		s.apply(onlyWeb)
 	}
+	await(t, "20 requests and an attack", func() bool { return requests.Load() >= 20 && attacks.Load() > 0 })
 	stop()
 	clients.Wait()
 	if err := s.d.Remove(); err != nil {
 		t.Error(err)
-	}
-	if requests < 20 || attacks == 0 {
-		t.Errorf("%d requests and %d attacks are too few to tell", requests, attacks)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // wrapping puts a frame into a tunnel between two nodes.
@@ -341,7 +342,7 @@ func TestTunnelTraffic(t *testing.T) {
 	}
 	defer func() { _ = r.Close() }()
 	seen := map[netip.Addr]uint64{}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(wire.Arrives)
 	for time.Now().Before(deadline) && (seen[b.v4] == 0 || seen[b.v6] == 0) {
 		batch, err := r.Next(t.Context())
 		if err != nil {

@@ -11,13 +11,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/test/wire"
 )
 
-// wire sends frames through real interfaces. That is the only way to packets
+// onWire sends frames through real interfaces. That is the only way to packets
 // whose bytes are not in one piece, to tags that the kernel has taken out of the
 // frame before the programs see it, and to frames too short for
 // BPF_PROG_TEST_RUN.
-type wire struct {
+type onWire struct {
 	*twin
 	sockets map[string]int
 }
@@ -25,9 +27,9 @@ type wire struct {
 // wireMTU lets frames through that are larger than a page, and so not linear.
 const wireMTU = 9000
 
-func newWire(t *testing.T) *wire {
+func newWire(t *testing.T) *onWire {
 	t.Helper()
-	w := &wire{twin: newTwin(t, twinSizes[0]), sockets: make(map[string]int)}
+	w := &onWire{twin: newTwin(t, twinSizes[0]), sockets: make(map[string]int)}
 	// What one CPU sends it also receives, in the same order.
 	var one unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &one); err != nil {
@@ -73,7 +75,7 @@ func newWire(t *testing.T) *wire {
 
 // send puts a frame on an interface. Should it be larger than a page only its
 // first bytes, linear, are in one piece. It returns false if it was dropped there.
-func (w *wire) send(name string, linear int, frame []byte) bool {
+func (w *onWire) send(name string, linear int, frame []byte) bool {
 	w.t.Helper()
 	header := make([]byte, 10) // struct virtio_net_hdr
 	binary.NativeEndian.PutUint16(header[2:], uint16(linear))
@@ -101,7 +103,7 @@ func untagged(frame []byte) (f []byte, ok bool) {
 
 // pass sends a frame to gateway from outside, or from web to db; there it comes
 // to db's hook first, since it is on db's side that it is put on the wire.
-func (w *wire) pass(s shot, linear int) {
+func (w *onWire) pass(s shot, linear int) {
 	w.t.Helper()
 	w.last = s.String
 	in, ok := untagged(s.frame)
@@ -125,8 +127,8 @@ func (w *wire) pass(s shot, linear int) {
 
 // awaitCounters waits until the kernel has counted as much as the model. It
 // does with the CPU's next interrupt, as a rule before send returns.
-func (w *wire) awaitCounters() {
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
+func (w *onWire) awaitCounters() {
+	for deadline := time.Now().Add(wire.Arrives); time.Now().Before(deadline); {
 		now := w.readCounters()
 		for i := range now {
 			now[i] -= w.before[i]

@@ -14,6 +14,7 @@ import (
 	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/spool"
 	"github.com/ringfence/ringfence/test/pod"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // port is where the server listens.
@@ -87,7 +88,7 @@ func TestRealConnectionsAreCountedExactly(t *testing.T) {
 		var wait sync.WaitGroup
 		for i := range n {
 			wait.Go(func() {
-				if err := p.Get(t.Context(), pod.Server[i%2], port, 5*time.Second); err != nil {
+				if err := p.Get(t.Context(), pod.Server[i%2], port, wire.Arrives); err != nil {
 					t.Error(err)
 				}
 			})
@@ -107,7 +108,7 @@ func TestRealConnectionsAreCountedExactly(t *testing.T) {
 		for range 2 {
 			select {
 			case <-s.told:
-			case <-time.After(10 * time.Second):
+			case <-time.After(wire.Arrives):
 				t.Fatal("nothing is stored")
 			}
 		}

@@ -365,7 +365,7 @@ func TestPendingInterface(t *testing.T) {
 			go func() {
 				asked, bad := 0, 0
 				for ; ctx.Err() == nil || asked == 0; asked++ {
-					if got := p.Get(context.WithoutCancel(ctx), a, port, 100*time.Millisecond) == nil; got != reached {
+					if got := p.Get(context.WithoutCancel(ctx), a, port, wire.Awaits(reached)) == nil; got != reached {
 						bad++
 					}
 				}

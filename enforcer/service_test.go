@@ -189,7 +189,7 @@ func TestRealPacketsToService(t *testing.T) {
 		for _, a := range serviceAddrs {
 			for _, port := range []uint16{8443, 8080} {
 				want := slices.Contains(reached, port)
-				if got := p.Get(t.Context(), a.String(), port, 250*time.Millisecond) == nil; got != want {
+				if got := p.Get(t.Context(), a.String(), port, wire.Awaits(want)) == nil; got != want {
 					t.Errorf("%s: %s port %d is reached: %v", when, a, port, got)
 				}
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/ringfence/ringfence/internal/policy"
 	"github.com/ringfence/ringfence/internal/rollout"
 	"github.com/ringfence/ringfence/test/pod"
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 var cart = flow.Workload{Namespace: "shop", Kind: "Host", Name: "cart"}
@@ -65,7 +66,7 @@ func (p *client) check(when string, reached ...uint16) {
 	for _, a := range pod.Server {
 		for _, port := range ports {
 			want := slices.Contains(reached, port)
-			if got := p.Get(p.t.Context(), a, port, 250*time.Millisecond) == nil; got != want {
+			if got := p.Get(p.t.Context(), a, port, wire.Awaits(want)) == nil; got != want {
 				p.t.Errorf("%s: %s port %d is reached: %v", when, a, port, got)
 			}
 		}

@@ -224,7 +224,7 @@ func (u *up) token(t *testing.T) string {
 func (s *site) http() *http.Client {
 	return &http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, to string) (net.Conn, error) { return s.node.dial(ctx, to) },
+		DialContext:       func(ctx context.Context, _, to string) (net.Conn, error) { return s.node.dial(ctx, to, patience) },
 	}}
 }
 

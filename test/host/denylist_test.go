@@ -44,7 +44,7 @@ func TestUpDenyList(t *testing.T) {
 	turns := func(what string, open bool) {
 		t.Helper()
 		eventually(t, what, func() error {
-			if err := s.far.ask(s.nodeIs[0], port); open != (err == nil) {
+			if err := s.far.ask(s.nodeIs[0], port, silence); open != (err == nil) {
 				return fmt.Errorf("answered: %t (%w)", err == nil, errors.Join(errNotYet, err))
 			}
 			return nil

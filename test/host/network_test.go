@@ -17,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/test/wire"
 )
 
 // namespace is a named network namespace that goes with its test.
@@ -100,8 +102,8 @@ func (n *namespace) must(t *testing.T, fn func() error) {
 	}
 }
 
-// wire connects two namespaces: a's side is the gateway of b's.
-func wire(t *testing.T, a *namespace, aName string, b *namespace, bName string, subnet int) {
+// cable connects two namespaces: a's side is the gateway of b's.
+func cable(t *testing.T, a *namespace, aName string, b *namespace, bName string, subnet int) {
 	t.Helper()
 	a.must(t, func() error {
 		return netlink.LinkAdd(&netlink.Veth{
@@ -189,30 +191,49 @@ func (n *namespace) serve(t *testing.T, port int, handle func(net.Conn)) {
 	t.Cleanup(func() { _ = l.Close(); all.Wait() })
 }
 
-// dialTimeout is long enough for one lost SYN to be sent again.
-const dialTimeout = 1500 * time.Millisecond
+// silence is how long what must not be answered is asked: long enough for one
+// lost SYN to be sent again.
+const silence = 1500 * time.Millisecond
 
-func (n *namespace) dial(ctx context.Context, to string) (c net.Conn, err error) {
+// awaits returns how long to wait for an answer that must, or must not, come.
+func awaits(want bool) time.Duration {
+	if want {
+		return patience
+	}
+	return silence
+}
+
+func (n *namespace) dial(ctx context.Context, to string, limit time.Duration) (c net.Conn, err error) {
 	err = n.do(func() (err error) {
-		c, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", to)
+		c, err = (&net.Dialer{Timeout: limit}).DialContext(ctx, "tcp", to)
 		return err
 	})
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	again, err := wire.SentAgain(c)
+	if err == nil && again > 1 {
+		err = fmt.Errorf("connected only after the SYN was sent %d more times", again)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // ask opens a connection and has one message echoed.
-func (n *namespace) ask(to netip.Addr, port uint16) error {
-	c, err := n.dial(context.Background(), netip.AddrPortFrom(to, port).String())
+func (n *namespace) ask(to netip.Addr, port uint16, limit time.Duration) error {
+	c, err := n.dial(context.Background(), netip.AddrPortFrom(to, port).String(), limit)
 	if err != nil {
 		return err
 	}
 	defer c.Close() //nolint:errcheck // its echo is what counts
-	return say(c)
+	return say(c, limit)
 }
 
 // say has one message echoed over an open connection.
-func say(c net.Conn) error {
-	if err := c.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+func say(c net.Conn, limit time.Duration) error {
+	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	if _, err := c.Write([]byte("ping")); err != nil {

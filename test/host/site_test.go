@@ -32,7 +32,7 @@ func newSite(t *testing.T, name string) *site {
 		is   *[2]netip.Addr
 	}{{"web", &s.web, &s.webIs}, {"db", &s.db, &s.dbIs}, {"evil", &s.evil, &s.evilIs}, {"far", &s.far, &s.farIs}} {
 		*m.at = newNamespace(t, s.name+"-"+m.role)
-		wire(t, s.node, m.role+"0", *m.at, "eth0", 10+i)
+		cable(t, s.node, m.role+"0", *m.at, "eth0", 10+i)
 		*m.is = pair(10+i, 2)
 	}
 	s.nodeIs = pair(13, 1) // the node's own interface into the network is far0
@@ -107,7 +107,7 @@ func reaches(t *testing.T, when string, from *namespace, to [2]netip.Addr, port 
 	var both sync.WaitGroup
 	for _, a := range to {
 		both.Go(func() {
-			if err := from.ask(a, port); (err == nil) != want {
+			if err := from.ask(a, port, awaits(want)); (err == nil) != want {
 				t.Errorf("%s: %s to %s port %d: reached %v (%v), want %v", when, from.name, a, port, err == nil, err, want)
 			}
 		})

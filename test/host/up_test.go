@@ -147,7 +147,7 @@ func TestUp(t *testing.T) {
 	}
 	var idle []net.Conn
 	for _, a := range s.dbIs {
-		c, err := s.web.dial(t.Context(), netip.AddrPortFrom(a, dbPort).String())
+		c, err := s.web.dial(t.Context(), netip.AddrPortFrom(a, dbPort).String(), patience)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +203,7 @@ func TestUp(t *testing.T) {
 	u.enforce(t, db, "1")
 	open("enforced", false)
 	for _, c := range idle {
-		if err := say(c); err != nil {
+		if err := say(c, patience); err != nil {
 			t.Errorf("a connection older than the enforcement: %v", err)
 		}
 	}

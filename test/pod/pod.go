@@ -99,7 +99,7 @@ func (p *Pod) listen(tb testing.TB, a netip.AddrPort) {
 // its answer. limit holds for the connection, and again for the answer.
 func (p *Pod) Get(ctx context.Context, addr string, port uint16, limit time.Duration) error {
 	return wire.In(p.pod, func() error {
-		c, err := (&net.Dialer{Timeout: limit}).DialContext(ctx, "tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
+		c, err := wire.Dial(ctx, "tcp", net.JoinHostPort(addr, fmt.Sprint(port)), limit)
 		if err != nil {
 			return err
 		}
