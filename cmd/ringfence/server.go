@@ -235,7 +235,7 @@ func (s *server) reopenStore(ctx context.Context) error {
 	if err := readJSON(s.cfg.storeFile(), &access); err != nil {
 		return err
 	}
-	opened, err := access.open(ctx, nil)
+	opened, err := access.open(ctx, s.registry)
 	if err != nil {
 		return err
 	}
@@ -280,7 +280,7 @@ func (s *server) restartEngine(ctx context.Context) error {
 	}
 	access := accessTo(s.engine)
 	access.Retention = s.cfg.Retention
-	opened, err := access.open(ctx, nil)
+	opened, err := access.open(ctx, s.registry)
 	if err != nil {
 		s.logger.Error("connect to the embedded ClickHouse", "error", err)
 		return errors.Join(err, s.engine.Stop(ctx))
