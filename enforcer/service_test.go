@@ -147,13 +147,16 @@ func TestTooManyServices(t *testing.T) {
 	}
 }
 
-// shopServices is shop with the server behind a service, by two ports of which
-// one leads to 443.
+// shopServices is shop with the server behind a service, by two ports of each
+// protocol, of which one leads to 443.
 func shopServices(labels map[string]string) inventory.Inventory {
 	inv := shop()
 	inv.Services = []inventory.Service{{
 		Namespace: "shop", Name: "front", Addresses: serviceAddrs, Selector: labels,
-		Ports: []inventory.ServicePort{{Protocol: flow.TCP, Port: 8443, TargetPort: 443}, {Protocol: flow.TCP, Port: 8080, TargetPort: 80}},
+		Ports: []inventory.ServicePort{
+			{Protocol: flow.TCP, Port: 8443, TargetPort: 443}, {Protocol: flow.TCP, Port: 8080, TargetPort: 80},
+			{Protocol: flow.UDP, Port: 8443, TargetPort: 443}, {Protocol: flow.UDP, Port: 8080, TargetPort: 80},
+		},
 	}}
 	return inv
 }
@@ -162,10 +165,10 @@ func shopServices(labels map[string]string) inventory.Inventory {
 const proxy = `table inet proxy {
 	chain services {
 		type nat hook prerouting priority dstnat;
-		ip daddr 10.96.0.10 tcp dport 8443 dnat ip to 192.0.2.10:443
-		ip daddr 10.96.0.10 tcp dport 8080 dnat ip to 192.0.2.10:80
-		ip6 daddr fd00:96::10 tcp dport 8443 dnat ip6 to [2001:db8::10]:443
-		ip6 daddr fd00:96::10 tcp dport 8080 dnat ip6 to [2001:db8::10]:80
+		ip daddr 10.96.0.10 meta l4proto { tcp, udp } th dport 8443 dnat ip to 192.0.2.10:443
+		ip daddr 10.96.0.10 meta l4proto { tcp, udp } th dport 8080 dnat ip to 192.0.2.10:80
+		ip6 daddr fd00:96::10 meta l4proto { tcp, udp } th dport 8443 dnat ip6 to [2001:db8::10]:443
+		ip6 daddr fd00:96::10 meta l4proto { tcp, udp } th dport 8080 dnat ip6 to [2001:db8::10]:80
 	}
 }
 `
@@ -184,13 +187,19 @@ func TestRealPacketsToService(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	// The policy allows by UDP the port that it denies by TCP.
+	other := map[uint16]uint16{8443: 8080, 8080: 8443}
 	check := func(when string, reached ...uint16) {
 		t.Helper()
 		for _, a := range serviceAddrs {
 			for _, port := range []uint16{8443, 8080} {
 				want := slices.Contains(reached, port)
 				if got := p.Get(t.Context(), a.String(), port, wire.Awaits(want)) == nil; got != want {
-					t.Errorf("%s: %s port %d is reached: %v", when, a, port, got)
+					t.Errorf("%s: %s TCP %d is reached: %v", when, a, port, got)
+				}
+				want = slices.Contains(reached, other[port])
+				if got := p.Ask(t.Context(), a.String(), port, wire.Awaits(want)) == nil; got != want {
+					t.Errorf("%s: %s UDP %d is reached: %v", when, a, port, got)
 				}
 			}
 		}
@@ -215,16 +224,20 @@ func TestRealPacketsToService(t *testing.T) {
 		}
 	}
 	front := map[string]string{"app": "front"}
+	toFront := revision(1, policy.Policy{Workload: cart, IsolateEgress: true, Egress: []policy.Rule{{
+		Peers: []policy.Peer{{Selector: &policy.Selector{Namespace: "shop", MatchLabels: front}}},
+		Ports: []policy.Port{{Protocol: flow.TCP, Port: 443}, {Protocol: flow.UDP, Port: 80}},
+	}}})
 
 	apply(1, shopServices(front), nil, nil)
 	check("observe", 8443, 8080)
-	apply(2, shopServices(front), nil, toFront(1, 443))
+	apply(2, shopServices(front), nil, toFront)
 	staged := bpf.StagedDeny(flow.ReasonDefault)
 	before := denied(staged)
 	if check("audit", 8443, 8080); denied(staged) == before {
 		t.Error("nothing was audited")
 	}
-	apply(3, shopServices(front), toFront(1, 443), nil)
+	apply(3, shopServices(front), toFront, nil)
 	check("enforce", 8443)
 	p.check("enforce, directly", 443)
 	if denied(bpf.LiveDeny(flow.ReasonDefault)) == 0 {
@@ -242,11 +255,11 @@ func TestRealPacketsToService(t *testing.T) {
 	}
 
 	// Somebody else is behind it, then the service is no more.
-	apply(4, shopServices(map[string]string{"app": "cart"}), toFront(1, 443), nil)
+	apply(4, shopServices(map[string]string{"app": "cart"}), toFront, nil)
 	check("another's")
-	apply(5, shopServices(front), toFront(1, 443), nil)
+	apply(5, shopServices(front), toFront, nil)
 	check("front's again", 8443)
-	apply(6, shop(), toFront(1, 443), nil)
+	apply(6, shop(), toFront, nil)
 	check("nobody's")
 	toWorld := revision(2, policy.Policy{Workload: cart, IsolateEgress: true, Egress: []policy.Rule{{Peers: []policy.Peer{{Reserved: "world"}}}}})
 	apply(7, shopServices(front), toWorld, nil)

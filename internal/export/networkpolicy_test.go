@@ -3,7 +3,9 @@ package export_test
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	netv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/yaml"
 
@@ -21,6 +23,36 @@ func subject(t *rapid.T) export.Subject {
 	return export.Subject{
 		Policy: p, Selector: map[string]string{"app": "cart"}, Labels: map[string]string{"app": "cart", "tier": "back"},
 		NamespaceLabels: map[string]string{"env": "prod"}, Named: policytest.Own(),
+	}
+}
+
+// A namespace is selected by the label that Kubernetes itself gives it, which no
+// person can move to another; the workload's own needs none.
+func TestNetworkPolicySelectsNamespacesByTheirName(t *testing.T) {
+	peer := func(namespace string) policy.Rule {
+		return policy.Rule{Peers: []policy.Peer{{Selector: &policy.Selector{Namespace: namespace, MatchLabels: map[string]string{"app": "front"}}}}}
+	}
+	res, err := export.Export(export.NetworkPolicy, export.Input{Subjects: []export.Subject{{
+		Policy: policy.Policy{
+			Workload: flow.Workload{Namespace: "shop", Kind: "Deployment", Name: "cart"}, IsolateIngress: true, IsolateEgress: true,
+			Ingress: []policy.Rule{peer("shop"), peer("web")}, Egress: []policy.Rule{peer("shop"), peer("web")},
+		},
+		Selector: map[string]string{"app": "cart"}, Labels: map[string]string{"app": "cart"},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	np := res.Objects[0].(*netv1.NetworkPolicy)
+	for direction, peers := range map[string][]netv1.NetworkPolicyPeer{
+		"ingress": {np.Spec.Ingress[0].From[0], np.Spec.Ingress[1].From[0]}, "egress": {np.Spec.Egress[0].To[0], np.Spec.Egress[1].To[0]},
+	} {
+		if own := peers[0]; own.NamespaceSelector != nil || own.PodSelector == nil {
+			t.Errorf("%s: the workload's own namespace is selected by %v", direction, own.NamespaceSelector)
+		}
+		want := &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": "web"}}
+		if diff := cmp.Diff(want, peers[1].NamespaceSelector); diff != "" {
+			t.Errorf("%s: another namespace (-want +got):\n%s", direction, diff)
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ type Pod struct {
 	pod string
 }
 
-// New makes a pod, and a server that listens on TCP ports. The name tells the
+// New makes a pod, and a server that answers on ports of TCP and UDP. The name tells the
 // namespaces of different packages apart.
 func New(tb testing.TB, name string, ports ...uint16) *Pod {
 	tb.Helper()
@@ -49,6 +49,7 @@ func New(tb testing.TB, name string, ports ...uint16) *Pod {
 	for _, a := range Server {
 		for _, port := range ports {
 			p.listen(tb, netip.AddrPortFrom(netip.MustParseAddr(a), port))
+			p.listenUDP(tb, netip.AddrPortFrom(netip.MustParseAddr(a), port))
 		}
 	}
 	return p
@@ -93,6 +94,48 @@ func (p *Pod) listen(tb testing.TB, a netip.AddrPort) {
 			_ = c.Close()
 		}
 	}()
+}
+
+// listenUDP answers each datagram to a with one byte.
+func (p *Pod) listenUDP(tb testing.TB, a netip.AddrPort) {
+	tb.Helper()
+	var l *net.UDPConn
+	if err := wire.In(p.Node, func() (err error) {
+		l, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(a))
+		return err
+	}); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for b := make([]byte, 1); ; {
+			_, from, err := l.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			_, _ = l.WriteToUDPAddrPort([]byte{'!'}, from)
+		}
+	}()
+}
+
+// Ask sends one datagram from the pod to an address of the server and reads its
+// answer within limit.
+func (p *Pod) Ask(ctx context.Context, addr string, port uint16, limit time.Duration) error {
+	return wire.In(p.pod, func() error {
+		c, err := wire.Dial(ctx, "udp", net.JoinHostPort(addr, fmt.Sprint(port)), limit)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
+			return err
+		}
+		if _, err := c.Write([]byte{'?'}); err != nil {
+			return err
+		}
+		_, err = c.Read(make([]byte, 1))
+		return err
+	})
 }
 
 // Get makes one connection from the pod to an address of the server and reads
