@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	driver "github.com/ClickHouse/clickhouse-go/v2"
-
 	"github.com/ringfence/ringfence/internal/clickhouse"
 	"github.com/ringfence/ringfence/internal/clickhouse/clickhousetest"
 	"github.com/ringfence/ringfence/internal/flow"
@@ -169,21 +167,6 @@ func TestLeavesInOrder(t *testing.T) {
 	stop(t, e)
 	if _, err := os.Stat(status); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%s is still there (%v): the engine was cut off", status, err)
-	}
-}
-
-// Free memory of less than a GiB a thread takes none of a query's threads.
-func TestQueriesHaveTwoThreads(t *testing.T) {
-	c := started(t, clickhousetest.Config(t, t.TempDir())).Credentials()
-	db := driver.OpenDB(&driver.Options{Addr: []string{c.Addr}, Auth: driver.Auth{Username: c.User, Password: c.Password}})
-	defer func() { _ = db.Close() }()
-	var processors uint64
-	const query = "SELECT countIf(explain LIKE '%AggregatingTransform × 2%') FROM (EXPLAIN PIPELINE SELECT sum(number) FROM numbers_mt(100000000))"
-	if err := db.QueryRowContext(t.Context(), query).Scan(&processors); err != nil {
-		t.Fatal(err)
-	}
-	if processors != 1 {
-		t.Error("a query that could be divided has one thread")
 	}
 }
 

@@ -53,3 +53,11 @@ func TestOpenRefusesAServerThatWouldCountTwice(t *testing.T) {
 		})
 	}
 }
+
+// Free memory of less than a GiB a thread takes none of a query's threads from the embedded engine.
+func TestQueriesHaveTwoThreads(t *testing.T) {
+	const query = "SELECT countIf(explain LIKE '%AggregatingTransform × 2%') FROM (EXPLAIN PIPELINE SELECT sum(number) FROM numbers_mt(100000000))"
+	if ask(t, migrated(t), query) != 1 {
+		t.Error("a query that could be divided has one thread")
+	}
+}
