@@ -72,11 +72,7 @@ does not govern is not restricted by it.`,
 // pairs returns the policies of every workload that either of them governs, in one
 // order.
 func pairs(a, b *policyFile, inv *inventory.Inventory, stderr io.Writer) (before, after []policy.Policy) {
-	was, notes := a.of(inv)
-	is, more := b.of(inv)
-	for _, n := range append(notes, more...) {
-		fmt.Fprintln(stderr, "note: "+n)
-	}
+	was, is := a.of(inv, stderr), b.of(inv, stderr)
 	old, next := governedBy(was), governedBy(is)
 	var all []flow.Workload
 	for _, p := range append(slices.Clone(was), is...) {

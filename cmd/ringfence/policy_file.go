@@ -122,19 +122,22 @@ func (f *policyFile) kube(doc []byte) error {
 }
 
 // of returns the policy of each workload that the file governs, in order, and
-// what of the file governs nobody.
-func (f *policyFile) of(inv *inventory.Inventory) (list []policy.Policy, notes []string) {
+// writes down what of the file governs nobody.
+func (f *policyFile) of(inv *inventory.Inventory, stderr io.Writer) (list []policy.Policy) {
 	x := inventory.NewIndex(*inv)
+	note := func(format string, args ...any) {
+		fmt.Fprintf(stderr, "note: %s: %s\n", f.name, fmt.Sprintf(format, args...))
+	}
 	for _, p := range f.ours {
 		if x.Workload(p.Workload) == nil {
-			notes = append(notes, fmt.Sprintf("%s: the flows know no workload %s", f.name, p.Workload))
+			note("the flows know no workload %s", p.Workload)
 			continue
 		}
 		list = append(list, p)
 	}
 	for i := range f.kubes {
 		if len(x.Select(&f.kubes[i].Subjects)) == 0 {
-			notes = append(notes, fmt.Sprintf("%s: NetworkPolicy %s selects no workload of the flows", f.name, f.kubes[i].Ref()))
+			note("NetworkPolicy %s selects no workload of the flows", f.kubes[i].Ref())
 		}
 	}
 	for _, who := range x.All() {
@@ -145,10 +148,10 @@ func (f *policyFile) of(inv *inventory.Inventory) (list []policy.Policy, notes [
 	slices.SortStableFunc(list, func(a, b policy.Policy) int { return a.Workload.Compare(b.Workload) })
 	for i := 1; i < len(list); i++ {
 		if list[i].Workload == list[i-1].Workload {
-			notes = append(notes, fmt.Sprintf("%s: %s has more than one policy; the first counts", f.name, list[i].Workload))
+			note("%s has more than one policy; the first counts", list[i].Workload)
 		}
 	}
-	return slices.CompactFunc(list, func(a, b policy.Policy) bool { return a.Workload == b.Workload }), notes
+	return slices.CompactFunc(list, func(a, b policy.Policy) bool { return a.Workload == b.Workload })
 }
 
 // governedBy returns policies by whom they govern.

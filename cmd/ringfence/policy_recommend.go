@@ -204,10 +204,7 @@ that nobody recommended, need no word.`,
 			if err != nil {
 				return err
 			}
-			policies, notes := f.of(inv)
-			for _, n := range notes {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note: "+n)
-			}
+			policies := f.of(inv, cmd.ErrOrStderr())
 			if len(policies) == 0 {
 				return fmt.Errorf("%s governs no workload of the server's inventory", args[0])
 			}

@@ -49,10 +49,7 @@ POLICY is a file of NetworkPolicies or of our policies (as "ringfence recommend
 			if err != nil {
 				return err
 			}
-			policies, notes := f.of(inv)
-			for _, n := range notes {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note: "+n)
-			}
+			policies := f.of(inv, cmd.ErrOrStderr())
 			if len(policies) == 0 {
 				return fmt.Errorf("%s governs no workload of the flows", args[0])
 			}
