@@ -71,6 +71,46 @@ func TestConnectivity(t *testing.T) {
 	}
 }
 
+// Rollouts and runs whose ReplicaSet or Job is gone, or was not written down, are
+// no workloads of their own.
+func TestOwnersThatAreGone(t *testing.T) {
+	pod := func(name, kind, owner, labels string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: {%s}, ownerReferences: [{apiVersion: x/v1, kind: %s, name: %s, uid: u, controller: true}]}\n"+
+			"spec: {containers: []}\n---\n", name, labels, kind, owner)
+	}
+	for name, c := range map[string]struct{ pods, want string }{
+		"two rollouts": {
+			pod("web-5d4f-a", "ReplicaSet", "web-5d4f", "app: web, pod-template-hash: 5d4f") + pod("web-77b9-b", "ReplicaSet", "web-77b9", "app: web, pod-template-hash: 77b9"),
+			"Deployment/web 2",
+		},
+		"two runs": {
+			pod("sync-29000001-a", "Job", "sync-29000001", "app: sync, job-name: sync-29000001") + pod("sync-29000061-b", "Job", "sync-29000061", "app: sync, job-name: sync-29000061"),
+			"CronJob/sync 2",
+		},
+		"a ReplicaSet of nobody": {pod("web-a", "ReplicaSet", "web", "app: web"), "ReplicaSet/web 1"},
+		"another hash":           {pod("web-5d4f-a", "ReplicaSet", "web-5d4f", "app: web, pod-template-hash: 77b9"), "ReplicaSet/web-5d4f 1"},
+		"a Job of nobody":        {pod("import-2026-a", "Job", "import-2026", "app: import"), "Job/import-2026 1"},
+		"its Deployment is here": {
+			pod("web-5d4f-a", "ReplicaSet", "web-5d4f", "app: web, pod-template-hash: 5d4f") +
+				"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: []}}}\n",
+			"Deployment/web 1",
+		},
+	} {
+		w, err := Parse("x", []byte(c.pods))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var got []string
+		for _, facts := range w.Index.All() {
+			one := w.Index.Workload(facts.Workload)
+			got = append(got, fmt.Sprintf("%s/%s %d", one.Kind, one.Name, len(one.Endpoints)))
+		}
+		if strings.Join(got, ", ") != c.want {
+			t.Errorf("%s: %v, want %s", name, got, c.want)
+		}
+	}
+}
+
 // Of pods with addresses, those in a block that a policy names are told from the
 // others of their workload: what any of them may do counts, in either family.
 func TestConnectivityByAddress(t *testing.T) {

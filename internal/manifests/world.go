@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -112,11 +113,34 @@ func (b *builder) top(namespace string, ref flow.Workload, meta *metav1.ObjectMe
 		ref = flow.Workload{Namespace: namespace, Kind: c.Kind, Name: c.Name}
 		o := b.owners[ref]
 		if o == nil {
+			ref = maker(ref, meta.Labels)
+			o = b.owners[ref]
+		}
+		if o == nil {
 			return ref
 		}
 		meta = &o.ObjectMeta
 	}
 	return ref // a circle
+}
+
+// scheduled is how Kubernetes names a CronJob's Jobs: with minutes since 1970.
+var scheduled = regexp.MustCompile(`^(.+)-[0-9]{8,10}$`)
+
+// maker names what made a ReplicaSet or a Job that is not here, by the name that
+// its maker gave it: pods of two rollouts, or of two runs, are one workload.
+func maker(ref flow.Workload, labels map[string]string) flow.Workload {
+	switch ref.Kind {
+	case "ReplicaSet":
+		if name, ok := strings.CutSuffix(ref.Name, "-"+labels["pod-template-hash"]); ok && labels["pod-template-hash"] != "" {
+			ref.Kind, ref.Name = "Deployment", name
+		}
+	case "Job":
+		if m := scheduled.FindStringSubmatch(ref.Name); m != nil {
+			ref.Kind, ref.Name = "CronJob", m[1]
+		}
+	}
+	return ref
 }
 
 func (b *builder) owner(o *owner) {
