@@ -32,7 +32,7 @@ func TestEveryTrueEdgeIsLearnedAndNoneBesides(t *testing.T) {
 		t.Fatalf("the fixture has %d true edges, want 23: two are the external client's, one a family", len(want))
 	}
 	for _, withFlagged := range []bool{false, true} {
-		if diff := cmp.Diff(want, analyzer.LearnedEdges(recs, withFlagged)); diff != "" {
+		if diff := cmp.Diff(want, learnedEdges(recs, withFlagged)); diff != "" {
 			t.Errorf("with flagged %v (-true +learned):\n%s", withFlagged, diff)
 		}
 	}
@@ -56,10 +56,10 @@ func TestTrueEdgesFromOneSide(t *testing.T) {
 			want := w.trueEdges()
 			if keep == flow.Egress {
 				// Nobody watches the external client, so its edge cannot be known.
-				want = slices.DeleteFunc(want, func(r analyzer.EdgeRef) bool { return !strings.Contains(r.Client, "/") })
+				want = slices.DeleteFunc(want, func(r edgeRef) bool { return !strings.Contains(r.Client, "/") })
 			}
 			w.edges = slices.DeleteFunc(w.edges, func(e flow.Edge) bool { return e.Direction != keep })
-			if diff := cmp.Diff(want, analyzer.LearnedEdges(w.recommendAll(), true)); diff != "" {
+			if diff := cmp.Diff(want, learnedEdges(w.recommendAll(), true)); diff != "" {
 				t.Errorf("(-true +learned):\n%s", diff)
 			}
 		})
@@ -69,7 +69,7 @@ func TestTrueEdgesFromOneSide(t *testing.T) {
 func TestScanIsNeverAcceptedInBulk(t *testing.T) {
 	clean, scanned := load(t, "online-boutique.input"), load(t, "scan.input")
 	recs := scanned.recommendAll()
-	if diff := cmp.Diff(clean.trueEdges(), analyzer.LearnedEdges(recs, false)); diff != "" {
+	if diff := cmp.Diff(clean.trueEdges(), learnedEdges(recs, false)); diff != "" {
 		t.Errorf("without a person's look (-true +accepted):\n%s", diff)
 	}
 	for _, r := range recs {

@@ -183,11 +183,3 @@ func (r *Recommendation) PolicyOf(accepted []string) (policy.Policy, error) {
 	}
 	return policy.Arrange(p), nil
 }
-
-// EdgeRef names an edge: who may connect to whom.
-type EdgeRef struct {
-	Client   string        `json:"client"` // a workload, or an address
-	Server   string        `json:"server"`
-	Protocol flow.Protocol `json:"protocol"`
-	Port     uint16        `json:"port"`
-}

@@ -264,19 +264,19 @@ func (w *world) recommend(name string) *analyzer.Recommendation {
 }
 
 // trueEdges are the edges of an input that somebody put there on purpose, in the
-// words of analyzer.LearnedEdges.
-func (w *world) trueEdges() []analyzer.EdgeRef {
-	var out []analyzer.EdgeRef
+// words of learnedEdges.
+func (w *world) trueEdges() []edgeRef {
+	var out []edgeRef
 	for _, e := range w.edges {
 		if e.Source.Reserved == "host" {
 			continue
 		}
-		r := analyzer.EdgeRef{Client: partyName(e.Source), Server: partyName(e.Destination), Protocol: e.Protocol, Port: e.Port}
+		r := edgeRef{Client: partyName(e.Source), Server: partyName(e.Destination), Protocol: e.Protocol, Port: e.Port}
 		if !slices.Contains(out, r) {
 			out = append(out, r)
 		}
 	}
-	slices.SortFunc(out, analyzer.CompareEdgeRefs)
+	slices.SortFunc(out, compareEdgeRefs)
 	return out
 }
 

@@ -270,7 +270,7 @@ func TestEvaluateBeforeRules(t *testing.T) {
 			if got := policy.Evaluate(tc.p, tc.facts); got != tc.want {
 				t.Errorf("%+v, want %+v", got, tc.want)
 			}
-			if got := policy.Explain(tc.p, tc.facts).Judgement; got != tc.want {
+			if got := (policy.Evaluator{}).Explain(tc.p, tc.facts).Judgement; got != tc.want {
 				t.Errorf("explained as %+v, want %+v", got, tc.want)
 			}
 		})

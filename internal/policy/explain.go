@@ -28,9 +28,6 @@ type Outcome struct {
 	Why []string `json:"why"`
 }
 
-// Explain judges one flow without guardrails, see Evaluator.Explain.
-func Explain(p *Policy, f Facts) Explanation { return Evaluator{}.Explain(p, f) }
-
 // Explain judges one flow as Evaluate does and says why. It is the same walk.
 func (ev Evaluator) Explain(p *Policy, f Facts) Explanation {
 	e := Explanation{Rules: []Outcome{}}

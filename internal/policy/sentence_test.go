@@ -74,7 +74,7 @@ func TestExplainSaysWhyNot(t *testing.T) {
 		},
 	}
 	f := policy.Facts{Direction: flow.Ingress, Peer: workload("10.1.0.2", "shop", "front", map[string]string{"app": "front"}), Protocol: flow.TCP, Port: 9090}
-	e := policy.Explain(&p, f)
+	e := policy.Evaluator{}.Explain(&p, f)
 	if !e.Allowed() || e.Index != 3 {
 		t.Errorf("judged %+v, want allowed by rule 3", e.Judgement)
 	}
@@ -94,7 +94,7 @@ func TestExplainSaysWhyNot(t *testing.T) {
 	}
 	f.Port = 81
 	f.Peer = address("192.0.2.7", flow.IdentityWorld)
-	e = policy.Explain(&p, f)
+	e = policy.Evaluator{}.Explain(&p, f)
 	if e.Summary != "denied: ingress is isolated and none of its 4 rules matches" {
 		t.Errorf("summary %q", e.Summary)
 	}

@@ -1,22 +1,31 @@
-package analyzer
+package analyzer_test
 
 import (
 	"cmp"
 	"slices"
 	"strings"
 
+	"github.com/ringfence/ringfence/analyzer"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/policy"
 )
 
-// LearnedEdges returns the edges that the recommended rules admit: the pairs
+// edgeRef names an edge: who may connect to whom.
+type edgeRef struct {
+	Client   string // a workload, or an address
+	Server   string
+	Protocol flow.Protocol
+	Port     uint16
+}
+
+// learnedEdges returns the edges that the recommended rules admit: the pairs
 // that some rule names, less those that the rules of the other end, where it is
 // isolated, do not admit. Workloads that a selector picks beside the observed
 // one count, so that the list shows what is admitted too much. Implied rules do
 // not, and flagged ones only on demand.
-func LearnedEdges(recs []*Recommendation, withFlagged bool) []EdgeRef {
-	takes := func(r *Rule) bool { return !r.Implied && (withFlagged || r.Proposed == Accept) }
-	admits := map[flow.Direction]map[EdgeRef]bool{flow.Ingress: {}, flow.Egress: {}}
+func learnedEdges(recs []*analyzer.Recommendation, withFlagged bool) []edgeRef {
+	takes := func(r *analyzer.Rule) bool { return !r.Implied && (withFlagged || r.Proposed == analyzer.Accept) }
+	admits := map[flow.Direction]map[edgeRef]bool{flow.Ingress: {}, flow.Egress: {}}
 	isolated := map[flow.Direction]map[string]bool{flow.Ingress: {}, flow.Egress: {}}
 	for _, rec := range recs {
 		for i := range rec.Rules {
@@ -30,7 +39,7 @@ func LearnedEdges(recs []*Recommendation, withFlagged bool) []EdgeRef {
 			}
 		}
 	}
-	var out []EdgeRef
+	var out []edgeRef
 	for ref := range admits[flow.Ingress] {
 		if !isolated[flow.Egress][ref.Client] || admits[flow.Egress][ref] {
 			out = append(out, ref)
@@ -41,12 +50,12 @@ func LearnedEdges(recs []*Recommendation, withFlagged bool) []EdgeRef {
 			out = append(out, ref)
 		}
 	}
-	slices.SortFunc(out, CompareEdgeRefs)
+	slices.SortFunc(out, compareEdgeRefs)
 	return out
 }
 
-// CompareEdgeRefs orders edges by client, server, protocol and port.
-func CompareEdgeRefs(a, b EdgeRef) int {
+// compareEdgeRefs orders edges by client, server, protocol and port.
+func compareEdgeRefs(a, b edgeRef) int {
 	return cmp.Or(
 		strings.Compare(a.Client, b.Client), strings.Compare(a.Server, b.Server),
 		cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port),
@@ -54,11 +63,11 @@ func CompareEdgeRefs(a, b EdgeRef) int {
 }
 
 // admitted lists every combination of a rule's peers and ports.
-func admitted(w flow.Workload, r *Rule) []EdgeRef {
-	var out []EdgeRef
+func admitted(w flow.Workload, r *analyzer.Rule) []edgeRef {
+	var out []edgeRef
 	for _, peer := range peerNames(r) {
 		for _, port := range r.Rule.Ports {
-			ref := EdgeRef{Client: peer, Server: w.String(), Protocol: port.Protocol, Port: port.Port}
+			ref := edgeRef{Client: peer, Server: w.String(), Protocol: port.Protocol, Port: port.Port}
 			if r.Direction == flow.Egress {
 				ref.Client, ref.Server = ref.Server, ref.Client
 			}
@@ -76,7 +85,7 @@ func admitted(w flow.Workload, r *Rule) []EdgeRef {
 
 // peerNames names everybody a rule admits: the workloads its selectors pick, and
 // its addresses.
-func peerNames(r *Rule) []string {
+func peerNames(r *analyzer.Rule) []string {
 	var out []string
 	add := func(name string) {
 		if !slices.Contains(out, name) {
