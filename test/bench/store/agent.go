@@ -33,12 +33,20 @@ type Agent struct {
 	// PerS is how many of them had a packet each second meanwhile.
 	PerS int `json:"packets_per_s"`
 
-	// CPU of agent, server and engine together, in per cent of one CPU.
-	IdleCPU    float64 `json:"idle_cpu_percent"`
-	OneFlowCPU float64 `json:"one_flow_cpu_percent"` // with one flow a second
+	CPUUse
+	// Alone is what the agent's process has of it: what each node pays.
+	Alone CPUUse `json:"agent_alone"`
+}
+
+// CPUUse is CPU time in per cent of one CPU.
+type CPUUse struct {
+	Idle    float64 `json:"idle_cpu_percent"`
+	OneFlow float64 `json:"one_flow_cpu_percent"` // with one flow a second
 	// Noise is how far apart the idle samples are.
 	Noise float64 `json:"noise_cpu_percent"`
 }
+
+func (u CPUUse) added() float64 { return max(u.OneFlow-u.Idle, 0) }
 
 const (
 	agentEndpoints = 5

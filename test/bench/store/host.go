@@ -66,23 +66,25 @@ func (h *host) child(name string) (int, error) {
 	return all[name], err
 }
 
-// cpu is what all processes together have used.
-func (h *host) cpu() (total time.Duration, err error) {
+// cpu is what all processes together have used, and the agent's share of it.
+func (h *host) cpu() (total, agent time.Duration, err error) {
 	all, err := h.processes()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, name := range []string{"up", "server", "agent", engineCommand} {
 		if all[name] == 0 {
-			return 0, fmt.Errorf("ringfence up has no process %s", name)
+			return 0, 0, fmt.Errorf("ringfence up has no process %s", name)
 		}
 		t, err := processCPU(all[name])
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		total += t
+		if total += t; name == "agent" {
+			agent = t
+		}
 	}
-	return total, nil
+	return total, agent, nil
 }
 
 // idle compares the host without flows and with one a second.
@@ -94,33 +96,39 @@ func (h *host) idle(ctx context.Context, a *Agent) error {
 	if err := h.open(); err != nil {
 		return err
 	}
-	var quiet, busy []float64
+	all, alone := map[bool][]float64{}, map[bool][]float64{} // by whether there is a flow
 	for range rounds {
 		for _, with := range []bool{false, true} {
-			if _, err := h.used(ctx, lead, with); err != nil {
+			if _, _, err := h.used(ctx, lead, with); err != nil {
 				return err
 			}
-			percent, err := h.used(ctx, sample, with)
+			total, agent, err := h.used(ctx, sample, with)
 			if err != nil {
 				return err
 			}
-			if h.s.progress("agent: %.2f %% of a CPU", percent); with {
-				busy = append(busy, percent)
-			} else {
-				quiet = append(quiet, percent)
-			}
+			h.s.progress("agent: %.2f %% of a CPU, %.2f %% with server and engine", agent, total)
+			all[with], alone[with] = append(all[with], total), append(alone[with], agent)
 		}
 	}
-	a.IdleCPU, a.OneFlowCPU = report.Sum(quiet).Q1, report.Sum(busy).Q1
-	a.Noise = report.Round(slices.Max(quiet) - slices.Min(quiet))
+	a.CPUUse, a.Alone = cpuUse(all), cpuUse(alone)
 	return nil
 }
 
-// used is the share of one CPU that all processes use in a while.
-func (h *host) used(ctx context.Context, during time.Duration, withFlow bool) (percent float64, err error) {
-	before, err := h.cpu()
+// cpuUse adds up samples in per cent.
+func cpuUse(by map[bool][]float64) CPUUse {
+	idle := by[false]
+	return CPUUse{
+		Idle: report.Sum(idle).Q1, OneFlow: report.Sum(by[true]).Q1,
+		Noise: report.Round(slices.Max(idle) - slices.Min(idle)),
+	}
+}
+
+// used is the share of one CPU that all processes, and the agent's alone, use in
+// a while.
+func (h *host) used(ctx context.Context, during time.Duration, withFlow bool) (total, agent float64, err error) {
+	totalBefore, agentBefore, err := h.cpu()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -128,18 +136,18 @@ func (h *host) used(ctx context.Context, during time.Duration, withFlow bool) (p
 	for time.Since(begin) < during {
 		select {
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return 0, 0, ctx.Err()
 		case <-tick.C:
 		}
 		if withFlow {
 			if err := h.one(); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 		}
 	}
-	took := time.Since(begin)
-	after, err := h.cpu()
-	return (after - before).Seconds() / took.Seconds() * 100, err
+	percent := 100 / time.Since(begin).Seconds()
+	totalAfter, agentAfter, err := h.cpu()
+	return (totalAfter - totalBefore).Seconds() * percent, (agentAfter - agentBefore).Seconds() * percent, err
 }
 
 // one is a whole connection, of a tuple that was not there before.

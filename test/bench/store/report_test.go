@@ -76,26 +76,27 @@ func TestJudge(t *testing.T) {
 	r.Decode = &Decode{RecordsPerS: 2e6, AllocsPerRecord: 0.01}
 	r.Ingest = &Ingest{RecordsPerS: 300_000, BytesPerFlow: 16.5}
 	r.SummaryMS = map[string]*float64{"all_100m": nil}
-	r.Agent = &Agent{RSSMiB: 149, IdleCPU: 0.5, OneFlowCPU: 0.4}
+	r.Agent = &Agent{RSSMiB: 149, CPUUse: CPUUse{Idle: 0.5, OneFlow: 0.4}, Alone: CPUUse{Idle: 0.1, OneFlow: 0.3, Noise: 0.1}}
 	r.judge()
 	got := map[string]bool{}
 	for _, g := range r.Goals {
 		got[g.Name] = g.Reached
 	}
 	for name, want := range map[string]bool{
-		"decode and label, one CPU":              true,
-		"decode and label":                       false,
-		"ingest, end to end":                     true,
-		"on disk, merged":                        false,
-		"edges of everything, 100 million flows": false,
-		"agent's memory, 100,000 live flows":     true,
-		"one flow a second, over none":           true,
+		"decode and label, one CPU":                   true,
+		"decode and label":                            false,
+		"ingest, end to end":                          true,
+		"on disk, merged":                             false,
+		"edges of everything, 100 million flows":      false,
+		"agent's memory, 100,000 live flows":          true,
+		"one flow a second, over none, all processes": true,
+		"one flow a second, over none, agent":         false,
 	} {
 		if reached, ok := got[name]; !ok || reached != want {
 			t.Errorf("%s: reached is %t (judged %t), want %t", name, reached, ok, want)
 		}
 	}
-	if _, judged := got["edges of one workload, 100 million flows"]; judged || len(got) != 7 {
+	if _, judged := got["edges of one workload, 100 million flows"]; judged || len(got) != 8 {
 		t.Errorf("judged %v", got)
 	}
 	if !math.IsNaN(r.summary("one_1m")) {
