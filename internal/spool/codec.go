@@ -16,9 +16,9 @@ const format = 1
 
 var little = binary.LittleEndian
 
-// encode appends b: its token, the node, each party once, and the rows. All rows
+// Encode appends b to out: its token, the node, each party once, and the rows. All rows
 // of a batch are of one node.
-func encode(out []byte, b Batch) []byte {
+func Encode(out []byte, b Batch) []byte {
 	out = append(out, format)
 	out = text(out, b.Token)
 	node := ""
@@ -85,8 +85,8 @@ func mark(set bool, bit byte) byte {
 
 var errShort = errors.New("it ends too early")
 
-// decode reads what encode wrote. Anything else is an error.
-func decode(raw []byte) (Batch, error) {
+// Decode reads what Encode wrote. Anything else is an error.
+func Decode(raw []byte) (Batch, error) {
 	in := input{rest: raw}
 	if f := in.bytes(1); in.err == nil && f[0] != format {
 		return Batch{}, fmt.Errorf("format %d is not known: it was written by another version", f[0])

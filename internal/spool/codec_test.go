@@ -81,7 +81,7 @@ var comparing = []cmp.Option{
 func TestRoundTrip(t *testing.T) {
 	for seed := range uint64(200) {
 		want := random(seed, int(seed%7))
-		got, err := decode(encode(nil, want))
+		got, err := Decode(Encode(nil, want))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestRoundTrip(t *testing.T) {
 
 // Rows share their parties again.
 func TestPartiesAreShared(t *testing.T) {
-	b, err := decode(encode(nil, random(1, 1000)))
+	b, err := Decode(Encode(nil, random(1, 1000)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,30 +112,30 @@ func TestPartiesAreShared(t *testing.T) {
 
 // A batch cut anywhere is refused, and so is one that goes on.
 func TestDecodeIsWhole(t *testing.T) {
-	raw := encode(nil, random(3, 4))
+	raw := Encode(nil, random(3, 4))
 	for n := range raw {
-		if _, err := decode(raw[:n]); err == nil {
+		if _, err := Decode(raw[:n]); err == nil {
 			t.Fatalf("%d of %d bytes are a batch", n, len(raw))
 		}
 	}
-	if _, err := decode(append(raw, 0)); err == nil {
+	if _, err := Decode(append(raw, 0)); err == nil {
 		t.Error("one byte more is a batch")
 	}
-	if _, err := decode(append([]byte{2}, raw[1:]...)); err == nil {
+	if _, err := Decode(append([]byte{2}, raw[1:]...)); err == nil {
 		t.Error("another format is taken for this one")
 	}
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(encode(nil, random(1, 0)))
-	f.Add(encode(nil, random(2, 3)))
+	f.Add(Encode(nil, random(1, 0)))
+	f.Add(Encode(nil, random(2, 3)))
 	f.Add([]byte{format, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		b, err := decode(raw)
+		b, err := Decode(raw)
 		if err != nil {
 			return
 		}
-		again, err := decode(encode(nil, b))
+		again, err := Decode(Encode(nil, b))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func BenchmarkEncode(b *testing.B) {
 	var out []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		out = encode(out[:0], batch)
+		out = Encode(out[:0], batch)
 	}
 	b.ReportMetric(float64(len(out))/20_000, "bytes/record")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/20_000, "ns/record")
