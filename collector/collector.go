@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/spool"
 )
 
 // Collector carries records from one node's ring to the store.
@@ -196,11 +197,10 @@ func (b *batch) note(records []flow.Record, now time.Time) {
 	}
 }
 
-// token names the pending batch: the same records are the same token, whoever
-// reads them, and whoever they are attributed to.
+// token names the pending batch.
 func (c *Collector) token() string {
 	p := &c.pending
-	return fmt.Sprintf("%s/%x/%d-%d/%016x", c.cfg.Node, c.deps.Reader.RingID(), p.start, p.end, p.sum)
+	return spool.Token{Node: c.cfg.Node, Ring: c.deps.Reader.RingID(), Start: p.start, End: p.end, Sum: p.sum}.String()
 }
 
 // flush stores or spools the pending batch and gives it back to the ring. When
