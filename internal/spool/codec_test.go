@@ -1,8 +1,10 @@
 package spool
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"reflect"
 	"testing"
 	"time"
@@ -121,15 +123,84 @@ func TestDecodeIsWhole(t *testing.T) {
 	if _, err := Decode(append(raw, 0)); err == nil {
 		t.Error("one byte more is a batch")
 	}
-	if _, err := Decode(append([]byte{2}, raw[1:]...)); err == nil {
-		t.Error("another format is taken for this one")
+	for _, other := range []byte{0, former, format + 1} {
+		if _, err := Decode(append([]byte{other}, raw[1:]...)); err == nil {
+			t.Errorf("format %d is taken for this one", other)
+		}
+	}
+}
+
+// ofNodes are rows of several nodes, each some in a row.
+func ofNodes(seed uint64, runs ...int) Batch {
+	b := random(seed, 0)
+	for i, n := range runs {
+		more := random(seed+uint64(i), n)
+		for j := range more.Rows {
+			more.Rows[j].Node = fmt.Sprint("node-", i%3)
+		}
+		b.Rows = append(b.Rows, more.Rows...)
+	}
+	return b
+}
+
+func TestRowsOfManyNodes(t *testing.T) {
+	for _, runs := range [][]int{{1, 1}, {3, 2, 1, 4, 4}, {1000, 1, 1, 70}} {
+		want := ofNodes(1, runs...)
+		raw := Encode(nil, want)
+		got, err := Decode(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Start, want.End = time.Time{}, time.Time{}
+		if diff := cmp.Diff(want, got, comparing...); diff != "" {
+			t.Fatalf("%v: %s", runs, diff)
+		}
+		if len(raw) > 3000 {
+			continue
+		}
+		for n := range raw {
+			if _, err := Decode(raw[:n]); err == nil {
+				t.Fatalf("%v: %d of %d bytes are a batch", runs, n, len(raw))
+			}
+		}
+	}
+}
+
+// What the version before wrote is read: testdata/format1.batch is what its
+// encoder made of random(7, 9).
+func TestFormer(t *testing.T) {
+	raw, err := os.ReadFile("testdata/format1.batch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := random(7, 9)
+	want.Start, want.End = time.Time{}, time.Time{}
+	if diff := cmp.Diff(want, got, comparing...); diff != "" {
+		t.Error(diff)
+	}
+	for n := range raw {
+		if _, err := Decode(raw[:n]); err == nil {
+			t.Fatalf("%d of %d bytes are a batch", n, len(raw))
+		}
+	}
+	if _, err := Decode(append(raw, 0)); err == nil {
+		t.Error("one byte more is a batch")
 	}
 }
 
 func FuzzDecode(f *testing.F) {
 	f.Add(Encode(nil, random(1, 0)))
 	f.Add(Encode(nil, random(2, 3)))
+	f.Add(Encode(nil, ofNodes(3, 1, 2, 1)))
 	f.Add([]byte{format, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte{former, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff})
+	if raw, err := os.ReadFile("testdata/format1.batch"); err == nil {
+		f.Add(raw)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		b, err := Decode(raw)
 		if err != nil {
@@ -139,8 +210,8 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(again.Rows) != len(b.Rows) || again.Token != b.Token {
-			t.Errorf("%d rows of %q came back as %d of %q", len(b.Rows), b.Token, len(again.Rows), again.Token)
+		if diff := cmp.Diff(b, again, comparing...); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

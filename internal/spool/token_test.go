@@ -4,7 +4,7 @@ import "testing"
 
 func TestToken(t *testing.T) {
 	for s, want := range map[string]Token{
-		"node-1/abc/0-80/000000000000002d":               {Node: "node-1", Ring: 0xabc, End: 80, Sum: 45},
+		"node-1/abc/0-80/000000000000002d":                {Node: "node-1", Ring: 0xabc, End: 80, Sum: 45},
 		"eu/rack 1/ffffffffffffffff/5-6/ffffffffffffffff": {Node: "eu/rack 1", Ring: 1<<64 - 1, Start: 5, End: 6, Sum: 1<<64 - 1},
 	} {
 		if got, err := ParseToken(s); err != nil || got != want || got.String() != s {
