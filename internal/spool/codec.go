@@ -27,12 +27,19 @@ func Encode(out []byte, b Batch) []byte {
 	out = text(out, b.Token)
 	var parties []*flow.Party
 	index := map[*flow.Party]uint64{}
+	equal := map[flow.Party]uint64{} // batches that became one have parties in common
 	for i := range b.Rows {
 		for _, p := range [...]*flow.Party{b.Rows[i].Observer, b.Rows[i].Source, b.Rows[i].Dest} {
-			if _, known := index[p]; !known {
-				index[p] = uint64(len(parties))
+			if _, known := index[p]; known {
+				continue
+			}
+			n, known := equal[*p]
+			if !known {
+				n = uint64(len(parties))
+				equal[*p] = n
 				parties = append(parties, p)
 			}
+			index[p] = n
 		}
 	}
 	out = binary.AppendUvarint(out, uint64(len(parties)))
@@ -49,7 +56,7 @@ func Encode(out []byte, b Batch) []byte {
 		if left == 0 {
 			left = run(b.Rows[i:])
 			out = text(out, r.Node)
-			out = binary.AppendUvarint(out, uint64(left))
+			out = binary.AppendUvarint(out, uint64(left)) //nolint:gosec // at least one
 		}
 		left--
 		out = record(out, &r.Record)

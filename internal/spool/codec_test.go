@@ -97,9 +97,14 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// Rows share their parties again.
+// Rows share their parties again, also those that had equal ones each of its own.
 func TestPartiesAreShared(t *testing.T) {
-	b, err := Decode(Encode(nil, random(1, 1000)))
+	rows := random(1, 1000)
+	for i := range rows.Rows {
+		own := *rows.Rows[i].Source
+		rows.Rows[i].Source = &own
+	}
+	b, err := Decode(Encode(nil, rows))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,372 @@
+package gather
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/spool"
+	"github.com/ringfence/ringfence/internal/statefile"
+)
+
+const (
+	stateName   = "accepted.state"
+	groupSuffix = ".group"
+	noteSuffix  = ".note"
+	// foldAfter is how many notes of stored groups are added up at once.
+	foldAfter = 64
+)
+
+// waiting is a group that is not yet stored.
+type waiting struct {
+	number  uint64
+	records uint64
+	bytes   int64
+	since   time.Time // its first member came
+}
+
+// directory is what is on disk. Groups are put by several goroutines, and taken
+// by one.
+type directory struct {
+	cfg      Config
+	metrics  *metrics
+	accepted *accepted
+
+	putting sync.Mutex
+	next    uint64
+	// unsure says that files of the next number may be there, which nobody was
+	// answered for.
+	unsure bool
+
+	mu     sync.Mutex
+	groups []waiting // oldest first
+	level  Level
+
+	stored []uint64 // groups whose notes are not yet in accepted.state; the taking goroutine's
+}
+
+// put writes a group; its batches are accepted when it returns nil, and not
+// otherwise.
+func (d *directory) put(n note, rows []flow.Labelled) error {
+	group, noted, err := encodeGroup(n, rows)
+	if err != nil {
+		return err
+	}
+	d.putting.Lock()
+	defer d.putting.Unlock()
+	w := waiting{number: d.next, records: n.records(), bytes: int64(statefile.Size(len(group))), since: n.At}
+	// One without records tells of what is lost, and makes room.
+	if l := d.Level(); w.records > 0 && l.Groups > 0 && l.Bytes+w.bytes > d.cfg.MaxBytes {
+		return ErrFull
+	}
+	if d.unsure {
+		if err := d.clear(w.number); err != nil {
+			return fmt.Errorf("remove group that was not answered: %w", err)
+		}
+	}
+	d.unsure = true
+	if err := statefile.Write(d.group(w.number), group); err != nil {
+		return fmt.Errorf("write group: %w", err)
+	}
+	if err := statefile.Write(d.note(w.number), noted); err != nil {
+		return fmt.Errorf("write note of group: %w", err)
+	}
+	d.unsure = false
+	d.next++
+	if err := d.accepted.add(n); err != nil {
+		return err
+	}
+	d.add(w)
+	return nil
+}
+
+// clear removes the files of a group, the note first: without it a group does
+// not count.
+func (d *directory) clear(number uint64) error {
+	if err := statefile.Remove(d.note(number)); err != nil {
+		return err
+	}
+	return statefile.Remove(d.group(number))
+}
+
+// oldest returns the group that is to be stored next, and false when there is
+// none. A *statefile.DamagedError comes with which it is.
+func (d *directory) oldest() (waiting, note, spool.Batch, bool, error) {
+	d.mu.Lock()
+	if len(d.groups) == 0 {
+		d.mu.Unlock()
+		return waiting{}, note{}, spool.Batch{}, false, nil
+	}
+	w := d.groups[0]
+	d.mu.Unlock()
+	n, _, b, err := d.read(w.number)
+	return w, n, b, true, err
+}
+
+func (d *directory) read(number uint64) (n note, noted []byte, b spool.Batch, err error) {
+	path := d.group(number)
+	raw, err := readWhole(path)
+	if err == nil {
+		if n, noted, b, err = decodeGroup(raw); err != nil {
+			err = &statefile.DamagedError{Path: path, Why: err.Error()}
+		}
+	}
+	return n, noted, b, err
+}
+
+func (d *directory) readNote(number uint64) (note, error) {
+	path := d.note(number)
+	raw, err := readWhole(path)
+	if err != nil {
+		return note{}, err
+	}
+	n, err := decodeNote(raw)
+	if err != nil {
+		return note{}, &statefile.DamagedError{Path: path, Why: err.Error()}
+	}
+	return n, nil
+}
+
+// readWhole is statefile.Read for a file that was there.
+func readWhole(path string) ([]byte, error) {
+	raw, err := statefile.Read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &statefile.DamagedError{Path: path, Why: "it is gone"}
+	}
+	return raw, err
+}
+
+// done removes the oldest group, which is stored.
+func (d *directory) done(w waiting) error {
+	if err := statefile.Remove(d.group(w.number)); err != nil {
+		return fmt.Errorf("remove stored group: %w", err)
+	}
+	d.mu.Lock()
+	d.groups = d.groups[1:]
+	d.level.Groups--
+	d.level.Records -= w.records
+	d.level.Bytes -= w.bytes
+	d.mu.Unlock()
+	d.stored = append(d.stored, w.number)
+	return nil
+}
+
+// fold adds the notes of stored groups up, when there are many.
+func (d *directory) fold(now time.Time) error {
+	if len(d.stored) < foldAfter {
+		return nil
+	}
+	d.putting.Lock()
+	next := d.next
+	d.putting.Unlock()
+	raw, err := d.accepted.encode(next, now)
+	if err != nil {
+		return fmt.Errorf("encode what was accepted: %w", err)
+	}
+	if err := statefile.Write(filepath.Join(d.cfg.Dir, stateName), raw); err != nil {
+		return fmt.Errorf("write what was accepted: %w", err)
+	}
+	for len(d.stored) > 0 {
+		// One that is there again after a crash is added up again, to the same.
+		if err := os.Remove(d.note(d.stored[0])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove note of stored group: %w", err)
+		}
+		d.stored = d.stored[1:]
+	}
+	return nil
+}
+
+// replace puts what tells of a damaged group in its place.
+func (d *directory) replace(w waiting) error {
+	n, err := d.readNote(w.number)
+	if _, damaged := errors.AsType[*statefile.DamagedError](err); damaged {
+		n.Lost, err = d.lostByAnyone(w.number)
+	} else {
+		n.Lost = append(n.Lost, n.lost()...)
+	}
+	if err != nil {
+		return err
+	}
+	n.Members = nil
+	if err := d.put(n, nil); err != nil {
+		return err
+	}
+	d.metrics.damaged.Inc()
+	d.metrics.lost.Add(float64(w.records))
+	return d.done(w)
+}
+
+// lostByAnyone is for a group that is damaged and its note, too: any node may
+// have lost records. A batch is of the day before it was put, see spool.Span.
+func (d *directory) lostByAnyone(number uint64) ([]flow.Coverage, error) {
+	end := time.Now().UTC()
+	if info, err := os.Stat(d.group(number)); err == nil {
+		end = info.ModTime().UTC()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var out []flow.Coverage
+	for _, name := range d.accepted.names() {
+		out = append(out, flow.Coverage{Kind: flow.CoverageDropped, Node: name, Start: end.Add(-spool.MaxSpan), End: end, Dropped: 1})
+	}
+	return out, nil
+}
+
+func (d *directory) add(w waiting) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.groups = append(d.groups, w)
+	d.level.Groups++
+	d.level.Records += w.records
+	d.level.Bytes += w.bytes
+}
+
+// Level returns how much waits.
+func (d *directory) Level() Level {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.level
+}
+
+func (d *directory) group(number uint64) string { return d.path(number, groupSuffix) }
+func (d *directory) note(number uint64) string  { return d.path(number, noteSuffix) }
+
+func (d *directory) path(number uint64, suffix string) string {
+	return filepath.Join(d.cfg.Dir, strconv.FormatUint(number, 10)+suffix)
+}
+
+var namePattern = regexp.MustCompile(`^([1-9]\d{0,17})(\.group|\.note)$`)
+
+// open finds out what is on disk.
+func (d *directory) open() error {
+	if err := os.MkdirAll(d.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("make gather directory: %w", err)
+	}
+	if err := d.readState(); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(d.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("read gather directory: %w", err)
+	}
+	groups := map[uint64]int64{} // their sizes
+	var notes []uint64
+	for _, e := range entries {
+		path := filepath.Join(d.cfg.Dir, e.Name())
+		name, unfinished := strings.CutSuffix(e.Name(), ".tmp")
+		m := namePattern.FindStringSubmatch(name)
+		switch {
+		case m == nil && !strings.HasPrefix(name, stateName):
+			d.cfg.Logger.Warn("a file in the gather directory is not ringfence's: it is left alone; remove it", "file", path)
+		case unfinished:
+			if err := os.Remove(path); err != nil {
+				return fmt.Errorf("read gather directory: %w", err)
+			}
+		case m != nil:
+			number, _ := strconv.ParseUint(m[1], 10, 64) // 18 digits always fit
+			d.next = max(d.next, number+1)
+			if m[2] == noteSuffix {
+				notes = append(notes, number)
+				continue
+			}
+			info, err := e.Info()
+			if err != nil {
+				return fmt.Errorf("read gather directory: %w", err)
+			}
+			groups[number] = info.Size()
+		}
+	}
+	slices.Sort(notes)
+	return d.take(groups, notes)
+}
+
+// take makes known what is on disk. A group that is not there any more is
+// stored, and one without a note was not answered.
+func (d *directory) take(groups map[uint64]int64, notes []uint64) error {
+	for _, number := range notes {
+		size, left := groups[number]
+		delete(groups, number)
+		n, err := d.readNote(number)
+		if damaged, ok := errors.AsType[*statefile.DamagedError](err); ok {
+			d.metrics.stateErrors.Inc()
+			d.cfg.Logger.Error("the note of a group is damaged", "error", damaged)
+			n, err = d.mend(number, left)
+		}
+		if err == nil {
+			err = d.accepted.add(n)
+		}
+		if err != nil {
+			return fmt.Errorf("read gather directory: %w", err)
+		}
+		if left {
+			d.add(waiting{number: number, records: n.records(), bytes: size, since: n.At})
+		} else {
+			d.stored = append(d.stored, number)
+		}
+	}
+	for number := range groups {
+		if err := statefile.Remove(d.group(number)); err != nil {
+			return fmt.Errorf("remove group that was not answered: %w", err)
+		}
+	}
+	return nil
+}
+
+// mend writes a damaged note anew, from its group, and returns it. It is empty
+// when there is nothing to make it from.
+func (d *directory) mend(number uint64, left bool) (note, error) {
+	if left {
+		n, noted, _, err := d.read(number)
+		if err == nil {
+			return n, statefile.Write(d.note(number), noted)
+		}
+		if _, damaged := errors.AsType[*statefile.DamagedError](err); !damaged {
+			return note{}, err
+		}
+	}
+	d.cfg.Logger.Error("what nodes handed over in one group is forgotten: a batch of it that is sent again is stored again")
+	return note{}, nil
+}
+
+// readState reads what earlier groups had.
+func (d *directory) readState() error {
+	path := filepath.Join(d.cfg.Dir, stateName)
+	raw, err := statefile.Read(path)
+	if damaged, ok := errors.AsType[*statefile.DamagedError](err); ok {
+		d.metrics.stateErrors.Inc()
+		d.cfg.Logger.Error("what nodes handed over is damaged: the one before is used, and a batch since then that is sent again is stored again", "error", damaged)
+		raw, err = statefile.ReadPrevious(path)
+		if damaged, again := errors.AsType[*statefile.DamagedError](err); again {
+			d.cfg.Logger.Error("the one before is damaged, too", "error", damaged)
+			return nil
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var s state
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&s); err != nil {
+		return fmt.Errorf("read what nodes handed over, %s: %w: another version wrote it; remove it to go on without", path, err)
+	}
+	d.next = max(d.next, s.Next)
+	if s.Nodes != nil {
+		d.accepted.nodes = s.Nodes
+	}
+	return nil
+}

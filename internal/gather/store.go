@@ -1,0 +1,99 @@
+package gather
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/ringfence/ringfence/internal/spool"
+	"github.com/ringfence/ringfence/internal/statefile"
+)
+
+// store stores groups, the oldest first, until ctx ends.
+func (g *Gatherer) store(ctx context.Context) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = g.cfg.MinPause, g.cfg.MaxPause
+	pause.Reset()
+	for ctx.Err() == nil {
+		did, err := g.storeOldest(ctx)
+		if err != nil && ctx.Err() == nil {
+			g.metrics.retries.Inc()
+			if g.broken.Swap(&err) == nil {
+				g.cfg.Logger.Warn("agents' records cannot be stored: they wait on disk", "error", err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause.NextBackOff()):
+			}
+			continue
+		}
+		if did && g.broken.Swap(nil) != nil {
+			g.cfg.Logger.Info("agents' records are stored again")
+		}
+		pause.Reset()
+		if !did {
+			select {
+			case <-ctx.Done():
+			case <-g.added:
+			}
+		}
+	}
+}
+
+// Problem returns why nothing can be stored at the moment, or nil.
+func (g *Gatherer) Problem() error {
+	if err := g.broken.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Level returns how much waits.
+func (g *Gatherer) Level() Level { return g.dir.Level() }
+
+// storeOldest stores a group, if there is one. After an error it is stored again:
+// it has the same rows and the same token.
+func (g *Gatherer) storeOldest(ctx context.Context) (bool, error) {
+	w, n, b, ok, err := g.dir.oldest()
+	if damaged, is := errors.AsType[*statefile.DamagedError](err); is {
+		g.cfg.Logger.Error("a group is damaged: its records are lost, and stored as dropped", "records", w.records, "error", damaged)
+		err = g.dir.replace(w)
+		return err == nil, err
+	}
+	if err != nil || !ok {
+		return false, err
+	}
+	if err := g.insert(ctx, n, b); err != nil {
+		return false, err
+	}
+	if err := g.dir.done(w); err != nil {
+		return false, err
+	}
+	g.metrics.groups.Inc()
+	g.metrics.groupRecords.Observe(float64(w.records))
+	g.metrics.seconds.Observe(time.Since(w.since).Seconds())
+	if err := g.dir.fold(time.Now()); err != nil {
+		g.metrics.stateErrors.Inc()
+		g.cfg.Logger.Warn("what agents handed over stays in many files", "error", err)
+	}
+	return true, nil
+}
+
+func (g *Gatherer) insert(ctx context.Context, n note, b spool.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.Insert)
+	defer cancel()
+	if len(b.Rows) > 0 {
+		if err := g.sink.InsertFlows(ctx, b.Token, b.Rows); err != nil {
+			return fmt.Errorf("store group: %w", err)
+		}
+	}
+	if rows := n.rows(); len(rows) > 0 {
+		if err := g.sink.InsertCoverage(ctx, rows); err != nil {
+			return fmt.Errorf("store coverage of group: %w", err)
+		}
+	}
+	return nil
+}
