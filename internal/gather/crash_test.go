@@ -1,0 +1,493 @@
+package gather
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/spool"
+	"github.com/ringfence/ringfence/internal/statefile"
+)
+
+// TestCrashPoints stops the clock of the disk at every point of a group's life,
+// as a crash would, and begins anew from there: with what agents send again that
+// were not answered, and that were, and their answer was lost.
+func TestCrashPoints(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// left makes of a directory with one written group what a crash left, and
+		// says whether the group's batches had been answered.
+		left     func(t *testing.T, dir string, m *memory)
+		answered bool
+	}{
+		{"before anything is on disk", func(t *testing.T, dir string, _ *memory) { remove(t, dir, "*") }, false},
+		{"within the writing of the group", func(t *testing.T, dir string, _ *memory) {
+			remove(t, dir, "*.note")
+			cut(t, dir, "1.group", "1.group.tmp")
+		}, false},
+		{"after the group, before the note", func(t *testing.T, dir string, _ *memory) { remove(t, dir, "*.note") }, false},
+		{"within the writing of the note", func(t *testing.T, dir string, _ *memory) { cut(t, dir, "1.note", "1.note.tmp") }, false},
+		{"after the note, before the answer", func(*testing.T, string, *memory) {}, false},
+		{"after the answer", func(*testing.T, string, *memory) {}, true},
+		{"within the insert, flows being there", func(t *testing.T, dir string, m *memory) {
+			_, _, b, err := (&directory{cfg: Config{Dir: dir}}).read(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.flows[b.Token] = b.Rows
+		}, true},
+		{"after the insert", insertWhole, true},
+		{"after the group is removed", func(t *testing.T, dir string, m *memory) {
+			insertWhole(t, dir, m)
+			remove(t, dir, "*.group")
+		}, true},
+		{"within the writing of what was accepted", func(t *testing.T, dir string, m *memory) {
+			insertWhole(t, dir, m)
+			fold(t, dir, "1")
+			cut(t, dir, stateName, stateName+".tmp")
+		}, true},
+		{"before notes are removed", func(t *testing.T, dir string, m *memory) {
+			insertWhole(t, dir, m)
+			fold(t, dir, "1")
+		}, true},
+		{"after the note is removed", func(t *testing.T, dir string, m *memory) {
+			insertWhole(t, dir, m)
+			fold(t, dir, "1")
+			remove(t, dir, "1.note")
+		}, true},
+	} {
+		for _, again := range []bool{false, true} {
+			if !again && !c.answered {
+				continue // who has no answer sends again
+			}
+			t.Run(fmt.Sprintf("%s, sent again: %t", c.name, again), func(t *testing.T) {
+				dir, m := t.TempDir(), newMemory()
+				write := newDirectory(t, dir)
+				n := noteOf()
+				var rows []flow.Labelled
+				want := map[string][]int{}
+				for _, node := range []string{"node-1", "node-2"} {
+					b := batch(node, 7)
+					n.Members = append(n.Members, member{Token: b.Token, Records: rowsOfABatch, Start: t0, End: t0})
+					n.Coverage = append(n.Coverage, heartbeat(node, 7))
+					rows = append(rows, b.Rows...)
+					want[node] = []int{7}
+				}
+				if err := write.put(n, rows); err != nil {
+					t.Fatal(err)
+				}
+				c.left(t, dir, m)
+				for range 2 { // the second process finds what the first one left
+					g := run(t, quick(dir), m)
+					if again {
+						g.take("node-2", 7)
+						g.take("node-1", 7)
+						for _, node := range []string{"node-2", "node-1"} {
+							if err := g.TakeCoverage(t.Context(), node, heartbeat(node, 7)); err != nil {
+								t.Error(err)
+							}
+						}
+					}
+					g.empty(m)
+					g.stop()
+				}
+				m.once(t, want)
+				if len(m.coverage) != 2 {
+					t.Errorf("coverage %+v", m.coverage)
+				}
+				if left := files(t, dir, "*.group*"); len(left) > 0 {
+					t.Errorf("left: %q", left)
+				}
+			})
+		}
+	}
+}
+
+func newDirectory(t *testing.T, dir string) *directory {
+	t.Helper()
+	g, err := New(quick(dir), newMemory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.dir.open(); err != nil {
+		t.Fatal(err)
+	}
+	return g.dir
+}
+
+// insertWhole puts group 1 into the store, as if its answer had been lost.
+func insertWhole(t *testing.T, dir string, m *memory) {
+	t.Helper()
+	n, _, b, err := (&directory{cfg: Config{Dir: dir}}).read(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(m.InsertFlows(t.Context(), b.Token, b.Rows), m.InsertCoverage(t.Context(), n.rows())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fold removes the group and writes accepted.state, and keeps the note.
+func fold(t *testing.T, dir, number string) {
+	t.Helper()
+	note, err := os.ReadFile(filepath.Join(dir, number+noteSuffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove(t, dir, number+groupSuffix)
+	d := newDirectory(t, dir)
+	for len(d.stored) < foldAfter {
+		d.stored = append(d.stored, 1)
+	}
+	if err := d.fold(t0); err != nil {
+		t.Fatal(err)
+	}
+	if len(files(t, dir, "*.note")) != 0 {
+		t.Fatal("it was not folded")
+	}
+	write(t, filepath.Join(dir, number+noteSuffix), note)
+}
+
+func remove(t *testing.T, dir, pattern string) {
+	t.Helper()
+	for _, path := range files(t, dir, pattern) {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// cut makes of a file one of another name that is half of it.
+func cut(t *testing.T, dir, from, to string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(dir, from))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, to), raw[:len(raw)/2])
+	remove(t, dir, from)
+}
+
+func write(t *testing.T, path string, raw []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A note or a group that could not be written, and not be removed either, is not
+// there when its batches are taken in another group.
+func TestUnwritable(t *testing.T) {
+	for _, suffix := range []string{groupSuffix, noteSuffix} {
+		t.Run(suffix, func(t *testing.T) {
+			dir, m := t.TempDir(), newMemory()
+			m.refuse = true
+			g := run(t, quick(dir), m)
+			g.take("node-1", 0)
+			// A directory where the file should go, or its scratch file, with
+			// something in it.
+			stone := filepath.Join(dir, "2"+suffix+".tmp")
+			if err := os.MkdirAll(filepath.Join(stone, "x"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				if err := g.Take(t.Context(), "node-1", batch("node-1", 1)); err == nil {
+					t.Fatal("it was taken")
+				}
+			}
+			if err := os.RemoveAll(stone); err != nil {
+				t.Fatal(err)
+			}
+			g.take("node-1", 2, 1)
+			g.stop()
+			m.set(func() { m.refuse = false })
+			g = run(t, quick(dir), m)
+			g.take("node-1", 0, 1, 2)
+			g.empty(m)
+			m.once(t, map[string][]int{"node-1": {0, 1, 2}})
+		})
+	}
+}
+
+// What is left of a group that was not answered goes before another one has its
+// number: a note of the one must not meet the rows of the other.
+func TestLeftovers(t *testing.T) {
+	dir, m := t.TempDir(), newMemory()
+	d := newDirectory(t, dir)
+	first := noteOf(tokenOf("node-1", 0xabc, 0, 100))
+	first.Members[0].Records = rowsOfABatch
+	if err := d.put(first, batch("node-1", 0).Rows); err != nil {
+		t.Fatal(err)
+	}
+	// The files are there, and the disk said that they are not.
+	d = &directory{cfg: d.cfg, metrics: d.metrics, accepted: newAccepted(), next: 1, unsure: true}
+	stone := filepath.Join(dir, "1.note.tmp")
+	if err := os.MkdirAll(filepath.Join(stone, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	second := noteOf(tokenOf("node-2", 0xabc, 0, 100))
+	second.Members[0].Records = rowsOfABatch
+	if err := d.put(second, batch("node-2", 0).Rows); err == nil {
+		t.Fatal("it was put")
+	}
+	if err := os.RemoveAll(stone); err != nil {
+		t.Fatal(err)
+	}
+	g := run(t, quick(dir), m)
+	g.take("node-1", 0)
+	g.take("node-2", 0)
+	g.empty(m)
+	m.once(t, map[string][]int{"node-1": {0}, "node-2": {0}})
+}
+
+// damaged returns raw cut at every byte, and with every byte flipped.
+func damaged(raw []byte) (out [][]byte) {
+	for i := range raw {
+		flipped := slices.Clone(raw)
+		flipped[i] ^= 1 << (i % 8)
+		out = append(out, raw[:i], flipped)
+	}
+	return append(out, append(slices.Clone(raw), 0))
+}
+
+// threeGroups fills dir with groups of which the second has two nodes' batches
+// and coverage, and returns its files.
+func threeGroups(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	d := newDirectory(t, dir)
+	for i, nodes := range [][]string{{"node-1"}, {"node-1", "node-2", "node-1"}, {"node-3"}} {
+		n := note{At: t0, Coverage: []call{heartbeat(nodes[0], i)}}
+		var rows []flow.Labelled
+		for j, node := range nodes {
+			b := batch(node, 10*i+j)
+			at := t0.Add(time.Duration(j) * time.Minute)
+			n.Members = append(n.Members, member{Token: b.Token, Records: rowsOfABatch, Start: at, End: at.Add(time.Second)})
+			rows = append(rows, b.Rows...)
+		}
+		if err := d.put(n, rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole := map[string][]byte{}
+	for _, path := range files(t, dir, "*") {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole[path] = raw
+	}
+	return whole
+}
+
+func restore(t *testing.T, dir string, whole map[string][]byte) {
+	t.Helper()
+	remove(t, dir, "*")
+	for path, raw := range whole {
+		write(t, path, raw)
+	}
+}
+
+// A group that is cut or flipped at any byte is refused whole; what it lost is
+// told of exactly its nodes, the coverage in it is kept, and its batches are not
+// taken again: they are counted as lost.
+func TestDamagedGroup(t *testing.T) {
+	dir := disk(t, "10m") // thousands of synced writes would take their time elsewhere
+	whole := threeGroups(t, dir)
+	path := filepath.Join(dir, "2.group")
+	want := []flow.Coverage{
+		{Kind: flow.CoverageDropped, Node: "node-1", Start: t0, End: t0.Add(2*time.Minute + time.Second), Dropped: 2 * rowsOfABatch},
+		{Kind: flow.CoverageDropped, Node: "node-2", Start: t0.Add(time.Minute), End: t0.Add(time.Minute + time.Second), Dropped: rowsOfABatch},
+	}
+	for i, raw := range damaged(whole[path]) {
+		restore(t, dir, whole)
+		write(t, path, raw)
+		m := newMemory()
+		g := run(t, quick(dir), m)
+		g.empty(m)
+		if i%50 == 0 {
+			g.stop()
+			g = run(t, quick(dir), m)
+			g.take("node-1", 0, 10, 12)
+			g.take("node-2", 11)
+			g.empty(m)
+		}
+		g.stop()
+		m.once(t, map[string][]int{"node-1": {0}, "node-3": {20}})
+		if got := m.dropped(); !slices.Equal(got, want) {
+			t.Fatalf("damage %d: dropped %+v", i, got)
+		}
+		if len(m.coverage) != 3+len(want) {
+			t.Fatalf("damage %d: coverage %+v", i, m.coverage)
+		}
+	}
+	// A crash between what tells of the loss and the damaged group's removal.
+	restore(t, dir, whole)
+	write(t, path, nil)
+	d := newDirectory(t, dir)
+	if err := d.done(d.groups[0]); err != nil {
+		t.Fatal(err)
+	}
+	n, err := d.readNote(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Lost, n.Members = n.lost(), nil
+	if err := d.put(n, nil); err != nil {
+		t.Fatal(err)
+	}
+	m := newMemory()
+	g := run(t, quick(dir), m)
+	g.empty(m)
+	if got := m.dropped(); !slices.Equal(got, want) || testutil.ToFloat64(g.metrics.lost) != 3*rowsOfABatch {
+		t.Errorf("dropped %+v", got)
+	}
+}
+
+// Of a note that is damaged anywhere nothing is lost, as long as its group is
+// whole.
+func TestDamagedNote(t *testing.T) {
+	dir := disk(t, "10m")
+	whole := threeGroups(t, dir)
+	path := filepath.Join(dir, "2.note")
+	for i, raw := range damaged(whole[path]) {
+		restore(t, dir, whole)
+		write(t, path, raw)
+		m := newMemory()
+		g := run(t, quick(dir), m)
+		if i%50 == 0 {
+			g.empty(m)
+			g.stop()
+			g = run(t, quick(dir), m)
+			g.take("node-1", 0, 10, 12)
+			g.take("node-2", 11)
+		}
+		g.empty(m)
+		g.stop()
+		m.once(t, map[string][]int{"node-1": {0, 10, 12}, "node-2": {11}, "node-3": {20}})
+		if len(m.dropped()) != 0 || len(m.coverage) != 3 {
+			t.Fatalf("damage %d: coverage %+v", i, m.coverage)
+		}
+	}
+}
+
+// When both are damaged any node may have lost something of the day before, and
+// so each is told of.
+func TestDamagedGroupAndNote(t *testing.T) {
+	dir := t.TempDir()
+	threeGroups(t, dir)
+	for _, name := range []string{"2.group", "2.note"} {
+		write(t, filepath.Join(dir, name), []byte("garbage"))
+	}
+	m := newMemory()
+	g := run(t, quick(dir), m)
+	g.empty(m)
+	m.once(t, map[string][]int{"node-1": {0}, "node-3": {20}})
+	var nodes []string
+	for _, c := range m.dropped() {
+		nodes = append(nodes, c.Node)
+		if c.End.Sub(c.Start) != spool.MaxSpan || time.Since(c.End) > time.Minute || c.Dropped == 0 {
+			t.Errorf("dropped %+v", c)
+		}
+	}
+	if !slices.Equal(nodes, []string{"node-1", "node-3"}) {
+		t.Errorf("nodes %q", nodes)
+	}
+}
+
+// Of what was accepted the version before is used when the last one is damaged,
+// and without both everything still runs.
+func TestDamagedState(t *testing.T) {
+	dir, m := t.TempDir(), newMemory()
+	g := run(t, quick(dir), m)
+	var want []int
+	for i := range 3 * foldAfter {
+		g.take("node-1", i)
+		want = append(want, i)
+		g.empty(m)
+	}
+	g.stop()
+	path := filepath.Join(dir, stateName)
+	if n := len(files(t, dir, "*.note")); n != 0 {
+		t.Fatalf("%d notes are left", n)
+	}
+	write(t, path, []byte("garbage"))
+	g = run(t, quick(dir), m)
+	if known := g.dir.accepted.knows(t, tokenOf("node-1", 0xabc, 0, 200*foldAfter)); !known {
+		t.Error("the version before is not used")
+	}
+	if n := testutil.ToFloat64(g.metrics.stateErrors); n != 1 {
+		t.Errorf("%v errors", n)
+	}
+	g.take("node-1", 0, foldAfter)
+	g.empty(m)
+	g.stop()
+	m.once(t, map[string][]int{"node-1": want})
+	write(t, path+".prev", []byte("garbage"))
+	g = run(t, quick(dir), m)
+	g.take("node-1", 3*foldAfter)
+	g.empty(m)
+	g.stop()
+	m.once(t, map[string][]int{"node-1": append(want, 3*foldAfter)})
+	// Another version's is not taken for none.
+	if err := statefile.Write(path, []byte(`{"next":7,"nodes":{},"more":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	other, err := New(quick(dir), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "remove it to go on without") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStrangers(t *testing.T) {
+	dir := t.TempDir()
+	threeGroups(t, dir)
+	for _, name := range []string{"core", "0.group", "x.note", "4.group.old", "core.tmp", "4.note.tmp", stateName + ".tmp"} {
+		write(t, filepath.Join(dir, name), []byte("?"))
+	}
+	m := newMemory()
+	g := run(t, quick(dir), m)
+	g.empty(m)
+	g.stop()
+	m.once(t, map[string][]int{"node-1": {0, 10, 12}, "node-2": {11}, "node-3": {20}})
+	var left []string
+	for _, path := range files(t, dir, "*") {
+		left = append(left, filepath.Base(path))
+	}
+	if want := []string{"0.group", "1.note", "2.note", "3.note", "4.group.old", "core", "core.tmp", "x.note"}; !slices.Equal(left, want) {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// Numbers of groups that are long gone are not given again.
+func TestNumbers(t *testing.T) {
+	dir := t.TempDir()
+	d := newDirectory(t, dir)
+	for i := range foldAfter {
+		if err := d.put(noteOf(tokenOf("node-1", 1, uint64(i), uint64(i+1))), batch("node-1", i).Rows[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.done(d.groups[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.fold(t0); err != nil {
+		t.Fatal(err)
+	}
+	if left := files(t, dir, "*"); len(left) != 1 {
+		t.Errorf("left: %q", left)
+	}
+	if d = newDirectory(t, dir); d.next != foldAfter+1 {
+		t.Errorf("the next group is %d", d.next)
+	}
+}
