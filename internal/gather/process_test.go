@@ -141,7 +141,7 @@ func (p *process) start() {
 
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
-	<-p.done
+	_ = <-p.done
 }
 
 // hand sends what a node has until it is answered.
