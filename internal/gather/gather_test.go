@@ -215,7 +215,9 @@ func TestFull(t *testing.T) {
 	dir, m := t.TempDir(), newMemory()
 	m.refuse = true
 	small := func(g *Gatherer) { g.dir.cfg.MaxBytes = 5000 }
-	g := run(t, quick(dir), m, small)
+	cfg := quick(dir)
+	cfg.GroupRecords, cfg.GroupAge, cfg.DenialAge = rowsOfABatch, time.Hour, time.Hour
+	g := run(t, cfg, m, small)
 	want := map[string][]int{}
 	took := 0
 	var err error
@@ -229,8 +231,10 @@ func TestFull(t *testing.T) {
 	if !errors.Is(err, ErrFull) || took < 3 {
 		t.Fatalf("the batch of number %d: %v", took, err)
 	}
-	for range 3 { // refused at once, while nothing changes
-		if err := g.Take(t.Context(), "node-2", batch("node-2", 1)); !errors.Is(err, ErrFull) {
+	few := batch("node-2", 1)
+	few.Rows = few.Rows[:1]
+	for range 3 { // at once, while nothing changes
+		if err := g.Take(t.Context(), "node-2", few); !errors.Is(err, ErrFull) {
 			t.Errorf("got %v", err)
 		}
 	}

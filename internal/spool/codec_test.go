@@ -1,11 +1,13 @@
 package spool
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -166,6 +168,24 @@ func TestRowsOfManyNodes(t *testing.T) {
 		for n := range raw {
 			if _, err := Decode(raw[:n]); err == nil {
 				t.Fatalf("%v: %d of %d bytes are a batch", runs, n, len(raw))
+			}
+		}
+	}
+}
+
+// A node has as many rows as it says, and at least one.
+func TestRowsOfANode(t *testing.T) {
+	raw := Encode(nil, ofNodes(1, 1, 2))
+	for i, name := range []string{"node-0", "node-1"} {
+		at := bytes.LastIndex(raw, []byte(name)) + len(name)
+		if int(raw[at]) != i+1 {
+			t.Fatalf("%s has %d rows", name, raw[at])
+		}
+		for n := range byte(4) {
+			other := slices.Clone(raw)
+			other[at] = n
+			if _, err := Decode(other); err == nil && int(n) != i+1 {
+				t.Errorf("%s may have %d rows", name, n)
 			}
 		}
 	}
