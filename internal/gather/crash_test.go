@@ -38,30 +38,36 @@ func TestCrashPoints(t *testing.T) {
 		{"after the note, before the answer", func(*testing.T, string, *memory) {}, false},
 		{"after the answer", func(*testing.T, string, *memory) {}, true},
 		{"within the insert, flows being there", func(t *testing.T, dir string, m *memory) {
-			_, _, b, err := (&directory{cfg: Config{Dir: dir}}).read(1)
+			_, b, err := (&directory{cfg: Config{Dir: dir}}).read(1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			m.flows[b.Token] = b.Rows
 		}, true},
 		{"after the insert", insertWhole, true},
+		{"after it is marked as stored", func(t *testing.T, dir string, m *memory) {
+			insertWhole(t, dir, m)
+			rename(t, filepath.Join(dir, "1.note"), filepath.Join(dir, "1.stored"))
+			m.forget()
+		}, true},
 		{"after the group is removed", func(t *testing.T, dir string, m *memory) {
 			insertWhole(t, dir, m)
+			rename(t, filepath.Join(dir, "1.note"), filepath.Join(dir, "1.stored"))
 			remove(t, dir, "*.group")
 		}, true},
 		{"within the writing of what was accepted", func(t *testing.T, dir string, m *memory) {
 			insertWhole(t, dir, m)
-			fold(t, dir, "1")
+			fold(t, dir)
 			cut(t, dir, stateName, stateName+".tmp")
 		}, true},
 		{"before notes are removed", func(t *testing.T, dir string, m *memory) {
 			insertWhole(t, dir, m)
-			fold(t, dir, "1")
+			fold(t, dir)
 		}, true},
 		{"after the note is removed", func(t *testing.T, dir string, m *memory) {
 			insertWhole(t, dir, m)
-			fold(t, dir, "1")
-			remove(t, dir, "1.note")
+			fold(t, dir)
+			remove(t, dir, "1.stored")
 		}, true},
 	} {
 		for _, again := range []bool{false, true} {
@@ -126,7 +132,7 @@ func newDirectory(t *testing.T, dir string) *directory {
 // insertWhole puts group 1 into the store, as if its answer had been lost.
 func insertWhole(t *testing.T, dir string, m *memory) {
 	t.Helper()
-	n, _, b, err := (&directory{cfg: Config{Dir: dir}}).read(1)
+	n, b, err := (&directory{cfg: Config{Dir: dir}}).read(1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,25 +141,35 @@ func insertWhole(t *testing.T, dir string, m *memory) {
 	}
 }
 
-// fold removes the group and writes accepted.state, and keeps the note.
-func fold(t *testing.T, dir, number string) {
+// fold marks the group as stored and writes accepted.state, and keeps the note.
+func fold(t *testing.T, dir string) {
 	t.Helper()
-	note, err := os.ReadFile(filepath.Join(dir, number+noteSuffix))
+	d := newDirectory(t, dir)
+	if err := d.done(d.groups[0]); err != nil {
+		t.Fatal(err)
+	}
+	path := d.path(1, storedSuffix)
+	note, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	remove(t, dir, number+groupSuffix)
-	d := newDirectory(t, dir)
 	for len(d.stored) < foldAfter {
 		d.stored = append(d.stored, 1)
 	}
 	if err := d.fold(t0); err != nil {
 		t.Fatal(err)
 	}
-	if len(files(t, dir, "*.note")) != 0 {
-		t.Fatal("it was not folded")
+	if left := files(t, dir, "*"); len(left) != 1 {
+		t.Fatalf("left: %q", left)
 	}
-	write(t, filepath.Join(dir, number+noteSuffix), note)
+	write(t, path, note)
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func remove(t *testing.T, dir, pattern string) {
@@ -306,9 +322,11 @@ func TestDamagedGroup(t *testing.T) {
 		{Kind: flow.CoverageDropped, Node: "node-1", Start: t0, End: t0.Add(2*time.Minute + time.Second), Dropped: 2 * rowsOfABatch},
 		{Kind: flow.CoverageDropped, Node: "node-2", Start: t0.Add(time.Minute), End: t0.Add(time.Minute + time.Second), Dropped: rowsOfABatch},
 	}
-	for i, raw := range damaged(whole[path]) {
+	for i, raw := range append(damaged(whole[path]), nil) {
 		restore(t, dir, whole)
-		write(t, path, raw)
+		if write(t, path, raw); raw == nil { // it is gone
+			remove(t, dir, "2.group")
+		}
 		m := newMemory()
 		g := run(t, quick(dir), m)
 		g.empty(m)
@@ -335,7 +353,7 @@ func TestDamagedGroup(t *testing.T) {
 	if err := d.done(d.groups[0]); err != nil {
 		t.Fatal(err)
 	}
-	n, err := d.readNote(2)
+	n, err := d.readNote(2, noteSuffix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,8 +433,8 @@ func TestDamagedState(t *testing.T) {
 	}
 	g.stop()
 	path := filepath.Join(dir, stateName)
-	if n := len(files(t, dir, "*.note")); n != 0 {
-		t.Fatalf("%d notes are left", n)
+	if left := files(t, dir, "*"); len(left) != 2 {
+		t.Fatalf("left: %q", left)
 	}
 	write(t, path, []byte("garbage"))
 	g = run(t, quick(dir), m)
@@ -436,6 +454,14 @@ func TestDamagedState(t *testing.T) {
 	g.empty(m)
 	g.stop()
 	m.once(t, map[string][]int{"node-1": append(want, 3*foldAfter)})
+	// A note of a stored group that is damaged harms no other.
+	left := files(t, dir, "*.stored")
+	write(t, left[0], []byte("garbage"))
+	g = run(t, quick(dir), m)
+	g.take("node-1", 3*foldAfter+1)
+	g.empty(m)
+	g.stop()
+	m.once(t, map[string][]int{"node-1": append(want, 3*foldAfter, 3*foldAfter+1)})
 	// Another version's is not taken for none.
 	if err := statefile.Write(path, []byte(`{"next":7,"nodes":{},"more":1}`)); err != nil {
 		t.Fatal(err)
@@ -464,7 +490,7 @@ func TestStrangers(t *testing.T) {
 	for _, path := range files(t, dir, "*") {
 		left = append(left, filepath.Base(path))
 	}
-	if want := []string{"0.group", "1.note", "2.note", "3.note", "4.group.old", "core", "core.tmp", "x.note"}; !slices.Equal(left, want) {
+	if want := []string{"0.group", "1.stored", "2.stored", "3.stored", "4.group.old", "core", "core.tmp", "x.note"}; !slices.Equal(left, want) {
 		t.Errorf("left: %q", left)
 	}
 }

@@ -21,9 +21,10 @@ import (
 )
 
 const (
-	stateName   = "accepted.state"
-	groupSuffix = ".group"
-	noteSuffix  = ".note"
+	stateName    = "accepted.state"
+	groupSuffix  = ".group"
+	noteSuffix   = ".note"
+	storedSuffix = ".stored"
 	// foldAfter is how many notes of stored groups are added up at once.
 	foldAfter = 64
 )
@@ -59,15 +60,16 @@ type directory struct {
 // put writes a group; its batches are accepted when it returns nil, and not
 // otherwise.
 func (d *directory) put(n note, rows []flow.Labelled) error {
-	group, noted, err := encodeGroup(n, rows)
+	noted, err := n.encode()
 	if err != nil {
 		return err
 	}
+	group := encodeGroup(noted, rows)
 	d.putting.Lock()
 	defer d.putting.Unlock()
 	w := waiting{number: d.next, records: n.records(), bytes: int64(statefile.Size(len(group))), since: n.At}
-	// One without records tells of what is lost, and makes room.
-	if l := d.Level(); w.records > 0 && l.Groups > 0 && l.Bytes+w.bytes > d.cfg.MaxBytes {
+	// What tells of a loss makes room.
+	if l := d.Level(); len(n.Lost) == 0 && l.Groups > 0 && l.Bytes+w.bytes > d.cfg.MaxBytes {
 		return ErrFull
 	}
 	if d.unsure {
@@ -110,45 +112,50 @@ func (d *directory) oldest() (waiting, note, spool.Batch, bool, error) {
 	}
 	w := d.groups[0]
 	d.mu.Unlock()
-	n, _, b, err := d.read(w.number)
+	n, b, err := d.read(w.number)
 	return w, n, b, true, err
 }
 
-func (d *directory) read(number uint64) (n note, noted []byte, b spool.Batch, err error) {
-	path := d.group(number)
-	raw, err := readWhole(path)
-	if err == nil {
-		if n, noted, b, err = decodeGroup(raw); err != nil {
-			err = &statefile.DamagedError{Path: path, Why: err.Error()}
-		}
-	}
-	return n, noted, b, err
+// read returns a group.
+func (d *directory) read(number uint64) (n note, b spool.Batch, err error) {
+	err = readWhole(d.group(number), func(raw []byte) error {
+		n, b, err = decodeGroup(raw)
+		return err
+	})
+	return n, b, err
 }
 
-func (d *directory) readNote(number uint64) (note, error) {
-	path := d.note(number)
-	raw, err := readWhole(path)
-	if err != nil {
-		return note{}, err
-	}
-	n, err := decodeNote(raw)
-	if err != nil {
-		return note{}, &statefile.DamagedError{Path: path, Why: err.Error()}
-	}
-	return n, nil
+// readNote returns a group's note, which is in a file of that suffix.
+func (d *directory) readNote(number uint64, suffix string) (n note, err error) {
+	err = readWhole(d.path(number, suffix), func(raw []byte) error {
+		n, err = decodeNote(raw)
+		return err
+	})
+	return n, err
 }
 
-// readWhole is statefile.Read for a file that was there.
-func readWhole(path string) ([]byte, error) {
+// readWhole reads a file that was there. What cannot be decoded is damaged, and
+// so is what is gone.
+func readWhole(path string, decode func([]byte) error) error {
 	raw, err := statefile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &statefile.DamagedError{Path: path, Why: "it is gone"}
+		return &statefile.DamagedError{Path: path, Why: "it is gone"}
 	}
-	return raw, err
+	if err != nil {
+		return err
+	}
+	if err := decode(raw); err != nil {
+		return &statefile.DamagedError{Path: path, Why: err.Error()}
+	}
+	return nil
 }
 
 // done removes the oldest group, which is stored.
 func (d *directory) done(w waiting) error {
+	// A note of this name says so. The other may be gone, if it was damaged.
+	if err := os.Rename(d.note(w.number), d.path(w.number, storedSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mark stored group: %w", err)
+	}
 	if err := statefile.Remove(d.group(w.number)); err != nil {
 		return fmt.Errorf("remove stored group: %w", err)
 	}
@@ -179,7 +186,7 @@ func (d *directory) fold(now time.Time) error {
 	}
 	for len(d.stored) > 0 {
 		// One that is there again after a crash is added up again, to the same.
-		if err := os.Remove(d.note(d.stored[0])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(d.path(d.stored[0], storedSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove note of stored group: %w", err)
 		}
 		d.stored = d.stored[1:]
@@ -189,7 +196,7 @@ func (d *directory) fold(now time.Time) error {
 
 // replace puts what tells of a damaged group in its place.
 func (d *directory) replace(w waiting) error {
-	n, err := d.readNote(w.number)
+	n, err := d.readNote(w.number, noteSuffix)
 	if _, damaged := errors.AsType[*statefile.DamagedError](err); damaged {
 		n.Lost, err = d.lostByAnyone(w.number)
 	} else {
@@ -207,8 +214,9 @@ func (d *directory) replace(w waiting) error {
 	return d.done(w)
 }
 
-// lostByAnyone is for a group that is damaged and its note, too: any node may
-// have lost records. A batch is of the day before it was put, see spool.Span.
+// lostByAnyone is for a group that is damaged and its note, too: any node that
+// is known may have lost records. A batch is of the day before it was put, see
+// spool.Span.
 func (d *directory) lostByAnyone(number uint64) ([]flow.Coverage, error) {
 	end := time.Now().UTC()
 	if info, err := os.Stat(d.group(number)); err == nil {
@@ -246,7 +254,7 @@ func (d *directory) path(number uint64, suffix string) string {
 	return filepath.Join(d.cfg.Dir, strconv.FormatUint(number, 10)+suffix)
 }
 
-var namePattern = regexp.MustCompile(`^([1-9]\d{0,17})(\.group|\.note)$`)
+var namePattern = regexp.MustCompile(`^([1-9]\d{0,17})(\.group|\.note|\.stored)$`)
 
 // open finds out what is on disk.
 func (d *directory) open() error {
@@ -260,8 +268,7 @@ func (d *directory) open() error {
 	if err != nil {
 		return fmt.Errorf("read gather directory: %w", err)
 	}
-	groups := map[uint64]int64{} // their sizes
-	var notes []uint64
+	found := map[string][]uint64{} // numbers, by suffix
 	for _, e := range entries {
 		path := filepath.Join(d.cfg.Dir, e.Name())
 		name, unfinished := strings.CutSuffix(e.Name(), ".tmp")
@@ -276,67 +283,79 @@ func (d *directory) open() error {
 		case m != nil:
 			number, _ := strconv.ParseUint(m[1], 10, 64) // 18 digits always fit
 			d.next = max(d.next, number+1)
-			if m[2] == noteSuffix {
-				notes = append(notes, number)
-				continue
-			}
-			info, err := e.Info()
-			if err != nil {
-				return fmt.Errorf("read gather directory: %w", err)
-			}
-			groups[number] = info.Size()
+			found[m[2]] = append(found[m[2]], number)
 		}
 	}
-	slices.Sort(notes)
-	return d.take(groups, notes)
+	return d.take(found)
 }
 
-// take makes known what is on disk. A group that is not there any more is
-// stored, and one without a note was not answered.
-func (d *directory) take(groups map[uint64]int64, notes []uint64) error {
-	for _, number := range notes {
-		size, left := groups[number]
-		delete(groups, number)
-		n, err := d.readNote(number)
+// take makes known what is on disk: a group has a note until it is stored. One
+// that has none is stored, or was not answered.
+func (d *directory) take(found map[string][]uint64) error {
+	unstored := map[uint64]bool{}
+	slices.Sort(found[noteSuffix])
+	for _, number := range found[noteSuffix] {
+		unstored[number] = true
+		n, err := d.readNote(number, noteSuffix)
 		if damaged, ok := errors.AsType[*statefile.DamagedError](err); ok {
-			d.metrics.stateErrors.Inc()
-			d.cfg.Logger.Error("the note of a group is damaged", "error", damaged)
-			n, err = d.mend(number, left)
-		}
-		if err == nil {
-			err = d.accepted.add(n)
+			d.complain(damaged)
+			n, err = d.mend(number)
 		}
 		if err != nil {
 			return fmt.Errorf("read gather directory: %w", err)
 		}
-		if left {
-			d.add(waiting{number: number, records: n.records(), bytes: size, since: n.At})
-		} else {
-			d.stored = append(d.stored, number)
+		if err := d.accepted.add(n); err != nil {
+			return err
 		}
+		w := waiting{number: number, records: n.records(), since: n.At}
+		if info, err := os.Stat(d.group(number)); err == nil {
+			w.bytes = info.Size()
+		}
+		d.add(w)
 	}
-	for number := range groups {
+	for _, number := range found[storedSuffix] {
+		n, err := d.readNote(number, storedSuffix)
+		if damaged, ok := errors.AsType[*statefile.DamagedError](err); ok {
+			d.complain(damaged)
+		} else if err != nil {
+			return fmt.Errorf("read gather directory: %w", err)
+		}
+		if err := d.accepted.add(n); err != nil {
+			return err
+		}
+		d.stored = append(d.stored, number)
+	}
+	for _, number := range found[groupSuffix] {
+		if unstored[number] {
+			continue
+		}
 		if err := statefile.Remove(d.group(number)); err != nil {
-			return fmt.Errorf("remove group that was not answered: %w", err)
+			return fmt.Errorf("remove group that was stored or not answered: %w", err)
 		}
 	}
 	return nil
 }
 
+func (d *directory) complain(damaged error) {
+	d.metrics.stateErrors.Inc()
+	d.cfg.Logger.Error("what nodes handed over in a group is damaged: unless the group has it, too, a batch of it that is sent again is stored again", "error", damaged)
+}
+
 // mend writes a damaged note anew, from its group, and returns it. It is empty
-// when there is nothing to make it from.
-func (d *directory) mend(number uint64, left bool) (note, error) {
-	if left {
-		n, noted, _, err := d.read(number)
-		if err == nil {
-			return n, statefile.Write(d.note(number), noted)
-		}
-		if _, damaged := errors.AsType[*statefile.DamagedError](err); !damaged {
-			return note{}, err
-		}
+// when the group is damaged, too.
+func (d *directory) mend(number uint64) (note, error) {
+	n, _, err := d.read(number)
+	if _, damaged := errors.AsType[*statefile.DamagedError](err); damaged {
+		return note{}, nil
 	}
-	d.cfg.Logger.Error("what nodes handed over in one group is forgotten: a batch of it that is sent again is stored again")
-	return note{}, nil
+	if err != nil {
+		return note{}, err
+	}
+	raw, err := n.encode()
+	if err != nil {
+		return note{}, err
+	}
+	return n, statefile.Write(d.note(number), raw)
 }
 
 // readState reads what earlier groups had.

@@ -11,10 +11,10 @@
 // # On disk
 //
 // NUMBER.group holds a group's rows and its note, NUMBER.note the note alone:
-// who handed over which batches. A group counts from when its note is written.
-// accepted.state adds up the notes of groups that are stored, which then go. So a
-// group that is damaged is known by its note, and what it lost is stored as
-// coverage of kind "dropped", of each of its nodes.
+// who handed over which batches. A group counts from when its note is written,
+// and the note becomes NUMBER.stored when it is stored. accepted.state adds those
+// up, which then go. So a group that is damaged is known by its note, and what it
+// lost is stored as coverage of kind "dropped", of each of its nodes.
 //
 // # Lifetimes
 //

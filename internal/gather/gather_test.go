@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -129,8 +130,8 @@ func TestSentAgain(t *testing.T) {
 	if n := testutil.ToFloat64(g.metrics.repeated); n != 5 {
 		t.Errorf("%v repeated", n)
 	}
-	if len(files(t, dir, "*.note")) >= foldAfter {
-		t.Errorf("%d notes are left", len(files(t, dir, "*.note")))
+	if left := files(t, dir, "*"); len(left) >= foldAfter {
+		t.Errorf("left: %q", left)
 	}
 }
 
@@ -259,6 +260,27 @@ func TestFull(t *testing.T) {
 	m.once(t, want)
 	if err := g.Problem(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Coverage takes room as records do.
+func TestFullOfCoverage(t *testing.T) {
+	m := newMemory()
+	m.refuse = true
+	cfg := quick(t.TempDir())
+	cfg.GroupRecords = 1
+	g := run(t, cfg, m, func(g *Gatherer) { g.dir.cfg.MaxBytes = 5000 })
+	took := 0
+	for err := error(nil); !errors.Is(err, ErrFull); took++ {
+		if err != nil || took > 100 {
+			t.Fatalf("row %d: %v", took, err)
+		}
+		err = g.TakeCoverage(t.Context(), "node-1", heartbeat("node-1", took))
+	}
+	m.set(func() { m.refuse = false })
+	g.empty(m)
+	if len(m.coverage) != took-1 || took < 3 {
+		t.Errorf("%d rows are stored, %d were taken", len(m.coverage), took-1)
 	}
 }
 
@@ -413,12 +435,13 @@ func TestGroupRoundTrip(t *testing.T) {
 	n.Members[0].Records, n.Members[1].Records = rowsOfABatch, rowsOfABatch
 	rows := slices.Concat(batch("node-1", 1).Rows, batch("node-2", 1).Rows)
 	rows[0].Source, rows[0].Key.Source = flow.Nobody, netip.MustParseAddr("fe80::1")
-	raw, noted, err := encodeGroup(n, rows)
+	noted, err := n.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, again, b, err := decodeGroup(raw)
-	if err != nil || string(again) != string(noted) || len(b.Rows) != len(rows) || got.records() != uint64(len(rows)) {
+	raw := encodeGroup(noted, rows)
+	got, b, err := decodeGroup(raw)
+	if err != nil || !reflect.DeepEqual(got, n) || len(b.Rows) != len(rows) {
 		t.Fatalf("%+v, %d rows, %v", got, len(b.Rows), err)
 	}
 	for i := range rows {
@@ -427,7 +450,7 @@ func TestGroupRoundTrip(t *testing.T) {
 		}
 	}
 	for i := range raw {
-		if _, _, _, err := decodeGroup(raw[:i]); err == nil {
+		if _, _, err := decodeGroup(raw[:i]); err == nil {
 			t.Fatalf("%d of %d bytes are a group", i, len(raw))
 		}
 	}
@@ -437,16 +460,16 @@ func FuzzDecodeGroup(f *testing.F) {
 	n := noteOf(tokenOf("node-1", 1, 0, 8))
 	n.Members[0].Records = rowsOfABatch
 	n.Coverage, n.Lost = []call{heartbeat("node-1", 1)}, heartbeat("node-2", 1)
-	raw, noted, err := encodeGroup(n, batch("node-1", 1).Rows)
+	noted, err := n.encode()
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(raw)
+	f.Add(encodeGroup(noted, batch("node-1", 1).Rows))
 	f.Add(noted)
 	f.Add(append([]byte{2, '{', '}'}, spool.Encode(nil, spool.Batch{})...))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for _, decode := range []func() (note, error){
-			func() (note, error) { n, _, _, err := decodeGroup(raw); return n, err },
+			func() (note, error) { n, _, err := decodeGroup(raw); return n, err },
 			func() (note, error) { return decodeNote(raw) },
 		} {
 			n, err := decode()

@@ -144,32 +144,39 @@ func (n note) records() (sum uint64) {
 	return sum
 }
 
-// encodeGroup returns the contents of a group's two files.
-func encodeGroup(n note, rows []flow.Labelled) (group, noted []byte, err error) {
-	if noted, err = json.Marshal(n); err != nil {
-		return nil, nil, fmt.Errorf("encode note: %w", err)
+func (n note) encode() ([]byte, error) {
+	raw, err := json.Marshal(n)
+	if err != nil {
+		return nil, fmt.Errorf("encode note: %w", err)
 	}
-	group = binary.AppendUvarint(make([]byte, 0, len(noted)+128*len(rows)), uint64(len(noted)))
+	return raw, nil
+}
+
+// encodeGroup returns what is on disk of a group: its note, and the rows. The
+// token is made of the note, whose members are in no other.
+func encodeGroup(noted []byte, rows []flow.Labelled) []byte {
+	group := binary.AppendUvarint(make([]byte, 0, len(noted)+128*len(rows)), uint64(len(noted)))
 	group = append(group, noted...)
-	// Its members, and so its note, are no other group's.
-	return spool.Encode(group, spool.Batch{Token: "gather/" + digest(noted), Rows: rows}), noted, nil
+	return spool.Encode(group, spool.Batch{Token: "gather/" + digest(noted), Rows: rows})
 }
 
 // decodeGroup reads what encodeGroup made.
-func decodeGroup(raw []byte) (n note, noted []byte, b spool.Batch, err error) {
+func decodeGroup(raw []byte) (note, spool.Batch, error) {
 	length, used := binary.Uvarint(raw)
 	if used <= 0 || length > uint64(len(raw)-used) { //nolint:gosec // at least what was used
-		return note{}, nil, spool.Batch{}, errors.New("group: it ends too early")
+		return note{}, spool.Batch{}, errors.New("group: it ends too early")
 	}
-	noted = raw[used : used+int(length)] //nolint:gosec // at most its own length
-	if n, err = decodeNote(noted); err != nil {
-		return note{}, nil, spool.Batch{}, err
+	split := used + int(length) //nolint:gosec // at most its own length
+	n, err := decodeNote(raw[used:split])
+	if err != nil {
+		return note{}, spool.Batch{}, err
 	}
-	if b, err = spool.Decode(raw[used+int(length):]); err != nil { //nolint:gosec // as above
-		return note{}, nil, spool.Batch{}, fmt.Errorf("group: %w", err)
+	b, err := spool.Decode(raw[split:])
+	if err == nil && uint64(len(b.Rows)) != n.records() {
+		err = fmt.Errorf("it has %d records, its note says %d", len(b.Rows), n.records())
 	}
-	if uint64(len(b.Rows)) != n.records() {
-		return note{}, nil, spool.Batch{}, fmt.Errorf("group: it has %d records, its note says %d", len(b.Rows), n.records())
+	if err != nil {
+		return note{}, spool.Batch{}, fmt.Errorf("group: %w", err)
 	}
-	return n, noted, b, nil
+	return n, b, nil
 }
