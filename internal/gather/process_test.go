@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"net/rpc"
 	"os"
 	"os/exec"
@@ -103,10 +104,30 @@ func (d *door) Take(h Handed, _ *struct{}) error {
 
 // process is the gatherer's, which is killed and begun again.
 type process struct {
-	t    *testing.T
-	site site
-	cmd  *exec.Cmd
-	done chan error
+	t     *testing.T
+	site  site
+	store *store.Store
+	cmd   *exec.Cmd
+	done  chan error
+}
+
+// migrated returns a process that is to be started, on a database of its own.
+func migrated(t *testing.T) *process {
+	t.Helper()
+	addr, user, password := clickhousetest.Start(t)
+	p := &process{t: t, site: site{
+		Dir: filepath.Join(t.TempDir(), "gather"), Socket: filepath.Join(t.TempDir(), "s"), Addr: addr, User: user, Password: password,
+		Database: clickhousetest.Database(t),
+	}}
+	var err error
+	if p.store, err = p.site.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.store.Close() })
+	if err := p.store.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func (p *process) start() {
@@ -169,19 +190,7 @@ func (p *process) hand(h Handed) (attempts int) {
 // nodes hand over what they have, again and again until they are answered.
 // Everything is in the store once.
 func TestKilled(t *testing.T) {
-	addr, user, password := clickhousetest.Start(t)
-	p := &process{t: t, site: site{
-		Dir: filepath.Join(t.TempDir(), "gather"), Socket: filepath.Join(t.TempDir(), "s"), Addr: addr, User: user, Password: password,
-		Database: clickhousetest.Database(t),
-	}}
-	st, err := p.site.open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.Close() })
-	if err := st.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	p := migrated(t)
 	p.start()
 	t.Cleanup(func() { p.kill() })
 	var ended atomic.Bool
@@ -219,10 +228,55 @@ func TestKilled(t *testing.T) {
 			t.Fatal("groups are left")
 		}
 	}
-	inStore(t, st, sent)
+	inStore(t, p.store, sent)
 	t.Logf("%d batches, sent again %d times; %d groups", total(sent), again.Load(), p.groups())
 	if again.Load() < 25 {
 		t.Error("hardly anything was sent again")
+	}
+}
+
+// What a node with a broken clock or broken names hands over is stored as well as
+// can be, and holds nobody up.
+func TestOddRows(t *testing.T) {
+	st := migrated(t).store
+	g := run(t, quick(t.TempDir()), st)
+	b := batch("node-\xff", 1)
+	like := b.Rows[0]
+	for day := range 300 { // a partition each
+		r := like
+		r.Time = time.Unix(0, 0).AddDate(0, 0, 100*day)
+		r.FirstSeen = r.Time.AddDate(0, 0, -day)
+		r.SourcePort = uint16(day)
+		b.Rows = append(b.Rows, r)
+	}
+	for i := range 300 {
+		r := like
+		r.Protocol, r.Event, r.Direction, r.Outcome = flow.Protocol(i), flow.Event(i), flow.Direction(i), flow.Outcome(i)
+		r.Live = flow.Judgement{Verdict: flow.Verdict(i), Reason: flow.Reason(i), Revision: 1<<32 - 1}
+		r.Staged, r.Forward = r.Live, flow.Counters{Packets: 1<<64 - 1, Bytes: 1<<64 - 1}
+		r.Key.Source, r.Destination = netip.Addr{}, netip.Addr{}
+		r.Time = r.Time.AddDate(0, 0, -i%30) // a partition each
+		r.FirstSeen = time.Time{}
+		r.Source = &flow.Party{Workload: flow.Workload{Namespace: "\x00", Kind: "\xff\xfe", Name: "'"}, Labels: "=\xff"}
+		b.Rows = append(b.Rows, r)
+	}
+	rows := make([]flow.Coverage, 300)
+	for i := range rows {
+		rows[i] = flow.Coverage{
+			Kind: 77, Node: "node-1", Start: time.Time{}, End: time.Unix(0, 0).AddDate(0, 5*i, 0), Endpoint: "\xff",
+			Records: 1<<64 - 1, Skew: -1 << 63, Endpoints: -1,
+		}
+	}
+	if err := g.Take(t.Context(), "node-\xff", b); err != nil {
+		t.Error(err)
+	}
+	if err := g.TakeCoverage(t.Context(), "node-1", rows); err != nil {
+		t.Error(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); g.Level().Groups > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(g.Problem())
+		}
 	}
 }
 
