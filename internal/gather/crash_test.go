@@ -517,3 +517,35 @@ func TestNumbers(t *testing.T) {
 		t.Errorf("the next group is %d", d.next)
 	}
 }
+
+// A note that is there again after a power cut, of a group whose later ones are
+// added up, does not take the place of what came after it.
+func TestOldNote(t *testing.T) {
+	dir, m := t.TempDir(), newMemory()
+	d := newDirectory(t, dir)
+	for i := range foldAfter {
+		n := note{At: t0, Coverage: []call{heartbeat("node-1", i)}}
+		if err := d.put(n, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.done(d.groups[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, err := os.ReadFile(d.path(7, storedSuffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.fold(t0); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d.path(7, storedSuffix), old)
+	g := run(t, quick(dir), m)
+	if err := g.TakeCoverage(t.Context(), "node-1", heartbeat("node-1", foldAfter-1)); err != nil {
+		t.Fatal(err)
+	}
+	g.empty(m)
+	if len(m.coverage) != 0 {
+		t.Errorf("stored again: %+v", m.coverage)
+	}
+}

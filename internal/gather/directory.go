@@ -2,6 +2,7 @@ package gather
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -185,7 +186,6 @@ func (d *directory) fold(now time.Time) error {
 		return fmt.Errorf("write what was accepted: %w", err)
 	}
 	for len(d.stored) > 0 {
-		// One that is there again after a crash is added up again, to the same.
 		if err := os.Remove(d.path(d.stored[0], storedSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove note of stored group: %w", err)
 		}
@@ -264,11 +264,13 @@ func (d *directory) open() error {
 	if err := d.readState(); err != nil {
 		return err
 	}
+	known := d.next // what groups before this one had is in accepted.state
 	entries, err := os.ReadDir(d.cfg.Dir)
 	if err != nil {
 		return fmt.Errorf("read gather directory: %w", err)
 	}
-	found := map[string][]uint64{} // numbers, by suffix
+	var notes []noteFile
+	var groups []uint64
 	for _, e := range entries {
 		path := filepath.Join(d.cfg.Dir, e.Name())
 		name, unfinished := strings.CutSuffix(e.Name(), ".tmp")
@@ -283,50 +285,55 @@ func (d *directory) open() error {
 		case m != nil:
 			number, _ := strconv.ParseUint(m[1], 10, 64) // 18 digits always fit
 			d.next = max(d.next, number+1)
-			found[m[2]] = append(found[m[2]], number)
+			if m[2] == groupSuffix {
+				groups = append(groups, number)
+			} else {
+				notes = append(notes, noteFile{number, m[2]})
+			}
 		}
 	}
-	return d.take(found)
+	// In this order, since the last coverage of a node counts.
+	slices.SortFunc(notes, func(a, b noteFile) int { return cmp.Compare(a.number, b.number) })
+	return d.take(notes, groups, known)
+}
+
+// noteFile is that of a group, which is stored if the suffix says so.
+type noteFile struct {
+	number uint64
+	suffix string
 }
 
 // take makes known what is on disk: a group has a note until it is stored. One
 // that has none is stored, or was not answered.
-func (d *directory) take(found map[string][]uint64) error {
-	unstored := map[uint64]bool{}
-	slices.Sort(found[noteSuffix])
-	for _, number := range found[noteSuffix] {
-		unstored[number] = true
-		n, err := d.readNote(number, noteSuffix)
+func (d *directory) take(notes []noteFile, groups []uint64, known uint64) error {
+	waits := map[uint64]bool{}
+	for _, f := range notes {
+		n, err := d.readNote(f.number, f.suffix)
 		if damaged, ok := errors.AsType[*statefile.DamagedError](err); ok {
 			d.complain(damaged)
-			n, err = d.mend(number)
+			n, err = d.mend(f)
 		}
 		if err != nil {
 			return fmt.Errorf("read gather directory: %w", err)
 		}
-		if err := d.accepted.add(n); err != nil {
-			return err
+		if f.number >= known {
+			if err := d.accepted.add(n); err != nil {
+				return err
+			}
 		}
-		w := waiting{number: number, records: n.records(), since: n.At}
-		if info, err := os.Stat(d.group(number)); err == nil {
+		if f.suffix == storedSuffix {
+			d.stored = append(d.stored, f.number)
+			continue
+		}
+		waits[f.number] = true
+		w := waiting{number: f.number, records: n.records(), since: n.At}
+		if info, err := os.Stat(d.group(f.number)); err == nil {
 			w.bytes = info.Size()
 		}
 		d.add(w)
 	}
-	for _, number := range found[storedSuffix] {
-		n, err := d.readNote(number, storedSuffix)
-		if damaged, ok := errors.AsType[*statefile.DamagedError](err); ok {
-			d.complain(damaged)
-		} else if err != nil {
-			return fmt.Errorf("read gather directory: %w", err)
-		}
-		if err := d.accepted.add(n); err != nil {
-			return err
-		}
-		d.stored = append(d.stored, number)
-	}
-	for _, number := range found[groupSuffix] {
-		if unstored[number] {
+	for _, number := range groups {
+		if waits[number] {
 			continue
 		}
 		if err := statefile.Remove(d.group(number)); err != nil {
@@ -342,9 +349,9 @@ func (d *directory) complain(damaged error) {
 }
 
 // mend writes a damaged note anew, from its group, and returns it. It is empty
-// when the group is damaged, too.
-func (d *directory) mend(number uint64) (note, error) {
-	n, _, err := d.read(number)
+// when there is no group, or that is damaged, too.
+func (d *directory) mend(f noteFile) (note, error) {
+	n, _, err := d.read(f.number)
 	if _, damaged := errors.AsType[*statefile.DamagedError](err); damaged {
 		return note{}, nil
 	}
@@ -355,7 +362,7 @@ func (d *directory) mend(number uint64) (note, error) {
 	if err != nil {
 		return note{}, err
 	}
-	return n, statefile.Write(d.note(number), raw)
+	return n, statefile.Write(d.path(f.number, f.suffix), raw)
 }
 
 // readState reads what earlier groups had.

@@ -365,15 +365,16 @@ func TestCoverage(t *testing.T) {
 	take(gap)
 	g.stop()
 	m.set(func() { m.lose = false })
-	g = run(t, quick(dir), m)
-	take(heartbeat("node-1", 1))
-	take(gap)
-	take(heartbeat("node-2", 1))
+	// Now with others; the group before is stored, and the one of before that.
+	g = run(t, Config{Dir: dir, GroupAge: 50 * time.Millisecond}, m)
+	for _, rows := range [][]flow.Coverage{heartbeat("node-1", 1), gap, heartbeat("node-2", 1), heartbeat("node-3", 1)} {
+		agents.Go(func() { take(rows) })
+	}
+	agents.Wait()
 	take(heartbeat("node-1", 2))
-	g.empty(m)
 	g.take("node-1", 1)
 	g.empty(m)
-	if len(m.coverage) != 54 {
+	if len(m.coverage) != 55 {
 		t.Errorf("%d rows of coverage", len(m.coverage))
 	}
 	m.once(t, map[string][]int{"node-1": {1}})

@@ -162,7 +162,7 @@ func (p *process) start() {
 
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
-	_ = <-p.done
+	<-p.done //nolint:errcheck // it was killed
 }
 
 // hand sends what a node has until it is answered.
