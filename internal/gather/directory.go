@@ -103,15 +103,18 @@ func (d *directory) clear(number uint64) error {
 	return statefile.Remove(d.group(number))
 }
 
-// oldest returns the group that is to be stored next, and false when there is
-// none. A *statefile.DamagedError comes with which it is.
-func (d *directory) oldest() (waiting, note, spool.Batch, bool, error) {
+// pick returns the newest group or the oldest, and false when there is none. A
+// *statefile.DamagedError comes with which it is.
+func (d *directory) pick(newest bool) (waiting, note, spool.Batch, bool, error) {
 	d.mu.Lock()
 	if len(d.groups) == 0 {
 		d.mu.Unlock()
 		return waiting{}, note{}, spool.Batch{}, false, nil
 	}
 	w := d.groups[0]
+	if newest {
+		w = d.groups[len(d.groups)-1]
+	}
 	d.mu.Unlock()
 	n, b, err := d.read(w.number)
 	return w, n, b, true, err
@@ -151,7 +154,7 @@ func readWhole(path string, decode func([]byte) error) error {
 	return nil
 }
 
-// done removes the oldest group, which is stored.
+// done removes a group, which is stored.
 func (d *directory) done(w waiting) error {
 	// A note of this name says so. The other may be gone, if it was damaged.
 	if err := os.Rename(d.note(w.number), d.path(w.number, storedSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -161,7 +164,7 @@ func (d *directory) done(w waiting) error {
 		return fmt.Errorf("remove stored group: %w", err)
 	}
 	d.mu.Lock()
-	d.groups = d.groups[1:]
+	d.groups = slices.DeleteFunc(d.groups, func(o waiting) bool { return o.number == w.number })
 	d.level.Groups--
 	d.level.Records -= w.records
 	d.level.Bytes -= w.bytes

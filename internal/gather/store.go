@@ -12,13 +12,14 @@ import (
 	"github.com/ringfence/ringfence/internal/statefile"
 )
 
-// store stores groups, the oldest first, until ctx ends.
+// store stores groups until ctx ends, the newest and the oldest by turns: what
+// came while the store was away does not hold up what comes now.
 func (g *Gatherer) store(ctx context.Context) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = g.cfg.MinPause, g.cfg.MaxPause
 	pause.Reset()
-	for ctx.Err() == nil {
-		did, err := g.storeOldest(ctx)
+	for newest := true; ctx.Err() == nil; newest = !newest {
+		did, err := g.storeOne(ctx, newest)
 		if err != nil && ctx.Err() == nil {
 			g.metrics.retries.Inc()
 			if g.broken.Swap(&err) == nil {
@@ -54,10 +55,10 @@ func (g *Gatherer) Problem() error {
 // Level returns how much waits.
 func (g *Gatherer) Level() Level { return g.dir.Level() }
 
-// storeOldest stores a group, if there is one. After an error it is stored again:
-// it has the same rows and the same token.
-func (g *Gatherer) storeOldest(ctx context.Context) (bool, error) {
-	w, n, b, ok, err := g.dir.oldest()
+// storeOne stores a group, if there is one. After an error it is stored again: it
+// has the same rows and the same token.
+func (g *Gatherer) storeOne(ctx context.Context, newest bool) (bool, error) {
+	w, n, b, ok, err := g.dir.pick(newest)
 	if damaged, is := errors.AsType[*statefile.DamagedError](err); is {
 		g.cfg.Logger.Error("a group is damaged: its records are lost, and stored as dropped", "records", w.records, "error", damaged)
 		err = g.dir.replace(w)
