@@ -26,6 +26,10 @@ const (
 	groupSuffix  = ".group"
 	noteSuffix   = ".note"
 	storedSuffix = ".stored"
+	// maxGroups is how many groups may wait. One that was stored as the process was
+	// killed is sent again after less than twice as many; the store remembers its
+	// last 50,000 parts (migrations.Window), of which a group has one a day.
+	maxGroups = 4000
 	// foldAfter is how many notes of stored groups are added up at once.
 	foldAfter = 64
 )
@@ -70,7 +74,7 @@ func (d *directory) put(n note, rows []flow.Labelled) error {
 	defer d.putting.Unlock()
 	w := waiting{number: d.next, records: n.records(), bytes: int64(statefile.Size(len(group))), since: n.At}
 	// What tells of a loss makes room.
-	if l := d.Level(); len(n.Lost) == 0 && l.Groups > 0 && l.Bytes+w.bytes > d.cfg.MaxBytes {
+	if l := d.Level(); len(n.Lost) == 0 && (l.Groups >= maxGroups || l.Groups > 0 && l.Bytes+w.bytes > d.cfg.MaxBytes) {
 		return ErrFull
 	}
 	if d.unsure {
@@ -103,21 +107,18 @@ func (d *directory) clear(number uint64) error {
 	return statefile.Remove(d.group(number))
 }
 
-// pick returns the newest group or the oldest, and false when there is none. A
-// *statefile.DamagedError comes with which it is.
-func (d *directory) pick(newest bool) (waiting, note, spool.Batch, bool, error) {
+// pick returns the newest group or the oldest, and false when there is none.
+func (d *directory) pick(newest bool) (waiting, bool) {
 	d.mu.Lock()
-	if len(d.groups) == 0 {
-		d.mu.Unlock()
-		return waiting{}, note{}, spool.Batch{}, false, nil
+	defer d.mu.Unlock()
+	switch n := len(d.groups); {
+	case n == 0:
+		return waiting{}, false
+	case newest:
+		return d.groups[n-1], true
+	default:
+		return d.groups[0], true
 	}
-	w := d.groups[0]
-	if newest {
-		w = d.groups[len(d.groups)-1]
-	}
-	d.mu.Unlock()
-	n, b, err := d.read(w.number)
-	return w, n, b, true, err
 }
 
 // read returns a group.

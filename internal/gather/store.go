@@ -15,31 +15,45 @@ import (
 // store stores groups until ctx ends, the newest and the oldest by turns: what
 // came while the store was away does not hold up what comes now.
 func (g *Gatherer) store(ctx context.Context) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = g.cfg.MinPause, g.cfg.MaxPause
-	pause.Reset()
-	for newest := true; ctx.Err() == nil; newest = !newest {
-		did, err := g.storeOne(ctx, newest)
-		if err != nil && ctx.Err() == nil {
-			g.metrics.retries.Inc()
-			if g.broken.Swap(&err) == nil {
-				g.cfg.Logger.Warn("agents' records cannot be stored: they wait on disk", "error", err)
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause.NextBackOff()):
-			}
-			continue
-		}
-		if did && g.broken.Swap(nil) != nil {
-			g.cfg.Logger.Info("agents' records are stored again")
-		}
-		pause.Reset()
-		if !did {
+	newest := true
+	for ctx.Err() == nil {
+		w, ok := g.dir.pick(newest)
+		if !ok {
 			select {
 			case <-ctx.Done():
 			case <-g.added:
 			}
+			continue
+		}
+		g.insist(ctx, w)
+		newest = !newest
+	}
+}
+
+// insist stores a group, again and again: the store may have it already, and
+// knows it only until it has taken many others.
+func (g *Gatherer) insist(ctx context.Context, w waiting) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = g.cfg.MinPause, g.cfg.MaxPause
+	pause.Reset()
+	for {
+		err := g.storeOne(ctx, w)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			if g.broken.Swap(nil) != nil {
+				g.cfg.Logger.Info("agents' records are stored again")
+			}
+			return
+		}
+		g.metrics.retries.Inc()
+		if g.broken.Swap(&err) == nil {
+			g.cfg.Logger.Warn("agents' records cannot be stored: they wait on disk", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause.NextBackOff()):
 		}
 	}
 }
@@ -55,23 +69,22 @@ func (g *Gatherer) Problem() error {
 // Level returns how much waits.
 func (g *Gatherer) Level() Level { return g.dir.Level() }
 
-// storeOne stores a group, if there is one. After an error it is stored again: it
-// has the same rows and the same token.
-func (g *Gatherer) storeOne(ctx context.Context, newest bool) (bool, error) {
-	w, n, b, ok, err := g.dir.pick(newest)
+// storeOne stores a group, or that it is damaged. After an error it is stored
+// again: it has the same rows and the same token.
+func (g *Gatherer) storeOne(ctx context.Context, w waiting) error {
+	n, b, err := g.dir.read(w.number)
 	if damaged, is := errors.AsType[*statefile.DamagedError](err); is {
 		g.cfg.Logger.Error("a group is damaged: its records are lost, and stored as dropped", "records", w.records, "error", damaged)
-		err = g.dir.replace(w)
-		return err == nil, err
+		return g.dir.replace(w)
 	}
-	if err != nil || !ok {
-		return false, err
+	if err != nil {
+		return err
 	}
 	if err := g.insert(ctx, n, b); err != nil {
-		return false, err
+		return err
 	}
 	if err := g.dir.done(w); err != nil {
-		return false, err
+		return err
 	}
 	g.metrics.groups.Inc()
 	g.metrics.groupRecords.Observe(float64(w.records))
@@ -80,7 +93,7 @@ func (g *Gatherer) storeOne(ctx context.Context, newest bool) (bool, error) {
 		g.metrics.stateErrors.Inc()
 		g.cfg.Logger.Warn("what agents handed over stays in many files", "error", err)
 	}
-	return true, nil
+	return nil
 }
 
 func (g *Gatherer) insert(ctx context.Context, n note, b spool.Batch) error {
