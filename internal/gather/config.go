@@ -17,7 +17,8 @@ type Config struct {
 	// Dir is the gatherer's own; it is made when missing.
 	Dir string
 	// MaxBytes bounds the groups on disk together, if they are more than one;
-	// default 4 GiB. Beyond, batches are refused until something was stored.
+	// default 4 GiB. Beyond, or with 4,000 of them, batches are refused until
+	// something was stored.
 	MaxBytes int64
 	// A group goes when it has GroupRecords or is GroupAge old; default 50,000 and
 	// 1 s. One in which something was denied goes after DenialAge; default 250 ms.
