@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/flow"
+	"github.com/ringfence/ringfence/internal/spool"
 )
 
 // Collector carries records from one node's ring to the store.
@@ -36,9 +37,7 @@ type batch struct {
 	rows       []flow.Labelled
 	since      time.Time // its first record was read
 	denied     bool      // a slot denied a record's packets
-	// oldest and newest are of its records' times; those that cannot be are
-	// left out.
-	oldest, newest time.Time
+	span       spool.Span
 }
 
 func (b *batch) empty() bool { return b.start == b.end }
@@ -173,34 +172,21 @@ func (c *Collector) take(b bpf.Batch) {
 	c.counts.add(uint64(len(b.Records)), uint64(b.Truncated)) //nolint:gosec // counts are positive
 }
 
-// likely is how old a record may be, to count for the time that a batch is of.
-const likely = 24 * time.Hour
-
 // note takes down what a batch is asked for: its time, and whether it has denials.
 func (b *batch) note(records []flow.Record, now time.Time) {
 	for i := range records {
 		b.denied = b.denied || records[i].Outcome != flow.OutcomeForwarded
-		t := records[i].Time
-		if t.After(now) || now.Sub(t) > likely {
-			continue
-		}
-		if b.oldest.IsZero() || t.Before(b.oldest) {
-			b.oldest = t
-		}
-		if t.After(b.newest) {
-			b.newest = t
-		}
+		b.span.Add(records[i].Time, now)
 	}
-	if b.oldest.IsZero() {
-		b.oldest, b.newest = b.since, b.since
+	if b.span.IsZero() {
+		b.span = spool.Span{Start: b.since, End: b.since}
 	}
 }
 
-// token names the pending batch: the same records are the same token, whoever
-// reads them, and whoever they are attributed to.
+// token names the pending batch.
 func (c *Collector) token() string {
 	p := &c.pending
-	return fmt.Sprintf("%s/%x/%d-%d/%016x", c.cfg.Node, c.deps.Reader.RingID(), p.start, p.end, p.sum)
+	return spool.Token{Node: c.cfg.Node, Ring: c.deps.Reader.RingID(), Start: p.start, End: p.end, Sum: p.sum}.String()
 }
 
 // flush stores or spools the pending batch and gives it back to the ring. When

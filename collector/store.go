@@ -12,12 +12,12 @@ import (
 // false when ctx ends first: the store may have the batch then, or not.
 func (c *Collector) keep(ctx context.Context) bool {
 	p := &c.pending
-	b := spool.Batch{Token: c.token(), Rows: p.rows, Start: p.oldest, End: p.newest}
+	b := spool.Batch{Token: c.token(), Rows: p.rows, Start: p.span.Start, End: p.span.End}
 	pause := c.pauses()
 	for {
 		if !c.away.Load() {
 			if c.store(ctx, b) {
-				c.metrics.lag.Set(max(0, c.deps.Now().Sub(p.newest).Seconds()))
+				c.metrics.lag.Set(max(0, c.deps.Now().Sub(p.span.End).Seconds()))
 				return true
 			}
 			b.Doubt = true

@@ -10,30 +10,36 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// format begins every batch. Another one is refused: a batch waits for hours, so
-// an upgrade that changes it must still read this one.
-const format = 1
+// format begins every batch, and former is the one before, of one node's rows:
+// a batch waits for hours, so what an upgrade finds it must read. Any other is
+// refused.
+const (
+	former = 1
+	format = 2
+)
 
 var little = binary.LittleEndian
 
-// encode appends b: its token, the node, each party once, and the rows. All rows
-// of a batch are of one node.
-func encode(out []byte, b Batch) []byte {
+// Encode appends b to out: its token, each party once, and the rows, those of
+// one node after another under its name. The time that b is of is not in it.
+func Encode(out []byte, b Batch) []byte {
 	out = append(out, format)
 	out = text(out, b.Token)
-	node := ""
-	if len(b.Rows) > 0 {
-		node = b.Rows[0].Node
-	}
-	out = text(out, node)
 	var parties []*flow.Party
 	index := map[*flow.Party]uint64{}
+	equal := map[flow.Party]uint64{} // batches that became one have parties in common
 	for i := range b.Rows {
 		for _, p := range [...]*flow.Party{b.Rows[i].Observer, b.Rows[i].Source, b.Rows[i].Dest} {
-			if _, known := index[p]; !known {
-				index[p] = uint64(len(parties))
+			if _, known := index[p]; known {
+				continue
+			}
+			n, known := equal[*p]
+			if !known {
+				n = uint64(len(parties))
+				equal[*p] = n
 				parties = append(parties, p)
 			}
+			index[p] = n
 		}
 	}
 	out = binary.AppendUvarint(out, uint64(len(parties)))
@@ -44,14 +50,30 @@ func encode(out []byte, b Batch) []byte {
 		out = binary.AppendUvarint(out, uint64(p.Identity))
 	}
 	out = binary.AppendUvarint(out, uint64(len(b.Rows)))
+	left := 0 // rows of the same node
 	for i := range b.Rows {
 		r := &b.Rows[i]
+		if left == 0 {
+			left = run(b.Rows[i:])
+			out = text(out, r.Node)
+			out = binary.AppendUvarint(out, uint64(left)) //nolint:gosec // at least one
+		}
+		left--
 		out = record(out, &r.Record)
 		for _, p := range [...]*flow.Party{r.Observer, r.Source, r.Dest} {
 			out = binary.AppendUvarint(out, index[p])
 		}
 	}
 	return out
+}
+
+// run returns how many rows are of the first one's node, up to another's.
+func run(rows []flow.Labelled) int {
+	n := 1
+	for n < len(rows) && rows[n].Node == rows[0].Node {
+		n++
+	}
+	return n
 }
 
 func text(out []byte, s string) []byte {
@@ -85,21 +107,37 @@ func mark(set bool, bit byte) byte {
 
 var errShort = errors.New("it ends too early")
 
-// decode reads what encode wrote. Anything else is an error.
-func decode(raw []byte) (Batch, error) {
+// Decode reads what Encode wrote, of this version or the one before. Anything
+// else is an error.
+func Decode(raw []byte) (Batch, error) {
 	in := input{rest: raw}
-	if f := in.bytes(1); in.err == nil && f[0] != format {
+	f := in.bytes(1)
+	if in.err == nil && f[0] != format && f[0] != former {
 		return Batch{}, fmt.Errorf("format %d is not known: it was written by another version", f[0])
 	}
 	b := Batch{Token: in.text()}
-	node := in.text()
+	node, single := "", in.err == nil && f[0] == former
+	if single {
+		node = in.text()
+	}
 	parties := make([]*flow.Party, in.count(7))
 	for i := range parties {
 		parties[i] = in.party()
 	}
 	b.Rows = make([]flow.Labelled, in.count(minRow))
+	left := uint64(0) // rows of the same node
+	if single {
+		left = uint64(len(b.Rows))
+	}
 	for i := range b.Rows {
+		if left == 0 {
+			node, left = in.text(), in.run()
+		}
+		left--
 		b.Rows[i] = flow.Labelled{Record: in.record(), Node: node, Observer: in.one(parties), Source: in.one(parties), Dest: in.one(parties)}
+	}
+	if in.err == nil && left > 0 {
+		in.err = errShort
 	}
 	if in.err == nil && len(in.rest) > 0 {
 		in.err = errors.New("it goes on after its end")
@@ -165,6 +203,15 @@ func (in *input) count(least uint64) uint64 {
 		return 0
 	}
 	return n
+}
+
+// run reads how many rows a node has, which is at least one.
+func (in *input) run() uint64 {
+	n := in.number()
+	if n == 0 && in.err == nil {
+		in.err = errors.New("a node has no rows")
+	}
+	return max(n, 1)
 }
 
 func (in *input) text() string { return string(in.bytes(in.number())) }

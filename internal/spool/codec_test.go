@@ -1,9 +1,13 @@
 package spool
 
 import (
+	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -81,7 +85,7 @@ var comparing = []cmp.Option{
 func TestRoundTrip(t *testing.T) {
 	for seed := range uint64(200) {
 		want := random(seed, int(seed%7))
-		got, err := decode(encode(nil, want))
+		got, err := Decode(Encode(nil, want))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,9 +99,14 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// Rows share their parties again.
+// Rows share their parties again, also those that had equal ones each of its own.
 func TestPartiesAreShared(t *testing.T) {
-	b, err := decode(encode(nil, random(1, 1000)))
+	rows := random(1, 1000)
+	for i := range rows.Rows {
+		own := *rows.Rows[i].Source
+		rows.Rows[i].Source = &own
+	}
+	b, err := Decode(Encode(nil, rows))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,35 +121,122 @@ func TestPartiesAreShared(t *testing.T) {
 
 // A batch cut anywhere is refused, and so is one that goes on.
 func TestDecodeIsWhole(t *testing.T) {
-	raw := encode(nil, random(3, 4))
+	raw := Encode(nil, random(3, 4))
 	for n := range raw {
-		if _, err := decode(raw[:n]); err == nil {
+		if _, err := Decode(raw[:n]); err == nil {
 			t.Fatalf("%d of %d bytes are a batch", n, len(raw))
 		}
 	}
-	if _, err := decode(append(raw, 0)); err == nil {
+	if _, err := Decode(append(raw, 0)); err == nil {
 		t.Error("one byte more is a batch")
 	}
-	if _, err := decode(append([]byte{2}, raw[1:]...)); err == nil {
-		t.Error("another format is taken for this one")
+	for _, other := range []byte{0, former, format + 1} {
+		if _, err := Decode(append([]byte{other}, raw[1:]...)); err == nil {
+			t.Errorf("format %d is taken for this one", other)
+		}
+	}
+}
+
+// ofNodes are rows of several nodes, each some in a row.
+func ofNodes(seed uint64, runs ...int) Batch {
+	b := random(seed, 0)
+	for i, n := range runs {
+		more := random(seed+uint64(i), n)
+		for j := range more.Rows {
+			more.Rows[j].Node = fmt.Sprint("node-", i%3)
+		}
+		b.Rows = append(b.Rows, more.Rows...)
+	}
+	return b
+}
+
+func TestRowsOfManyNodes(t *testing.T) {
+	for _, runs := range [][]int{{1, 1}, {3, 2, 1, 4, 4}, {1000, 1, 1, 70}} {
+		want := ofNodes(1, runs...)
+		raw := Encode(nil, want)
+		got, err := Decode(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Start, want.End = time.Time{}, time.Time{}
+		if diff := cmp.Diff(want, got, comparing...); diff != "" {
+			t.Fatalf("%v: %s", runs, diff)
+		}
+		if len(raw) > 3000 {
+			continue
+		}
+		for n := range raw {
+			if _, err := Decode(raw[:n]); err == nil {
+				t.Fatalf("%v: %d of %d bytes are a batch", runs, n, len(raw))
+			}
+		}
+	}
+}
+
+// A node has as many rows as it says, and at least one.
+func TestRowsOfANode(t *testing.T) {
+	raw := Encode(nil, ofNodes(1, 1, 2))
+	for i, name := range []string{"node-0", "node-1"} {
+		at := bytes.LastIndex(raw, []byte(name)) + len(name)
+		if int(raw[at]) != i+1 {
+			t.Fatalf("%s has %d rows", name, raw[at])
+		}
+		for n := range byte(4) {
+			other := slices.Clone(raw)
+			other[at] = n
+			if _, err := Decode(other); err == nil && int(n) != i+1 {
+				t.Errorf("%s may have %d rows", name, n)
+			}
+		}
+	}
+}
+
+// What the version before wrote is read: testdata/format1.batch is what its
+// encoder made of random(7, 9).
+func TestFormer(t *testing.T) {
+	raw, err := os.ReadFile("testdata/format1.batch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := random(7, 9)
+	want.Start, want.End = time.Time{}, time.Time{}
+	if diff := cmp.Diff(want, got, comparing...); diff != "" {
+		t.Error(diff)
+	}
+	for n := range raw {
+		if _, err := Decode(raw[:n]); err == nil {
+			t.Fatalf("%d of %d bytes are a batch", n, len(raw))
+		}
+	}
+	if _, err := Decode(append(raw, 0)); err == nil {
+		t.Error("one byte more is a batch")
 	}
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(encode(nil, random(1, 0)))
-	f.Add(encode(nil, random(2, 3)))
+	f.Add(Encode(nil, random(1, 0)))
+	f.Add(Encode(nil, random(2, 3)))
+	f.Add(Encode(nil, ofNodes(3, 1, 2, 1)))
 	f.Add([]byte{format, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte{former, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff})
+	if raw, err := os.ReadFile("testdata/format1.batch"); err == nil {
+		f.Add(raw)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		b, err := decode(raw)
+		b, err := Decode(raw)
 		if err != nil {
 			return
 		}
-		again, err := decode(encode(nil, b))
+		again, err := Decode(Encode(nil, b))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(again.Rows) != len(b.Rows) || again.Token != b.Token {
-			t.Errorf("%d rows of %q came back as %d of %q", len(b.Rows), b.Token, len(again.Rows), again.Token)
+		if diff := cmp.Diff(b, again, comparing...); diff != "" {
+			t.Error(diff)
 		}
 	})
 }
@@ -150,7 +246,7 @@ func BenchmarkEncode(b *testing.B) {
 	var out []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		out = encode(out[:0], batch)
+		out = Encode(out[:0], batch)
 	}
 	b.ReportMetric(float64(len(out))/20_000, "bytes/record")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/20_000, "ns/record")

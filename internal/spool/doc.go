@@ -8,6 +8,9 @@
 // What goes unsent, full or damaged, is noted first, as a gap that somebody has
 // to be told of; the note outlives the process.
 //
+// Encode and Decode are the form of a batch also where it goes over the wire or
+// together with others, and a Token names it everywhere.
+//
 // A batch of which an insert was begun is in doubt: the store may have it. Such
 // a one goes last, since a gap would then be counted that is none.
 //

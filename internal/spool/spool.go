@@ -137,7 +137,7 @@ func (s *Spool) find(e fs.DirEntry) error {
 func (s *Spool) Put(b Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.buffer = encode(s.buffer[:0], b)
+	s.buffer = Encode(s.buffer[:0], b)
 	size := int64(statefile.Size(len(s.buffer)))
 	if size > s.cfg.MaxBytes {
 		return fmt.Errorf("spool batch: it has %d bytes, the spool may have %d", size, s.cfg.MaxBytes)
@@ -274,7 +274,7 @@ func (s *Spool) read(f file) (Batch, error) {
 	if err != nil {
 		return Batch{}, err
 	}
-	b, err := decode(raw)
+	b, err := Decode(raw)
 	if err == nil && uint64(len(b.Rows)) != f.records {
 		err = fmt.Errorf("it has %d records", len(b.Rows))
 	}

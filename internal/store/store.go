@@ -103,6 +103,9 @@ func writeSettings() clickhouse.Settings {
 		"async_insert":       0,
 		"insert_deduplicate": 1,
 		"deduplicate_blocks_in_dependent_materialized_views": 1,
+		// Rows of nodes whose clocks are wrong may be of any number of months, and
+		// must not hold up those of others.
+		"max_partitions_per_insert_block": 0,
 	}
 }
 

@@ -1,0 +1,24 @@
+// Package gather takes the batches of many agents and stores those of a moment
+// in one insert: an insert of a few records costs the store about as much as one
+// of thousands.
+//
+// A batch is answered when it is on disk, in a group with those of other nodes;
+// the group is inserted under a token of its own, again and again until it is
+// stored. What a node handed over is known from its tokens, which say what part
+// of the node's ring a batch is of: one that is sent again, because its answer
+// was lost, is answered and not stored again, however much later that is.
+//
+// # On disk
+//
+// NUMBER.group holds a group's rows and its note, NUMBER.note the note alone:
+// who handed over which batches. A group counts from when its note is written,
+// and the note becomes NUMBER.stored when it is stored. accepted.state adds those
+// up, which then go. So a group that is damaged is known by its note, and what it
+// lost is stored as coverage of kind "dropped", of each of its nodes.
+//
+// # Lifetimes
+//
+// New does no I/O. Run opens the directory, answers and stores until its context
+// ends, writes the last group and returns; what is not stored by then the next
+// process stores. One process at a time uses a directory.
+package gather
