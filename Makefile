@@ -19,6 +19,7 @@ APT_GENERATE := clang-19 llvm-19 libbpf-dev linux-libc-dev protobuf-compiler
 APT_LINT     := clang-format-19
 APT_TEST     := chromium
 APT_NETWORK  := nftables iproute2
+APT_KEEPER   := libzookeeper-java default-jre-headless
 
 GO_SOURCES := $(shell find . -name '*.go' -not -path './ui/node_modules/*' -not -path './$(BUILD)/*' 2>/dev/null) go.mod go.sum
 SQL_SOURCES := $(wildcard migrations/*.sql)
@@ -88,7 +89,7 @@ test: build test-go test-datapath test-conformance test-export test-ui test-brow
 
 .PHONY: test-go
 test-go: build ## Run the Go tests (root: real BPF, namespaces, engine and binary)
-	@$(call apt,$(APT_NETWORK))
+	@$(call apt,$(APT_NETWORK) $(APT_KEEPER))
 	go test -timeout 15m -skip '$(COUNTED)' $(ARGS) $$(go list ./... | grep -vE '/test/(browser|gapless)')
 
 # Tests whose counts are worth reading: go test shows them for one package at a time.

@@ -64,7 +64,6 @@ var configTemplate = template.Must(template.New(configFile).Funcs(xmlFuncs).Pars
   </merge_tree>
 {{- with .Cluster}}
   <macros><shard>{{xml .Shard}}</shard><replica>{{xml .Replica}}</replica></macros>
-  <zookeeper><implementation>testkeeper</implementation></zookeeper>
   <remote_servers replace="1">
     <{{xml .Name}}>
       <secret>{{xml .Secret}}</secret>

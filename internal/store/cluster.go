@@ -41,9 +41,22 @@ func (s *Store) readDatabase() string {
 	return s.cfg.Database + everywhere
 }
 
+// replicated reports whether tables are copied to the other replicas of their shard.
+func (s *Store) replicated() bool { return s.mostReplicas > 1 }
+
 // Replicas returns the servers of the cluster as Open found them; none when
 // there is no cluster.
 func (s *Store) Replicas() []Replica { return s.replicas }
+
+// peers are the other replicas of one's shard that answered Open.
+func (s *Store) peers(of Replica) (addrs []string) {
+	for _, r := range s.replicas {
+		if r.Err == nil && r.Shard == of.Shard && r.Addr != of.Addr {
+			addrs = append(addrs, r.Addr)
+		}
+	}
+	return addrs
+}
 
 // survey asks every named server of the cluster who it is, and checks it as the
 // only server would be. Servers that do not answer are no error as long as each
@@ -79,7 +92,7 @@ func (s *Store) survey(ctx context.Context) error {
 				s.cfg.Cluster, sizes[0].shards, sizes[0].replicas, size.shards, size.replicas)
 		}
 	}
-	s.replicated = sizes[0].replicas > 1
+	s.mostReplicas = sizes[0].replicas
 	return s.checkShards(sizes[0].shards)
 }
 
@@ -187,7 +200,7 @@ func (s *Store) connect() (err error) {
 
 // at is s, as it would be with other addresses, to connect with and to name in errors.
 func (s *Store) at(addrs ...string) *Store {
-	out := &Store{cfg: s.cfg, metrics: s.metrics, replicated: s.replicated}
+	out := &Store{cfg: s.cfg, metrics: s.metrics, mostReplicas: s.mostReplicas}
 	out.cfg.Addrs = addrs
 	return out
 }

@@ -53,26 +53,40 @@ func engineCPU(b *testing.B, s *Store) uint64 {
 	return sum
 }
 
-// Many agents with little to say, each batch an insert of its own.
+// Many agents with little to say, each batch an insert of its own, on one server and
+// on a shard of two replicas: every part is fetched by the other then, and Keeper
+// notes it.
 func BenchmarkSmallInserts(b *testing.B) {
+	b.Run("one server", func(b *testing.B) { benchmarkSmallInserts(b, migrated(b)) })
+	b.Run("two replicas", func(b *testing.B) {
+		c := clickhousetest.StartCluster(b, 2)
+		for i := range c.Engines {
+			serveParts(b, c, i)
+		}
+		benchmarkSmallInserts(b, openCluster(b, c))
+	})
+}
+
+func benchmarkSmallInserts(b *testing.B, s *Store) {
 	const agents = 80 // the embedded engine takes 100 queries at a time
+	o := s.options(s.cfg.Database)
+	o.ConnOpenStrategy = clickhouse.ConnOpenRandom
+	o.MaxOpenConns, o.MaxIdleConns = agents, agents
+	conn, err := clickhouse.Open(o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	many := &Store{cfg: s.cfg, shards: []*shard{{conn: conn}}, metrics: s.metrics}
+	many.encoders.New = s.encoders.New
 	for _, size := range []int{20, 200, 2000} {
 		b.Run(fmt.Sprintf("rows=%d", size), func(b *testing.B) {
-			s := migrated(b)
-			o := s.options(s.cfg.Database)
-			o.MaxOpenConns, o.MaxIdleConns = agents, agents
-			conn, err := clickhouse.Open(o)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer func() { _ = conn.Close() }()
-			many := &Store{cfg: s.cfg, conn: conn, shards: []*shard{{conn: conn}}, metrics: s.metrics}
 			rows := estate(size)
 			for i := 0; b.Loop(); i++ {
 				var wg sync.WaitGroup
 				for agent := range agents {
 					wg.Go(func() {
-						if err := many.InsertFlows(b.Context(), fmt.Sprintf("node-%d/%d", agent, i), rows); err != nil {
+						if err := many.InsertFlows(b.Context(), fmt.Sprintf("node-%d/%d/%d", agent, size, i), rows); err != nil {
 							b.Error(err)
 						}
 					})
@@ -82,7 +96,7 @@ func BenchmarkSmallInserts(b *testing.B) {
 			inserts := float64(b.N*agents) / b.Elapsed().Seconds()
 			b.ReportMetric(inserts, "inserts/s")
 			b.ReportMetric(inserts*float64(size), "rows/s")
-			b.ReportMetric(float64(ask(b, s, "SELECT count() FROM system.parts WHERE database = currentDatabase() AND active")), "parts")
+			b.ReportMetric(float64(askOn(b, many.shards[0], "SELECT count() FROM system.parts WHERE database = currentDatabase() AND active")), "parts")
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -25,9 +24,10 @@ func clusterConfig(t testing.TB, c *clickhousetest.Cluster) Config {
 	}
 }
 
-func openCluster(t testing.TB, c *clickhousetest.Cluster) *Store {
+// opened is a store on a database that has no schema yet.
+func opened(t testing.TB, cfg Config) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), clusterConfig(t, c))
+	s, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,6 +36,12 @@ func openCluster(t testing.TB, c *clickhousetest.Cluster) *Store {
 			t.Error(err)
 		}
 	})
+	return s
+}
+
+func openCluster(t testing.TB, c *clickhousetest.Cluster) *Store {
+	t.Helper()
+	s := opened(t, clusterConfig(t, c))
 	if err := s.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -200,12 +206,7 @@ func testClusterMigratesAtOnce(t *testing.T, c *clickhousetest.Cluster) {
 	cfg := clusterConfig(t, c)
 	var stores []*Store
 	for range 4 {
-		s, err := Open(t.Context(), cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = s.Close() })
-		stores = append(stores, s)
+		stores = append(stores, opened(t, cfg))
 	}
 	var wg sync.WaitGroup
 	for _, s := range stores {
@@ -295,72 +296,5 @@ func testClusterRefuses(t *testing.T, c *clickhousetest.Cluster) {
 			}
 			wantError(t, err, tt.want...)
 		})
-	}
-}
-
-// lastMaking is the last step that makes tables; those after it alter them.
-const lastMaking = 29
-
-// Replicated tables can be made here, and neither filled nor altered: the
-// embedded engine serves no other replica the parts that it would fetch.
-func TestClusterReplicated(t *testing.T) {
-	c := clickhousetest.StartCluster(t, 2)
-	s, err := Open(t.Context(), clusterConfig(t, c))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	for _, r := range s.Replicas() {
-		one := s.at(r.Addr)
-		for range 2 {
-			if err := one.migrateTo(t.Context(), lastMaking); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := one.checkWindows(t.Context()); err != nil {
-			t.Error(err)
-		}
-		err := one.withDB(s.cfg.Database, func(db *sql.DB) error {
-			for _, table := range []string{"flows", "flows_misdated", "edges", "edge_days", "edge_months", "coverage"} {
-				var path, name string
-				err := db.QueryRowContext(t.Context(), "SELECT zookeeper_path, replica_name FROM system.replicas WHERE database = currentDatabase() AND table = '"+table+"'").Scan(&path, &name)
-				if err != nil {
-					return err
-				}
-				if want := "/clickhouse/tables/s1/" + s.cfg.Database + "/" + table; path != want || name != r.Name {
-					t.Errorf("%s on %s: replica %s at %s, want %s at %s", table, r.Addr, name, path, r.Name, want)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	}
-	// The same servers, as a cluster without second replicas would find them.
-	s.replicated = false
-	wantError(t, s.checkWindows(t.Context()), "ReplicatedMergeTree", "one replica a shard")
-	testReplicaAway(t, c)
-}
-
-// One replica of a shard that is away is left for later.
-func testReplicaAway(t *testing.T, c *clickhousetest.Cluster) {
-	t.Helper()
-	for _, away := range []bool{true, false} {
-		if away {
-			c.Links[1].Cut()
-		} else {
-			c.Links[1].Mend()
-		}
-		s, err := Open(t.Context(), clusterConfig(t, c))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r := s.Replicas(); r[0].Err != nil || r[0].Name != "r1" || (r[1].Err != nil) != away {
-			t.Errorf("replicas %v, want the second away: %v", r, away)
-		}
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
 	}
 }

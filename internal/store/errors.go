@@ -43,6 +43,7 @@ const (
 	codeSocketTimeout        = 209
 	codeNetworkError         = 210
 	codeNoKeeper             = 225
+	codeTableReadOnly        = 242
 	codeAborted              = 236
 	codeReplicaExists        = 253
 	codeAllConnectionsFailed = 279
@@ -94,8 +95,10 @@ func (s *Store) explainException(op, addr string, e *clickhouse.Exception) error
 		return &PartialError{Cluster: s.cfg.Cluster, Err: brief(e)}
 	}
 	switch e.Code {
-	case codeNoKeeper, codeKeeper:
+	case codeNoKeeper, codeKeeper, codeTableReadOnly:
 		return fmt.Errorf("clickhouse at %s does not reach its Keeper, which replicated tables need (%s): check <zookeeper> in its configuration: %w", addr, op, brief(e))
+	case codeReplicaExists:
+		return fmt.Errorf("clickhouse at %s is listed by Keeper as a replica of a table that it has not (%s): if its disk is lost, run SYSTEM DROP REPLICA on another replica: %w", addr, op, brief(e))
 	case codeAuthenticationError:
 		return fmt.Errorf("clickhouse at %s refuses user %q: wrong password or no such user; %s: %w", addr, s.cfg.User, s.cfg.PasswordHelp, brief(e))
 	case codeAccessDenied, codeReadonly:

@@ -37,7 +37,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 		if r.Err != nil {
 			continue
 		}
-		if err := s.at(r.Addr).migrateReplica(ctx); err != nil {
+		if err := s.at(r.Addr).migrateReplica(ctx, s.peers(r)); err != nil {
 			return fmt.Errorf("%s: %w", r.Addr, err)
 		}
 	}
@@ -83,7 +83,7 @@ func (s *Store) createDatabase(ctx context.Context, name string) error {
 }
 
 func (s *Store) runSteps(ctx context.Context, db *sql.DB, step int64) error {
-	steps, err := migrations.Schema{Replicated: s.replicated}.Steps()
+	steps, err := migrations.Schema{Replicated: s.replicated()}.Steps()
 	if err != nil {
 		return fmt.Errorf("load migrations: %w", err)
 	}
@@ -142,7 +142,7 @@ func (s *Store) checkWindowsOn(ctx context.Context, db *sql.DB) (err error) {
 		}
 		seen = append(seen, name)
 		replicated := strings.HasPrefix(engine, "Replicated")
-		if replicated != s.replicated {
+		if replicated != s.replicated() {
 			return s.engineError(name, engine)
 		}
 		if !remembers(full, replicated) {
@@ -176,7 +176,7 @@ func remembers(definition string, replicated bool) bool {
 // engineError says that a table is replicated and should not be, or the other
 // way round: the cluster got or lost its second replicas after the first start.
 func (s *Store) engineError(table, engine string) error {
-	if s.replicated {
+	if s.replicated() {
 		return fmt.Errorf("clickhouse table %s.%s has the engine %s, which copies nothing to the shard's other replicas: "+
 			"convert it with ATTACH TABLE %[1]s.%[2]s AS REPLICATED, or use another database", s.cfg.Database, table, engine)
 	}

@@ -25,13 +25,51 @@ const (
 )
 
 // migrateReplica brings one replica up to date. There is no DDL for the whole
-// cluster: the steps may run again, so each replica runs them for itself.
-func (s *Store) migrateReplica(ctx context.Context) error {
+// cluster: the steps may run again, so each replica runs them for itself. Peers
+// are the other replicas of its shard.
+func (s *Store) migrateReplica(ctx context.Context, peers []string) error {
 	return uncontested(ctx, func() error {
+		for _, peer := range peers {
+			if err := s.adoptTables(ctx, s.at(peer)); err != nil {
+				return err
+			}
+		}
 		if err := s.migrateServer(ctx); err != nil {
 			return err
 		}
 		return s.spanShards(ctx)
+	})
+}
+
+// adoptTables makes the tables that a peer has and this replica has not. They are
+// as later steps left them, and Keeper takes a replica of a table only as the
+// table is now; the steps then find them made.
+func (s *Store) adoptTables(ctx context.Context, peer *Store) error {
+	var here, there []localTable
+	for of, out := range map[*Store]*[]localTable{s: &here, peer: &there} {
+		err := of.withDB("", func(db *sql.DB) (err error) { *out, err = of.localTables(ctx, db); return err })
+		if err != nil {
+			return err
+		}
+	}
+	have := map[string]bool{}
+	for _, t := range here {
+		have[t.name] = true
+	}
+	there = slices.DeleteFunc(there, func(t localTable) bool { return have[t.name] })
+	if len(there) == 0 {
+		return nil
+	}
+	if err := s.createDatabase(ctx, s.cfg.Database); err != nil {
+		return err
+	}
+	return s.withDB(s.cfg.Database, func(db *sql.DB) error {
+		for _, t := range there {
+			if _, err := db.ExecContext(ctx, t.definition); err != nil {
+				return s.explain("create table "+t.name+" as "+strings.Join(peer.cfg.Addrs, ", ")+" has it", err)
+			}
+		}
+		return nil
 	})
 }
 
@@ -67,12 +105,12 @@ func (s *Store) spanShardsOn(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	for _, table := range tables {
+	for _, t := range tables {
 		// Checked identifiers, all of them; DDL takes no parameters.
 		statement := fmt.Sprintf("CREATE OR REPLACE TABLE `%s`.`%s` AS `%s`.`%s` ENGINE = Distributed('%s', '%s', '%s')",
-			s.readDatabase(), table, s.cfg.Database, table, s.cfg.Cluster, s.cfg.Database, table)
+			s.readDatabase(), t.name, s.cfg.Database, t.name, s.cfg.Cluster, s.cfg.Database, t.name)
 		if _, err := db.ExecContext(ctx, statement); err != nil {
-			return s.explain("create table "+s.readDatabase()+"."+table, err)
+			return s.explain("create table "+s.readDatabase()+"."+t.name, err)
 		}
 	}
 	return nil
@@ -82,20 +120,22 @@ func (s *Store) spanShardsOn(ctx context.Context, db *sql.DB) error {
 // record of steps excepted.
 const withRows = "endsWith(engine, 'MergeTree') AND name != '" + versionTable + "' AND NOT startsWith(name, '.')"
 
-// localTables are the tables with rows in them.
-func (s *Store) localTables(ctx context.Context, db *sql.DB) (out []string, err error) {
-	rows, err := db.QueryContext(ctx, "SELECT name FROM system.tables WHERE database = {database:String} AND "+withRows+" ORDER BY name",
+// localTable is a table with rows in it, and the statement that makes it.
+type localTable struct{ name, definition string }
+
+func (s *Store) localTables(ctx context.Context, db *sql.DB) (out []localTable, err error) {
+	rows, err := db.QueryContext(ctx, "SELECT name, create_table_query FROM system.tables WHERE database = {database:String} AND "+withRows+" ORDER BY name",
 		clickhouse.Named("database", s.cfg.Database))
 	if err != nil {
 		return nil, s.explain("list tables", err)
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
+		var t localTable
+		if err := rows.Scan(&t.name, &t.definition); err != nil {
 			return nil, s.explain("list tables", err)
 		}
-		out = append(out, name)
+		out = append(out, t)
 	}
 	return out, s.explain("list tables", rows.Err())
 }
@@ -103,26 +143,40 @@ func (s *Store) localTables(ctx context.Context, db *sql.DB) (out []string, err 
 // checkMacros compares what the cluster calls a shard with what its servers do.
 // Where they differ rows would be read twice, or not at all.
 func (s *Store) checkMacros(ctx context.Context) error {
-	query := `SELECT _shard_num, groupUniqArray(substitution) AS names
-		FROM clusterAllReplicas({cluster:String}, system.macros) WHERE macro = 'shard' GROUP BY _shard_num ORDER BY names`
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"skip_unavailable_shards": 1}))
-	rows, err := s.conn.Query(ctx, query, clickhouse.Named("cluster", s.cfg.Cluster))
-	if err != nil {
-		return s.explain("compare macros", err)
-	}
-	defer func() { _ = rows.Close() }()
-	var numbered []string
-	for rows.Next() {
-		var number uint32
+	shards := shardNames{}
+	for first := range s.mostReplicas {
+		// Each shard's replica at that place answers, or another one in its stead.
+		ctx := clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{
+			"skip_unavailable_shards": 1, "prefer_localhost_replica": 0, "use_hedged_requests": 0,
+			"load_balancing": "first_or_random", "load_balancing_first_offset": first,
+		}))
+		const query = "SELECT groupArray(_shard_num), groupArray(substitution) FROM cluster({cluster:String}, system.macros) WHERE macro = 'shard'"
+		var numbers []uint32
 		var names []string
-		if err := rows.Scan(&number, &names); err != nil {
+		if err := s.conn.QueryRow(ctx, query, clickhouse.Named("cluster", s.cfg.Cluster)).Scan(&numbers, &names); err != nil {
 			return s.explain("compare macros", err)
 		}
-		if len(names) != 1 || slices.Contains(numbered, names[0]) {
-			return fmt.Errorf("shard %d of clickhouse cluster %q has servers whose macro \"shard\" is %s: give the replicas of a shard the same one, and each shard its own",
-				number, s.cfg.Cluster, strings.Join(names, ", "))
+		for i, number := range numbers {
+			if !shards.fit(number, names[i]) {
+				return fmt.Errorf("a server in shard %d of clickhouse cluster %q has the macro \"shard\" at %s: give the replicas of a shard the same one, and each shard its own",
+					number, s.cfg.Cluster, names[i])
+			}
 		}
-		numbered = append(numbered, names[0])
 	}
-	return s.explain("compare macros", rows.Err())
+	return nil
+}
+
+// shardNames are the cluster's numbers of its shards with the names that their servers have for them.
+type shardNames map[uint32]string
+
+// fit notes that a server has a name for its shard, and reports whether that of
+// another replica is the same and that of another shard another one.
+func (n shardNames) fit(number uint32, name string) bool {
+	for other, has := range n {
+		if (other == number) != (has == name) {
+			return false
+		}
+	}
+	n[number] = name
+	return true
 }

@@ -33,8 +33,8 @@ type Store struct {
 	shards  []*shard    // for inserts: one, but in a cluster
 	metrics *metrics
 
-	replicas   []Replica // in a cluster
-	replicated bool      // some shard has several
+	replicas     []Replica // in a cluster
+	mostReplicas uint64    // that a shard has
 
 	encoders sync.Pool // of *encoder
 }

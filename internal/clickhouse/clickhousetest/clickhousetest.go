@@ -51,11 +51,17 @@ func Main(m *testing.M) {
 // runEngine is the engine's process. What changes its configuration comes first.
 func runEngine(args []string) {
 	dir := args[slices.Index(args, "--data-dir")+1]
+	library := args[slices.Index(args, "--library")+1]
 	var err error
-	if profile, ok := strings.CutPrefix(args[0], profileFlag); ok {
-		args, err = args[1:], addToProfile(dir, profile)
-	} else if args[0] == unsyncedFlag {
-		args, err = args[1:], dropSyncs(dir)
+	for ; err == nil && strings.HasPrefix(args[0], changeFlag); args = args[1:] {
+		switch name, value, _ := strings.Cut(args[0], "="); name {
+		case profileFlag:
+			err = addToProfile(dir, value)
+		case unsyncedFlag:
+			err = dropSyncs(dir)
+		case replicaFlag:
+			err = beReplica(dir, library, value)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -67,44 +73,50 @@ func runEngine(args []string) {
 	os.Exit(0)
 }
 
-const profileFlag = "--test-profile="
+const (
+	changeFlag  = "--test-"
+	profileFlag = changeFlag + "profile"
+	// unsyncedFlag is for engines that tests share: none of those is about what a power cut
+	// leaves, and waiting for the disk is most of what an insert of a few rows takes.
+	unsyncedFlag = changeFlag + "unsynced"
+	replicaFlag  = changeFlag + "replica"
+)
 
 // Profile makes the profile of an engine's user hold further elements, in the
 // XML of users.xml, as the owner of another ClickHouse might have it.
 func Profile(cfg *clickhouse.Config, elements string) {
-	cfg.Command = append(cfg.Command, profileFlag+elements)
+	cfg.Command = append(cfg.Command, profileFlag+"="+elements)
 }
 
 func addToProfile(dataDir, elements string) error {
-	path := filepath.Join(dataDir, "users.xml")
-	b, err := os.ReadFile(path) //nolint:gosec // the test's own directory
-	if err != nil {
-		return err
-	}
 	if strings.Contains(elements, "<async_insert>") { // is there already, and must not be there twice
-		b = bytes.Replace(b, []byte("<async_insert>0</async_insert>"), nil, 1)
+		if err := edit(dataDir, "users.xml", "<async_insert>0</async_insert>", ""); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(path, bytes.Replace(b, []byte("</default>"), []byte(elements+"</default>"), 1), 0o600) //nolint:gosec // the test's own directory
+	return edit(dataDir, "users.xml", "</default>", elements+"</default>")
 }
 
-// unsyncedFlag is for engines that tests share: none of those is about what a power cut
-// leaves, and waiting for the disk is most of what an insert of a few rows takes.
-const unsyncedFlag = "--test-unsynced"
-
 func dropSyncs(dataDir string) error {
-	path := filepath.Join(dataDir, "config.xml")
+	for _, name := range []string{"fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge"} {
+		if err := edit(dataDir, "config.xml", "<"+name+">1<", "<"+name+">0<"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// edit puts a text in the place of the first one of its kind in a file of the engine's configuration.
+func edit(dataDir, file, text, with string) error {
+	path := filepath.Join(dataDir, file)
 	b, err := os.ReadFile(path) //nolint:gosec // the test's own directory
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge"} {
-		synced := []byte("<" + name + ">1<")
-		if !bytes.Contains(b, synced) {
-			return fmt.Errorf("%s does not set %s to 1", path, name)
-		}
-		b = bytes.Replace(b, synced, []byte("<"+name+">0<"), 1)
+	if !bytes.Contains(b, []byte(text)) {
+		return fmt.Errorf("%s has no %s", path, text)
 	}
-	return os.WriteFile(path, b, 0o600) //nolint:gosec // the test's own directory
+	return os.WriteFile(path, bytes.Replace(b, []byte(text), []byte(with), 1), 0o600) //nolint:gosec // the test's own directory
 }
 
 // Start returns the address, user and password of the test binary's engine.

@@ -23,26 +23,35 @@ type Link struct {
 // cfg it speaks TLS, which the engine itself does not.
 func NewLink(tb testing.TB, addr string, cfg *tls.Config) *Link {
 	tb.Helper()
-	l := newLink(tb)
-	if cfg != nil {
-		l.listener = tls.NewListener(l.listener, cfg)
-	}
-	l.lead(addr)
+	l := newLink(tb, cfg)
+	l.Lead(addr)
 	return l
 }
 
-// newLink listens, and leads nowhere before lead says where.
-func newLink(tb testing.TB) *Link {
+// newLink listens, and leads nowhere before Lead says where.
+func newLink(tb testing.TB, cfg *tls.Config) *Link {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it returns at once
 	if err != nil {
 		tb.Fatal(err)
+	}
+	if cfg != nil {
+		listener = tls.NewListener(listener, cfg)
 	}
 	l := &Link{listener: listener, open: map[net.Conn]bool{}}
 	tb.Cleanup(func() {
 		_ = listener.Close()
 		l.Cut()
 	})
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go l.carry(c)
+		}
+	}()
 	return l
 }
 
@@ -66,31 +75,26 @@ func (l *Link) Mend() {
 	l.cut = false
 }
 
-func (l *Link) lead(to string) {
+// Lead says where the link leads to from now on.
+func (l *Link) Lead(to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.to = to
-	go func() {
-		for {
-			c, err := l.listener.Accept()
-			if err != nil {
-				return
-			}
-			go l.carry(c)
-		}
-	}()
 }
 
 func (l *Link) carry(near net.Conn) {
 	defer l.forget(near)
-	if !l.note(near) {
+	to := l.note(near)
+	if to == "" {
 		return
 	}
 	var d net.Dialer
-	far, err := d.DialContext(context.Background(), "tcp", l.to)
+	far, err := d.DialContext(context.Background(), "tcp", to)
 	if err != nil {
 		return
 	}
 	defer l.forget(far)
-	if !l.note(far) {
+	if l.note(far) == "" {
 		return
 	}
 	ended := make(chan struct{}, 2)
@@ -103,15 +107,16 @@ func (l *Link) carry(near net.Conn) {
 	<-ended
 }
 
-// note remembers an open connection, unless the link is cut.
-func (l *Link) note(c net.Conn) bool {
+// note remembers an open connection and returns where the link leads: nowhere
+// when it is cut.
+func (l *Link) note(c net.Conn) (to string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cut {
-		return false
+		return ""
 	}
 	l.open[c] = true
-	return true
+	return l.to
 }
 
 func (l *Link) forget(c net.Conn) {
