@@ -13,7 +13,8 @@ import (
 	"github.com/ringfence/ringfence/internal/store"
 )
 
-// storeDoor is the store as the analyzer, the API and the control store ask it.
+// storeDoor is the store as the analyzer, the API and the control store ask it,
+// and as what is gathered goes there.
 // The store behind it changes when the embedded engine is started again.
 type storeDoor struct{ now atomic.Pointer[store.Store] }
 
@@ -34,6 +35,19 @@ func (d *storeDoor) retained() time.Duration { return d.now.Load().Retention().F
 
 // Ping asks whether the store answers.
 func (d *storeDoor) Ping(ctx context.Context) error { return d.now.Load().Ping(ctx) }
+
+// InsertFlows implements gather.Sink.
+func (d *storeDoor) InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error {
+	return d.now.Load().InsertFlows(ctx, token, rows)
+}
+
+// InsertCoverage implements gather.Sink.
+func (d *storeDoor) InsertCoverage(ctx context.Context, rows []flow.Coverage) error {
+	return d.now.Load().InsertCoverage(ctx, rows)
+}
+
+// Clock returns the store's time.
+func (d *storeDoor) Clock(ctx context.Context) (time.Time, error) { return d.now.Load().Clock(ctx) }
 
 // Edges implements analyzer.EdgeSource.
 func (d *storeDoor) Edges(ctx context.Context, f flow.EdgeFilter) ([]flow.Edge, error) {
