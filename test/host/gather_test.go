@@ -1,0 +1,104 @@
+package host
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ringfence/ringfence/internal/api"
+)
+
+// TestUpGathering has the agent hand its records to the server. It neither needs
+// nor uses a way to the store, and nothing is stored twice or lost over the kill
+// of either.
+func TestUpGathering(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "h")
+	s.write(t, s.behind())
+	s.db.echo(t, dbPort)
+	u := s.start(t, "--gather")
+	asked := int64(0)
+	exchange := func(when string) {
+		t.Helper()
+		reaches(t, when, s.web, s.dbIs, dbPort, true)
+		asked++
+		eventually(t, when+": each connection is stored once", func() error { return s.connections(t, asked) })
+	}
+	exchange("at first")
+	for _, at := range tcpSockets(t, u.child(t, "agent")) {
+		t.Errorf("the agent has a TCP socket: %s", at)
+	}
+	if err := os.Remove(filepath.Join(s.runtimeDir, "agents", "store.json")); err != nil {
+		t.Fatal(err)
+	}
+	killed := u.kill(t, "agent")
+	reaches(t, "with the agent killed", s.web, s.dbIs, dbPort, true)
+	asked++
+	u.back(t, "agent", killed)
+	exchange("without the store's file")
+	killed = u.kill(t, "server")
+	reaches(t, "with the server killed", s.web, s.dbIs, dbPort, true)
+	asked++
+	u.back(t, "server", killed)
+	exchange("after the server was killed")
+
+	// What the server has on disk is stored, whoever starts it next.
+	reaches(t, "at the end", s.web, s.dbIs, dbPort, true)
+	asked++
+	u.stop(t)
+	u = s.start(t)
+	exchange("without --gather")
+	if _, text := u.metrics(t, u.token(t)); !strings.Contains(text, "\nringfence_gather_") {
+		t.Error("what was left on the server's disk is looked after by nobody")
+	}
+}
+
+// connections returns an error unless db was asked n times by each of web's
+// addresses.
+func (s *site) connections(t *testing.T, n int64) error {
+	t.Helper()
+	r := s.command(t, "flows", "--config", s.config(), "--since", "5m", "--port", fmt.Sprint(dbPort), "--direction", "ingress", "-o", "json")
+	var flows []api.Flow
+	if err := json.Unmarshal([]byte(r.stdout), &flows); err != nil {
+		return fmt.Errorf("%w: %s", err, r.stderr)
+	}
+	stored := map[string]int64{}
+	for _, f := range flows {
+		stored[f.SourceAddress] += f.Connections
+	}
+	for _, a := range s.webIs {
+		if stored[a.String()] != n {
+			return fmt.Errorf("%d connections from %s are stored, want %d", stored[a.String()], a, n)
+		}
+	}
+	return nil
+}
+
+// tcpSockets are those that a process has open, of its own network namespace.
+func tcpSockets(t *testing.T, pid int) (open []string) {
+	t.Helper()
+	own := map[string]bool{}
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil || len(links) == 0 {
+		t.Fatal(links, err)
+	}
+	for _, l := range links {
+		to, _ := os.Readlink(l) // it may be closed by now
+		own[to] = true
+	}
+	for _, family := range []string{"tcp", "tcp6"} {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, family))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) > 9 && own["socket:["+f[9]+"]"] {
+				open = append(open, family+" "+f[1]+" "+f[2])
+			}
+		}
+	}
+	return open
+}
