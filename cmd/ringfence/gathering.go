@@ -33,7 +33,11 @@ func (s *server) newGathering() (*gathering, error) {
 	g := &gathering{store: s.store}
 	var err error
 	g.Gatherer, err = gather.New(gather.Config{Dir: dir, Logger: s.logger, Registerer: s.registry}, s.store)
-	return g, err
+	if err != nil {
+		return nil, err
+	}
+	s.store.problem = g.Problem
+	return g, nil
 }
 
 // Run works until ctx ends.

@@ -16,7 +16,10 @@ import (
 // storeDoor is the store as the analyzer, the API and the control store ask it,
 // and as what is gathered goes there.
 // The store behind it changes when the embedded engine is started again.
-type storeDoor struct{ now atomic.Pointer[store.Store] }
+type storeDoor struct {
+	now     atomic.Pointer[store.Store]
+	problem func() error // of what is gathered for it; nil while nothing is
+}
 
 func newStoreDoor(s *store.Store) *storeDoor {
 	d := &storeDoor{}
@@ -33,8 +36,13 @@ func (d *storeDoor) Close() error { return d.now.Load().Close() }
 // are kept.
 func (d *storeDoor) retained() time.Duration { return d.now.Load().Retention().Flows }
 
-// Ping asks whether the store answers.
-func (d *storeDoor) Ping(ctx context.Context) error { return d.now.Load().Ping(ctx) }
+// Ping asks whether the store answers, and takes what is gathered.
+func (d *storeDoor) Ping(ctx context.Context) error {
+	if err := d.now.Load().Ping(ctx); err != nil || d.problem == nil {
+		return err
+	}
+	return d.problem()
+}
 
 // InsertFlows implements gather.Sink.
 func (d *storeDoor) InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error {
