@@ -53,11 +53,7 @@ func (g *gathering) keepTime(ctx context.Context) {
 	tick := time.NewTicker(clockPause)
 	defer tick.Stop()
 	for {
-		before := time.Now()
-		if at, err := g.store.Clock(ctx); err == nil {
-			ahead := at.Sub(before.Add(time.Since(before) / 2))
-			g.ahead.Store(&ahead)
-		}
+		g.askTime(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -66,8 +62,17 @@ func (g *gathering) keepTime(ctx context.Context) {
 	}
 }
 
-// Clock implements agentlink.Records. While the store is away the last
-// difference stands.
+func (g *gathering) askTime(ctx context.Context) {
+	before := time.Now()
+	at, err := g.store.Clock(ctx)
+	if err != nil {
+		return // the last difference stands
+	}
+	ahead := at.Sub(before.Add(time.Since(before) / 2))
+	g.ahead.Store(&ahead)
+}
+
+// Clock implements agentlink.Records.
 func (g *gathering) Clock(context.Context) (time.Time, error) {
 	ahead := g.ahead.Load()
 	if ahead == nil {

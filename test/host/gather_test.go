@@ -21,13 +21,16 @@ func TestUpGathering(t *testing.T) {
 	s.db.echo(t, dbPort)
 	u := s.start(t, "--gather")
 	asked := int64(0)
-	exchange := func(when string) {
+	ask := func(when string) {
 		t.Helper()
 		reaches(t, when, s.web, s.dbIs, dbPort, true)
 		asked++
+	}
+	stored := func(when string) {
+		t.Helper()
 		eventually(t, when+": each connection is stored once", func() error { return s.connections(t, asked) })
 	}
-	exchange("at first")
+	ask("at first")
 	for _, at := range tcpSockets(t, u.child(t, "agent")) {
 		t.Errorf("the agent has a TCP socket: %s", at)
 	}
@@ -35,22 +38,21 @@ func TestUpGathering(t *testing.T) {
 		t.Fatal(err)
 	}
 	killed := u.kill(t, "agent")
-	reaches(t, "with the agent killed", s.web, s.dbIs, dbPort, true)
-	asked++
+	ask("with the agent killed")
 	u.back(t, "agent", killed)
-	exchange("without the store's file")
+	ask("without the store's file")
+	stored("without the store's file")
 	killed = u.kill(t, "server")
-	reaches(t, "with the server killed", s.web, s.dbIs, dbPort, true)
-	asked++
+	ask("with the server killed")
 	u.back(t, "server", killed)
-	exchange("after the server was killed")
+	ask("after the server was killed")
+	stored("after the server was killed")
 
-	// What the server has on disk is stored, whoever starts it next.
-	reaches(t, "at the end", s.web, s.dbIs, dbPort, true)
-	asked++
+	// What the server has on disk is stored, however it is started next.
+	ask("at the end")
 	u.stop(t)
 	u = s.start(t)
-	exchange("without --gather")
+	stored("without --gather")
 	if _, text := u.metrics(t, u.token(t)); !strings.Contains(text, "\nringfence_gather_") {
 		t.Error("what was left on the server's disk is looked after by nobody")
 	}

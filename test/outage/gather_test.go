@@ -189,7 +189,7 @@ func TestGathererKilled(t *testing.T) {
 		killed <- err
 	}()
 	for range engineKills {
-		pause(ctx, time.Duration(500+rand.IntN(1500))*time.Millisecond)
+		pause(ctx, time.Duration(rand.IntN(1000))*time.Millisecond)
 		b.kill()
 		b.begin()
 		open()
