@@ -31,9 +31,6 @@ func TestUpGathering(t *testing.T) {
 		eventually(t, when+": each connection is stored once", func() error { return s.connections(t, asked) })
 	}
 	ask("at first")
-	for _, at := range tcpSockets(t, u.child(t, "agent")) {
-		t.Errorf("the agent has a TCP socket: %s", at)
-	}
 	if err := os.Remove(filepath.Join(s.runtimeDir, "agents", "store.json")); err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +39,9 @@ func TestUpGathering(t *testing.T) {
 	u.back(t, "agent", killed)
 	ask("without the store's file")
 	stored("without the store's file")
+	for _, at := range tcpSockets(t, u.child(t, "agent")) {
+		t.Errorf("the agent has a TCP socket: %s", at)
+	}
 	killed = u.kill(t, "server")
 	ask("with the server killed")
 	u.back(t, "server", killed)
