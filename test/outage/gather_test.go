@@ -20,6 +20,7 @@ import (
 
 	"github.com/ringfence/ringfence/collector"
 	"github.com/ringfence/ringfence/internal/agentlink"
+	"github.com/ringfence/ringfence/internal/clickhouse"
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/gather"
 	"github.com/ringfence/ringfence/internal/statefile"
@@ -40,11 +41,12 @@ func (h hall) store() string  { return filepath.Join(h.dir, "store.json") }
 
 // access says where the store is now.
 func (h hall) access() (cfg store.Config, err error) {
+	var c clickhouse.Credentials
 	raw, err := statefile.Read(h.store())
 	if err == nil {
-		err = json.Unmarshal(raw, &cfg)
+		err = json.Unmarshal(raw, &c)
 	}
-	return cfg, err
+	return access(c), err
 }
 
 // gathered is what agents speak to.
@@ -75,7 +77,7 @@ func serveGatherer(h hall, records gathered) error {
 	if err != nil {
 		return err
 	}
-	all.Go(func() error { return records.Gatherer.Run(ctx) })
+	all.Go(func() error { return records.Run(ctx) })
 	all.Go(func() error { return srv.Serve(ctx, lis) })
 	fmt.Println("ready")
 	return all.Wait()
@@ -137,7 +139,7 @@ func TestGathererKilled(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	b, g := newBackend(t, t.TempDir()), &gatherer{hall: hall{dir}}
 	open := func() {
-		raw, err := json.Marshal(b.config(b.engine.Credentials().Addr))
+		raw, err := json.Marshal(b.engine.Credentials())
 		if err == nil {
 			err = statefile.Write(g.hall.store(), raw)
 		}

@@ -66,7 +66,7 @@ func (b *backend) begin() {
 		b.t.Fatal(err)
 	}
 	var err error
-	if b.direct, err = store.Open(b.t.Context(), b.config(b.engine.Credentials().Addr)); err != nil {
+	if b.direct, err = store.Open(b.t.Context(), access(b.engine.Credentials())); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -84,9 +84,9 @@ func (b *backend) kill() {
 	}
 }
 
-func (b *backend) config(addr string) store.Config {
-	c := b.engine.Credentials()
-	return store.Config{Addrs: []string{addr}, User: c.User, Password: c.Password, Database: clickhousetest.Prefix}
+// access is the way to the store of an engine.
+func access(c clickhouse.Credentials) store.Config {
+	return store.Config{Addrs: []string{c.Addr}, User: c.User, Password: c.Password, Database: clickhousetest.Prefix}
 }
 
 // agent is a collector with its ring and its spool.
@@ -156,7 +156,11 @@ func newSite(t *testing.T, dataDir string) *site {
 	t.Helper()
 	s := &site{t: t, backend: newBackend(t, dataDir)}
 	s.door = newDoor(t, s.engine.Credentials().Addr)
-	s.agent = collect(t, "node-1", &sink{access: func() (store.Config, error) { return s.config(s.door.addr), nil }}, nil)
+	s.agent = collect(t, "node-1", &sink{access: func() (store.Config, error) {
+		c := s.engine.Credentials()
+		c.Addr = s.door.addr
+		return access(c), nil
+	}}, nil)
 	return s
 }
 
