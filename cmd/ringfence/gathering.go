@@ -33,6 +33,9 @@ func (s *server) newGathering() (*gathering, error) {
 	g := &gathering{store: s.store}
 	var err error
 	g.Gatherer, err = gather.New(gather.Config{Dir: dir, Logger: s.logger, Registerer: s.registry}, s.store)
+	if err == nil {
+		err = g.Open()
+	}
 	if err != nil {
 		return nil, err
 	}
