@@ -42,8 +42,9 @@ const (
 	// gatherAgents have more records at once than a group, or they would wait for
 	// the group's age and nothing else.
 	gatherAgents = 4000
-	// directAgents is what the embedded engine takes: it answers 100 queries at a time.
-	directAgents = 80
+	// directAgents is what the embedded engine takes: it answers 100 queries at a
+	// time, and an agent may have two.
+	directAgents = 45
 )
 
 // teller is an agent with little to tell.
@@ -68,25 +69,30 @@ func (s *site) tellers(n int, what string) []*teller {
 	return out
 }
 
-// round hands over a batch, and the heartbeats of its time.
+// round hands over a batch, and beside it, one after the other, the heartbeats of
+// its time.
 func (t *teller) round(ctx context.Context, to collector.Sink, beats int) error {
 	t.lap++
 	for i := range t.rows {
-		next(&t.rows[i].Record, time.Second) // the clock of the benchmark is short of laps
+		next(&t.rows[i].Record, time.Second)
 	}
-	token := spool.Token{Node: t.node, Ring: 1, Start: t.lap, End: t.lap + 1, Sum: t.lap}
-	if err := again(ctx, func() error { return to.InsertFlows(ctx, token.String(), t.rows) }); err != nil {
-		return err
-	}
-	for range beats {
-		until := t.since.Add(roundLength / heartbeats)
-		rows := []flow.Coverage{{Node: t.node, Start: t.since, End: until, Records: smallBatch / heartbeats, Endpoints: 5}}
-		if err := again(ctx, func() error { return to.InsertCoverage(ctx, rows) }); err != nil {
-			return err
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		token := spool.Token{Node: t.node, Ring: 1, Start: t.lap, End: t.lap + 1, Sum: t.lap}
+		return again(ctx, func() error { return to.InsertFlows(ctx, token.String(), t.rows) })
+	})
+	g.Go(func() error {
+		for range beats {
+			until := t.since.Add(roundLength / heartbeats)
+			rows := []flow.Coverage{{Node: t.node, Start: t.since, End: until, Records: smallBatch / heartbeats, Endpoints: 5}}
+			if err := again(ctx, func() error { return to.InsertCoverage(ctx, rows) }); err != nil {
+				return err
+			}
+			t.since = until
 		}
-		t.since = until
-	}
-	return nil
+		return nil
+	})
+	return g.Wait()
 }
 
 // again tries until it succeeds, as an agent does.
