@@ -14,7 +14,8 @@ import (
 )
 
 // storeDoor is the store as the analyzer, the API and the control store ask it,
-// and the way there for what is gathered. The store behind it changes when the embedded engine is started again.
+// and the way there for what is gathered. The store behind it changes when the
+// embedded engine is started again.
 type storeDoor struct {
 	now     atomic.Pointer[store.Store]
 	problem func() error // of what is gathered for it; nil while nothing is

@@ -1,14 +1,11 @@
 package host
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/ringfence/ringfence/internal/api"
 )
 
 // TestUpGathering has the agent hand its records to the server. It neither needs
@@ -62,10 +59,9 @@ func TestUpGathering(t *testing.T) {
 // addresses.
 func (s *site) connections(t *testing.T, n int64) error {
 	t.Helper()
-	r := s.command(t, "flows", "--config", s.config(), "--since", "5m", "--port", fmt.Sprint(dbPort), "--direction", "ingress", "-o", "json")
-	var flows []api.Flow
-	if err := json.Unmarshal([]byte(r.stdout), &flows); err != nil {
-		return fmt.Errorf("%w: %s", err, r.stderr)
+	flows, err := s.flows(t, "--port", fmt.Sprint(dbPort), "--direction", "ingress")
+	if err != nil {
+		return err
 	}
 	stored := map[string]int64{}
 	for _, f := range flows {

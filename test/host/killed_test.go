@@ -1,15 +1,12 @@
 package host
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/ringfence/ringfence/internal/api"
 )
 
 // TestKilledAgentKnowsFormerOwners gives addresses to somebody else while what
@@ -17,7 +14,7 @@ import (
 // reads it again, and its inventory never had the former owners.
 func TestKilledAgentKnowsFormerOwners(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "k")
+	s := newSite(t, "o")
 	s.write(t, s.behind())
 	const before, after = dbPort, dbPort + 1
 	s.db.echo(t, before)
@@ -53,10 +50,9 @@ func TestKilledAgentKnowsFormerOwners(t *testing.T) {
 // db's port, of both families, was stored as the workload's.
 func (s *site) attributed(t *testing.T, port int, to string) error {
 	t.Helper()
-	r := s.command(t, "flows", "--config", s.config(), "--since", "5m", "--port", fmt.Sprint(port), "-o", "json")
-	var flows []api.Flow
-	if err := json.Unmarshal([]byte(r.stdout), &flows); err != nil {
-		return fmt.Errorf("%w: %s", err, r.stderr)
+	flows, err := s.flows(t, "--port", fmt.Sprint(port))
+	if err != nil {
+		return err
 	}
 	connections := map[string]int64{}
 	for _, f := range flows {
