@@ -352,6 +352,37 @@ func TestDroppedIsCoverage(t *testing.T) {
 	})
 }
 
+// refusal is what a Sink says of a batch that it will never take.
+type refusal struct{}
+
+func (refusal) Error() string { return "too large" }
+func (refusal) Refused() bool { return true }
+
+// What nobody will ever take holds nothing up: it is given up, and told of.
+func TestRefusedBatchIsGivenUp(t *testing.T) {
+	alone(t, func(t *testing.T, a *agent) {
+		a.store(refusal{})
+		stop := a.start()
+		a.ring.write(numbered(100, 40)...)
+		time.Sleep(20 * time.Second)
+		if l := a.c.deps.Spool.Level(); l.Refused != 40 || l.Batches != 0 {
+			t.Errorf("spool %+v", l)
+		}
+		a.store(nil)
+		a.ring.write(numbered(0, 30)...)
+		time.Sleep(20 * time.Second)
+		stopped(t, stop)
+		a.each(30)
+		dropped := uint64(0)
+		for _, c := range a.sink.coverage {
+			dropped += c.Dropped
+		}
+		if dropped != 40 {
+			t.Errorf("%d records are told of as dropped, want 40", dropped)
+		}
+	})
+}
+
 // The store has the batch, and its answer is lost.
 func TestLostAnswer(t *testing.T) {
 	alone(t, func(t *testing.T, a *agent) {

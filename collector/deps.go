@@ -34,7 +34,9 @@ type Datapath interface {
 }
 
 // Sink stores what was collected. Rows that are inserted again under the same
-// token are stored once.
+// token are stored once. An error with a method Refused that returns true means
+// that what was sent is wrong in itself: flows then go to the spool, which gives
+// them up and notes the gap.
 type Sink interface {
 	InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error
 	InsertCoverage(ctx context.Context, rows []flow.Coverage) error

@@ -79,7 +79,7 @@ func held(deps Deps) []prometheus.Collector {
 	}
 	dropped := func(reason string, value func(spool.Level) uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "ringfence_collector_records_dropped_total", Help: "Records that the spool gave up for good, by reason: it was full, or a file was damaged.",
+			Name: "ringfence_collector_records_dropped_total", Help: "Records that the spool gave up for good, by reason: it was full, a file was damaged, or the server refused them as wrong.",
 			ConstLabels: prometheus.Labels{"reason": reason},
 		}, func() float64 { return float64(value(deps.Spool.Level())) })
 	}
@@ -89,6 +89,7 @@ func held(deps Deps) []prometheus.Collector {
 		gauge("spool_bytes", "Size of what waits on disk.", func(l spool.Level) float64 { return float64(l.Bytes) }),
 		dropped("spool_full", func(l spool.Level) uint64 { return l.Full }),
 		dropped("spool_damaged", func(l spool.Level) uint64 { return l.Damaged }),
+		dropped("refused", func(l spool.Level) uint64 { return l.Refused }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "ringfence_collector_ownership_cut_total",
 			Help: "Former owners of an address that were forgotten before their time, to bound memory. Records of their time are nobody's.",

@@ -2,6 +2,7 @@ package collector
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/ringfence/ringfence/internal/spool"
@@ -123,10 +124,14 @@ func (c *Collector) drainOne(ctx context.Context) (bool, error) {
 	if ok {
 		trying, cancel := context.WithTimeout(ctx, c.cfg.Insert)
 		defer cancel()
-		if err := c.insert(trying, b); err != nil {
+		away := c.deps.Spool.Done
+		if err := c.insert(trying, b); refused(err) {
+			c.cfg.Logger.Error("a batch is refused for good: its records are lost", "records", len(b.Rows), "error", err)
+			away = c.deps.Spool.GiveUp // or none after it would ever be stored
+		} else if err != nil {
 			return false, err
 		}
-		if err := c.deps.Spool.Done(b); err != nil {
+		if err := away(b); err != nil {
 			c.metrics.spoolErrors.Inc()
 			return false, err
 		}
@@ -135,4 +140,13 @@ func (c *Collector) drainOne(ctx context.Context) (bool, error) {
 		c.cfg.Logger.Info("the store is back")
 	}
 	return ok, nil
+}
+
+// refused reports whether what was sent is wrong in itself.
+func refused(err error) bool {
+	r, ok := errors.AsType[interface {
+		error
+		Refused() bool
+	}](err)
+	return ok && r.Refused()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -113,11 +114,15 @@ func (a *agent) run(ctx context.Context, ready func() error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, filter.Close()) }()
-	records, sink, err := a.collector()
+	sink, err := a.sink(link)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, sink.Close()) }()
+	records, err := a.collector(sink)
+	if err != nil {
+		return err
+	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return link.Run(ctx, a) })
@@ -197,21 +202,33 @@ func (a *agent) applyDenyLists() {
 	}
 }
 
+// closingSink is a way to the store.
+type closingSink interface {
+	collector.Sink
+	io.Closer
+}
+
+// sink is the way to the store, straight or by the server.
+func (a *agent) sink(link *agentlink.Client) (closingSink, error) {
+	if a.cfg.Gather {
+		return link.Sink()
+	}
+	return newStoreSink(a.cfg.storeFile()), nil
+}
+
 // collector connects the ring buffer with the store.
-func (a *agent) collector() (*collector.Collector, *storeSink, error) {
+func (a *agent) collector(sink collector.Sink) (*collector.Collector, error) {
 	reader, err := a.datapath.NewReader()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	spooled, err := spool.Open(spool.Config{Dir: a.cfg.spoolDir(a.cfg.Node), MaxBytes: a.cfg.SpoolBytes, Logger: a.logger})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	sink := newStoreSink(a.cfg.storeFile())
-	c, err := collector.New(collector.Config{
+	return collector.New(collector.Config{
 		Node: a.cfg.Node, StateDir: a.cfg.nodeDir(a.cfg.Node), Logger: a.logger, Registerer: a.registry,
 	}, collector.Deps{Reader: reader, Datapath: a.datapath, Owners: a.owners, Sink: sink, Spool: spooled})
-	return c, sink, err
 }
 
 // Report implements agentlink.Handler.
@@ -224,15 +241,10 @@ func (a *agent) Report() rollout.Report {
 // Changed implements agentlink.Handler.
 func (a *agent) Changed() <-chan struct{} { return a.enforcer.Changed() }
 
-// failsafe is the agent's own way to a store on another host.
+// failsafe is this host's way to a store on another.
 func (a *agent) failsafe(ctx context.Context) []bpf.Failsafe {
-	var access storeAccess
-	if err := readJSON(a.cfg.storeFile(), &access); err != nil {
-		a.logger.Warn("the store's address is unknown: its way is not failsafe", "error", err)
-		return nil
-	}
 	var out []bpf.Failsafe
-	for _, addr := range access.Addrs {
+	for _, addr := range a.cfg.StoreAddrs {
 		for _, to := range resolve(ctx, addr) {
 			if !to.Addr().IsLoopback() {
 				out = append(out, bpf.Failsafe{Protocol: flow.TCP, Addr: to})

@@ -144,7 +144,7 @@ func (d *demo) prepare(flags serverFlags, scenario string) error {
 	d.stack = &stack{server: cfg, logger: d.logger}
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
-		d.stack.agents = append(d.stack.agents, agentConfig{layout: d.places, Node: n.Name, NetNS: n.Namespace()})
+		d.stack.agents = append(d.stack.agents, agentConfig{layout: d.places, Node: n.Name, NetNS: n.Namespace(), StoreAddrs: cfg.ClickHouse.Addrs})
 	}
 	return nil
 }

@@ -46,6 +46,7 @@ func (l layout) serverConfig() string    { return filepath.Join(l.RuntimeDir, "s
 func (l layout) bpffs() string           { return filepath.Join(l.RuntimeDir, "bpf") }
 func (l layout) controlDB() string       { return filepath.Join(l.StateDir, "control.db") }
 func (l layout) engineDir() string       { return filepath.Join(l.StateDir, "clickhouse") }
+func (l layout) gatherDir() string       { return filepath.Join(l.StateDir, "gather") }
 func (l layout) backupDir() string       { return filepath.Join(l.StateDir, "backup") }   // while one is made
 func (l layout) restoreDir() string      { return filepath.Join(l.StateDir, "restore") }  // while one is made ready
 func (l layout) restoredDir() string     { return filepath.Join(l.StateDir, "restored") } // ready to take its place
@@ -134,6 +135,7 @@ type serverConfig struct {
 	Confirm       time.Duration   `json:"confirm"`       // a node goes back unless confirmed in this time
 	Guard         time.Duration   `json:"guard"`         // after enforcing, denials of what was allowed roll back for so long
 	MinWindow     time.Duration   `json:"minWindow"`     // the least observation for "ready to enforce"
+	Gather        bool            `json:"gather"`        // agents hand their records over
 }
 
 // serverReady is the server's ready line.
@@ -152,6 +154,11 @@ type agentConfig struct {
 	Attach bpf.AttachMode `json:"attach"` // empty for auto
 	// SpoolBytes bounds what waits on disk for the store; 0 for the default.
 	SpoolBytes int64 `json:"spoolBytes,omitempty"`
+	// Gather says that records go to the server, which stores them.
+	Gather bool `json:"gather,omitempty"`
+	// StoreAddrs are the host:port of a store elsewhere, the way to which is
+	// failsafe: this host's agent and server need it.
+	StoreAddrs []string `json:"storeAddrs,omitempty"`
 }
 
 // spoolBytes reads what --spool-size takes.

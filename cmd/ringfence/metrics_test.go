@@ -20,6 +20,7 @@ import (
 	"github.com/ringfence/ringfence/internal/api"
 	"github.com/ringfence/ringfence/internal/clickhouse"
 	"github.com/ringfence/ringfence/internal/control"
+	"github.com/ringfence/ringfence/internal/gather"
 	"github.com/ringfence/ringfence/internal/interfaces"
 	"github.com/ringfence/ringfence/internal/inventory"
 	"github.com/ringfence/ringfence/internal/prefilter"
@@ -71,6 +72,8 @@ func allMetrics(t *testing.T) described {
 	_, err = api.New(api.Config{}, api.Deps{
 		Control: c, Sessions: c.Sessions(), Analyzer: l, Flows: door, Registerer: d, Logger: slog.New(slog.DiscardHandler), UI: os.DirFS(t.TempDir()),
 	})
+	must(t, err)
+	_, err = gather.New(gather.Config{Dir: t.TempDir(), Registerer: d}, door)
 	must(t, err)
 	_, err = agentlink.New(agentlink.Config{Token: strings.Repeat("t", 52), Registerer: d}, c)
 	must(t, err)

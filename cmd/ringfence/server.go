@@ -67,6 +67,7 @@ type server struct {
 
 	engine  *clickhouse.Engine // nil with an external ClickHouse
 	store   *storeDoor
+	gather  *gathering // nil when there is nothing to gather
 	control *control.Store
 }
 
@@ -98,6 +99,9 @@ func (s *server) run(ctx context.Context, ready func(serverReady) error) (err er
 	if err != nil {
 		return err
 	}
+	if s.gather, err = s.newGathering(); err != nil {
+		return err
+	}
 	front, err := s.newAPI(learner) //nolint:contextcheck // a scrape has no context to pass on
 	if err != nil {
 		return err
@@ -117,6 +121,9 @@ func (s *server) run(ctx context.Context, ready func(serverReady) error) (err er
 	})
 	if s.engine != nil {
 		g.Go(func() error { return s.keepEngine(ctx) })
+	}
+	if s.gather != nil {
+		g.Go(func() error { return s.gather.Run(ctx) })
 	}
 	g.Go(func() error { return s.keepFolded(ctx) })
 	if s.cfg.ClickHouse.Cluster != "" {
@@ -390,7 +397,11 @@ func (s *server) newAgentLink(ctx context.Context) (*agentlink.Server, net.Liste
 			return nil, nil, err
 		}
 	}
-	agents, err := agentlink.New(agentlink.Config{Token: token, Logger: s.logger, Registerer: s.registry}, s.control)
+	cfg := agentlink.Config{Token: token, Logger: s.logger, Registerer: s.registry}
+	if s.gather != nil {
+		cfg.Records = s.gather
+	}
+	agents, err := agentlink.New(cfg, s.control)
 	if err != nil {
 		return nil, nil, err
 	}

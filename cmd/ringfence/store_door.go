@@ -13,9 +13,13 @@ import (
 	"github.com/ringfence/ringfence/internal/store"
 )
 
-// storeDoor is the store as the analyzer, the API and the control store ask it.
-// The store behind it changes when the embedded engine is started again.
-type storeDoor struct{ now atomic.Pointer[store.Store] }
+// storeDoor is the store as the analyzer, the API and the control store ask it,
+// and the way there for what is gathered. The store behind it changes when the
+// embedded engine is started again.
+type storeDoor struct {
+	now     atomic.Pointer[store.Store]
+	problem func() error // of what is gathered for it; nil while nothing is
+}
 
 func newStoreDoor(s *store.Store) *storeDoor {
 	d := &storeDoor{}
@@ -32,8 +36,26 @@ func (d *storeDoor) Close() error { return d.now.Load().Close() }
 // are kept.
 func (d *storeDoor) retained() time.Duration { return d.now.Load().Retention().Flows }
 
-// Ping asks whether the store answers.
-func (d *storeDoor) Ping(ctx context.Context) error { return d.now.Load().Ping(ctx) }
+// Ping asks whether the store answers, and takes what is gathered.
+func (d *storeDoor) Ping(ctx context.Context) error {
+	if err := d.now.Load().Ping(ctx); err != nil || d.problem == nil {
+		return err
+	}
+	return d.problem()
+}
+
+// InsertFlows implements gather.Sink.
+func (d *storeDoor) InsertFlows(ctx context.Context, token string, rows []flow.Labelled) error {
+	return d.now.Load().InsertFlows(ctx, token, rows)
+}
+
+// InsertCoverage implements gather.Sink.
+func (d *storeDoor) InsertCoverage(ctx context.Context, rows []flow.Coverage) error {
+	return d.now.Load().InsertCoverage(ctx, rows)
+}
+
+// Clock returns the store's time.
+func (d *storeDoor) Clock(ctx context.Context) (time.Time, error) { return d.now.Load().Clock(ctx) }
 
 // Edges implements analyzer.EdgeSource.
 func (d *storeDoor) Edges(ctx context.Context, f flow.EdgeFilter) ([]flow.Edge, error) {

@@ -217,6 +217,7 @@ func newUpCommand() *cobra.Command {
 		invPath, node     string
 		attach            string
 		spoolSize         string
+		gather            bool
 		places            layout
 		warmUp, minWindow time.Duration
 		confirm, guard    time.Duration
@@ -261,9 +262,13 @@ enforced. "ringfence down" removes them.`,
 			}
 			cfg.layout, cfg.Inventory = places, invPath
 			cfg.WarmUp, cfg.Confirm, cfg.Guard, cfg.MinWindow = warmUp, confirm, guard, minWindow
+			cfg.Gather = gather
 			s := &stack{
 				server: cfg,
-				agents: []agentConfig{{layout: places, Node: node, Attach: bpf.AttachMode(attach), SpoolBytes: spooled}},
+				agents: []agentConfig{{
+					layout: places, Node: node, Attach: bpf.AttachMode(attach), SpoolBytes: spooled,
+					Gather: gather, StoreAddrs: cfg.ClickHouse.Addrs,
+				}},
 				logs:   cmd.ErrOrStderr(),
 				logger: newLogger(cmd.ErrOrStderr()),
 			}
@@ -291,6 +296,7 @@ enforced. "ringfence down" removes them.`,
 	fs.DurationVar(&minWindow, "min-window", 7*24*time.Hour, "a workload is ready to be enforced once it was watched for so long: what is done once a week is seen in a week; `ringfence policy promote --anyway` passes over it")
 	fs.DurationVar(&confirm, "confirm", 10*time.Second, "a node takes a change back unless the server confirms it in this time")
 	fs.StringVar(&spoolSize, "spool-size", "1GiB", "how much may wait on this host's disk, in --state-dir, while the store is away; beyond, the oldest is given up, and that is noted")
+	fs.BoolVar(&gather, "gather", false, "agents hand their records to the server, which stores those of many agents in one insert: for hundreds of agents and more, or when no node shall have the store's password. Records are on the server's disk, in --state-dir, until the store has them; without the server they wait on the agents'")
 	fs.DurationVar(&guard, "guard", 10*time.Minute, "for so long after enforcing, denying what used to be allowed rolls back")
 	return cmd
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -29,6 +30,9 @@ const (
 	keepaliveTime    = 10 * time.Second
 	keepaliveTimeout = 3 * time.Second
 )
+
+// connectTimeout bounds one attempt to connect.
+const connectTimeout = 10 * time.Second
 
 // Handler makes states true on this node.
 type Handler interface {
@@ -195,6 +199,10 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(c.cfg.MaxMessage), grpc.MaxCallSendMsgSize(c.cfg.MaxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
+		// A session dials once; a Sink's connection is made anew by itself.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.Config{
+			BaseDelay: c.cfg.MinPause, Multiplier: 1.5, Jitter: 0.5, MaxDelay: c.cfg.MaxPause,
+		}, MinConnectTimeout: connectTimeout}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", c.cfg.Address, err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"github.com/ringfence/ringfence/internal/agentlink/linkpb"
+	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/rollout"
 )
 
@@ -33,8 +34,12 @@ func encode(what string, v any, limit int) (*linkpb.Document, error) {
 }
 
 func check(what string, d *linkpb.Document) error {
-	sum := sha256.Sum256(d.GetJson())
-	if subtle.ConstantTimeCompare(sum[:], d.GetSha256()) != 1 {
+	return checkDigest(what, d.GetJson(), d.GetSha256())
+}
+
+func checkDigest(what string, content, digest []byte) error {
+	sum := sha256.Sum256(content)
+	if subtle.ConstantTimeCompare(sum[:], digest) != 1 {
 		return fmt.Errorf("%s %w", what, errDigest)
 	}
 	return nil
@@ -66,4 +71,19 @@ func decodeState(d *linkpb.Document) (rollout.State, error) {
 		return rollout.State{}, fmt.Errorf("decode state: %w: the agent may be older than the server", err)
 	}
 	return st, nil
+}
+
+// decodeCoverage reads rows of coverage. A field that this version does not know
+// could be a loss, so it is refused.
+func decodeCoverage(d *linkpb.Document) ([]flow.Coverage, error) {
+	if err := check("coverage", d); err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(d.GetJson()))
+	dec.DisallowUnknownFields()
+	var rows []flow.Coverage
+	if err := dec.Decode(&rows); err != nil {
+		return nil, fmt.Errorf("decode coverage: %w: the agent may be newer than the server", err)
+	}
+	return rows, nil
 }

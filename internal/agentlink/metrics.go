@@ -18,7 +18,7 @@ func newServerMetrics(reg prometheus.Registerer) (*serverMetrics, error) {
 		stateErrors: counter("ringfence_agentlink_state_errors_total", "States that could not be made or were too large to send."),
 		reports:     counter("ringfence_agentlink_reports_total", "Reports received from agents."),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ringfence_agentlink_refused_total", Help: "What agents sent and the server refused, by what was wrong (token, hello, report, store, confirm).",
+			Name: "ringfence_agentlink_refused_total", Help: "What agents sent and the server refused, by what was wrong (token, hello, report, store, confirm, records).",
 		}, []string{"reason"}),
 		confirms: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ringfence_agentlink_confirms_total", Help: "Questions whether a live revision may stay, by the answer.",

@@ -44,6 +44,8 @@ type Config struct {
 	MaxMessage int
 	// Credentials are the transport's; nil for a unix socket.
 	Credentials credentials.TransportCredentials
+	// Records takes what agents hand over to be stored; nil refuses it.
+	Records Records
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
 	// Registerer gets the metrics; nil keeps them to themselves.

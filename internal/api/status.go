@@ -18,7 +18,7 @@ func (s *Server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 	return GetHealth200JSONResponse{HealthJSONResponse{Status: HealthStatusOk}}, nil
 }
 
-// GetReadiness answers whether the stores answer. It says no more than that,
+// GetReadiness answers whether the stores are ready. It says no more than that,
 // since anybody may ask.
 func (s *Server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) (GetReadinessResponseObject, error) {
 	ctx = own(ctx)
@@ -30,7 +30,7 @@ func (s *Server) GetReadiness(ctx context.Context, _ GetReadinessRequestObject) 
 	}{{"the control database", s.deps.Control.Ping}, {"ClickHouse", s.deps.Flows.Ping}} {
 		if err := store.ping(ctx); err != nil {
 			s.metrics.storeOut.Inc()
-			return GetReadiness503JSONResponse{Status: HealthStatusUnavailable, Detail: optional(store.name + " does not answer")}, nil
+			return GetReadiness503JSONResponse{Status: HealthStatusUnavailable, Detail: optional(store.name + " is not ready: look at the server's log")}, nil
 		}
 	}
 	return GetReadiness200JSONResponse{HealthJSONResponse{Status: HealthStatusOk}}, nil

@@ -18,7 +18,7 @@
 //
 // # Lifetimes
 //
-// New does no I/O. Run opens the directory, answers and stores until its context
+// New does no I/O. Open reads the directory. Run does, too, and answers and stores until its context
 // ends, writes the last group and returns; what is not stored by then the next
 // process stores. One process at a time uses a directory.
 package gather

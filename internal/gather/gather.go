@@ -49,7 +49,10 @@ type Gatherer struct {
 	metrics *metrics
 	dir     *directory
 
-	ready  chan struct{} // closed when Run has opened the directory, or could not
+	opening  sync.Once
+	unusable error // why the directory is
+
+	ready  chan struct{} // closed when the directory is open, or cannot be opened
 	wake   chan struct{} // the open group is due at another time
 	added  chan struct{} // a group is on disk
 	fullAt atomic.Int64  // as many bytes waited when a group found no room
@@ -97,16 +100,22 @@ func New(cfg Config, sink Sink) (*Gatherer, error) {
 
 func newGroup() *group { return &group{taken: make(chan struct{}), done: make(chan struct{})} }
 
-// Run opens the directory and works until ctx ends. An error means that the
-// directory cannot be used.
+// Open reads the directory, the first time that it is called. An error means
+// that the directory cannot be used.
+func (g *Gatherer) Open() error {
+	g.opening.Do(func() {
+		if err := g.dir.open(); err != nil {
+			g.stop()
+			g.unusable = fmt.Errorf("gather: %w", err)
+		}
+		close(g.ready)
+	})
+	return g.unusable
+}
+
+// Run opens the directory, if nobody did, and works until ctx ends.
 func (g *Gatherer) Run(ctx context.Context) error {
-	err := g.dir.open()
-	if err != nil {
-		g.stop()
-		err = fmt.Errorf("gather: %w", err)
-	}
-	close(g.ready)
-	if err != nil {
+	if err := g.Open(); err != nil {
 		return err
 	}
 	var storing sync.WaitGroup

@@ -60,6 +60,7 @@ type Level struct {
 	Bytes   int64
 	Full    uint64 // records given up to make room
 	Damaged uint64 // records of damaged files
+	Refused uint64 // records that the store will never take
 }
 
 // Spool is a directory of batches. It is safe for concurrent use, but for Take
@@ -201,6 +202,19 @@ func (s *Spool) Done(b Batch) error {
 	s.drop(i)
 	s.taken = 0
 	return nil
+}
+
+// GiveUp removes a batch that was taken and that nobody will store. Its records
+// are lost, and that is noted.
+func (s *Spool) GiveUp(b Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.files, func(f file) bool { return f.number == b.number })
+	if i < 0 {
+		return nil
+	}
+	s.taken = 0
+	return s.giveUp([]file{s.files[i]}, &s.level.Refused)
 }
 
 // Newest returns the token of the batch that was put last, "" when there is none

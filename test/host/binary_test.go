@@ -179,6 +179,16 @@ func (s *site) says(t *testing.T, args []string, texts ...string) string {
 	return r.stdout
 }
 
+// flows are the stored ones of the last minutes that the flags pick.
+func (s *site) flows(t *testing.T, flags ...string) (list []api.Flow, err error) {
+	t.Helper()
+	r := s.command(t, append([]string{"flows", "--config", s.config(), "--since", "5m", "-o", "json"}, flags...)...)
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, r.stderr)
+	}
+	return list, nil
+}
+
 // policy runs a policy command on the running server.
 func (s *site) policy(t *testing.T, args []string, texts ...string) string {
 	t.Helper()

@@ -54,15 +54,22 @@ func (s *site) clickhouse(t *testing.T) (flags []string, passwordFile string) {
 }
 
 // TestUpWithClickHouse stores flows in a ClickHouse elsewhere, and goes on to
-// when the way there leads through an interface that is enforced.
+// when the way there leads through an interface that is enforced, be it the
+// agent's or the server's.
 func TestUpWithClickHouse(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "c")
+	t.Run("direct", func(t *testing.T) { upWithClickHouse(t, "c") })
+	t.Run("gathered", func(t *testing.T) { upWithClickHouse(t, "g", "--gather") })
+}
+
+func upWithClickHouse(t *testing.T, name string, more ...string) {
+	t.Parallel()
+	s := newSite(t, name)
 	s.write(t, s.itself())
 	const port = 8080
 	s.node.echo(t, port)
 	flags, _ := s.clickhouse(t)
-	u := s.start(t, flags...)
+	u := s.start(t, append(flags, more...)...)
 	flows := func(outcome string) {
 		t.Helper()
 		eventually(t, outcome+" flows", func() error {

@@ -1,14 +1,11 @@
 package host
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
-
-	"github.com/ringfence/ringfence/internal/api"
 )
 
 // TestUpWaitsForInterfaces starts with an endpoint whose interface does not exist
@@ -41,9 +38,8 @@ func TestUpWaitsForInterfaces(t *testing.T) {
 	gauges(1, 1)
 	// attributed says to whom the flows from evil's addresses are attributed.
 	attributed := func() (to map[string]int) {
-		out := s.says(t, []string{"flows", "--config", s.config(), "--since", "5m", "-o", "json"})
-		var flows []api.Flow
-		if err := json.Unmarshal([]byte(out), &flows); err != nil {
+		flows, err := s.flows(t)
+		if err != nil {
 			t.Fatal(err)
 		}
 		to = map[string]int{}

@@ -124,6 +124,11 @@ func TestUpRefuses(t *testing.T) {
 			write(filepath.Join(s.stateDir, "nodes", "node-1"), "x")(t)
 			t.Cleanup(func() { _ = os.RemoveAll(s.stateDir) })
 		}, args: flags, want: []string{filepath.Join(s.stateDir, "nodes", "node-1"), "not a directory"}},
+		{name: "gathered records damaged", prepare: func(t *testing.T) {
+			write(filepath.Join(s.stateDir, "ringfence.lock"), "")(t)
+			write(filepath.Join(s.stateDir, "gather"), "x")(t)
+			t.Cleanup(func() { _ = os.RemoveAll(s.stateDir) })
+		}, args: flags, want: []string{filepath.Join(s.stateDir, "gather"), "not a directory"}},
 		{name: "control store damaged", prepare: func(t *testing.T) {
 			write(filepath.Join(s.stateDir, "ringfence.lock"), "")(t)
 			write(filepath.Join(s.stateDir, "control.db"), strings.Repeat("garbage", 1000))(t)

@@ -312,7 +312,7 @@ func TestUp(t *testing.T) {
 // TestUpInterrupted presses Ctrl-C while everything is being started.
 func TestUpInterrupted(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "i")
+	s := newSite(t, "j")
 	s.write(t, s.behind())
 	cmd := exec.Command(binary, "up", "--inventory", s.inventory, "--node", "node-1", "--state-dir", s.stateDir,
 		"--runtime-dir", s.runtimeDir, "--listen", "127.0.0.1:0")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,27 +24,28 @@ import (
 	"github.com/ringfence/ringfence/internal/store"
 )
 
-func TestMain(m *testing.M) { clickhousetest.Main(m) }
-
-// site is an engine, the door to it, and a collector outside.
-type site struct {
-	t      *testing.T
-	engine *clickhouse.Engine
-	door   *door
-	source *source
-	spool  *spool.Spool
-	direct *store.Store // past the door
-	stop   func()
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == gathererCommand {
+		runGatherer(os.Args[2])
+	}
+	clickhousetest.Main(m)
 }
 
-func newSite(t *testing.T, dataDir string) *site {
+// backend is an engine with a store on it.
+type backend struct {
+	t      *testing.T
+	engine *clickhouse.Engine
+	direct *store.Store
+}
+
+func newBackend(t *testing.T, dataDir string) *backend {
 	t.Helper()
 	e, err := clickhouse.New(clickhousetest.Config(t, dataDir))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, engine: e, source: newSource()}
-	s.begin()
+	b := &backend{t: t, engine: e}
+	b.begin()
 	t.Cleanup(func() {
 		stopping, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 		defer cancel()
@@ -51,90 +53,131 @@ func newSite(t *testing.T, dataDir string) *site {
 			t.Error(err)
 		}
 	})
-	s.door = newDoor(t, e.Credentials().Addr)
-	if err := s.direct.Migrate(t.Context()); err != nil {
+	if err := b.direct.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s.spool, err = spool.Open(spool.Config{Dir: t.TempDir(), MaxBytes: spool.MinBytes}); err != nil {
-		t.Fatal(err)
-	}
-	s.collect()
-	return s
+	return b
 }
 
 // begin starts the engine, also after it was killed.
-func (s *site) begin() {
-	s.t.Helper()
-	if err := s.engine.Start(s.t.Context()); err != nil {
-		s.t.Fatal(err)
+func (b *backend) begin() {
+	b.t.Helper()
+	if err := b.engine.Start(b.t.Context()); err != nil {
+		b.t.Fatal(err)
 	}
 	var err error
-	if s.direct, err = store.Open(s.t.Context(), s.config(s.engine.Credentials().Addr)); err != nil {
-		s.t.Fatal(err)
-	}
-	if s.door != nil {
-		s.door.mu.Lock()
-		s.door.target = s.engine.Credentials().Addr
-		s.door.mu.Unlock()
+	if b.direct, err = store.Open(b.t.Context(), access(b.engine.Credentials())); err != nil {
+		b.t.Fatal(err)
 	}
 }
 
 // kill ends the engine as the kernel would.
-func (s *site) kill() {
-	s.t.Helper()
-	_ = s.direct.Close()
-	done := s.engine.Done()
-	if err := syscall.Kill(s.engine.PID(), syscall.SIGKILL); err != nil {
-		s.t.Fatal(err)
+func (b *backend) kill() {
+	b.t.Helper()
+	_ = b.direct.Close()
+	done := b.engine.Done()
+	if err := syscall.Kill(b.engine.PID(), syscall.SIGKILL); err != nil {
+		b.t.Fatal(err)
 	}
 	if err := <-done; err == nil {
-		s.t.Error("a killed engine ended without an error")
+		b.t.Error("a killed engine ended without an error")
 	}
 }
 
-func (s *site) config(addr string) store.Config {
-	c := s.engine.Credentials()
-	return store.Config{Addrs: []string{addr}, User: c.User, Password: c.Password, Database: clickhousetest.Prefix}
+// access is the way to the store of an engine.
+func access(c clickhouse.Credentials) store.Config {
+	return store.Config{Addrs: []string{c.Addr}, User: c.User, Password: c.Password, Database: clickhousetest.Prefix}
 }
 
-func (s *site) collect() {
-	s.t.Helper()
-	owners, err := inventory.NewOwnership(inventory.OwnershipConfig{Node: "node-1"})
+// agent is a collector with its ring and its spool.
+type agent struct {
+	t      *testing.T
+	source *source
+	spool  *spool.Spool
+	stop   func()
+}
+
+// collect starts the collector of a node.
+func collect(t *testing.T, node string, k closingSink, change func(*collector.Config)) *agent {
+	t.Helper()
+	owners, err := inventory.NewOwnership(inventory.OwnershipConfig{Node: node})
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	workload := func(name string, id uint32, a [2]netip.Addr) inventory.Workload {
 		return inventory.Workload{
 			Namespace: "shop", Kind: "Host", Name: name, Identity: flow.Identity(300 + id), Labels: map[string]string{"app": name},
-			Endpoints: []inventory.Endpoint{{ID: id, Name: name, Node: "node-1", Addresses: a[:]}},
+			Endpoints: []inventory.Endpoint{{ID: id, Name: name, Node: node, Addresses: a[:]}},
 		}
 	}
 	owners.Learn(inventory.NewIndex(inventory.Inventory{Workloads: []inventory.Workload{workload("client", 1, client), workload("server", 2, server)}}), time.Now())
-	k := &sink{site: s}
-	c, err := collector.New(collector.Config{
-		Node: "node-1", StateDir: s.t.TempDir(), BatchRecords: 4000, BatchAge: 10 * time.Millisecond, SmallAge: 10 * time.Millisecond, Patience: 200 * time.Millisecond,
+	a := &agent{t: t, source: newSource()}
+	if a.spool, err = spool.Open(spool.Config{Dir: t.TempDir(), MaxBytes: spool.MinBytes}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := collector.Config{
+		Node: node, StateDir: t.TempDir(), BatchRecords: 4000, BatchAge: 10 * time.Millisecond, SmallAge: 10 * time.Millisecond, Patience: 200 * time.Millisecond,
 		Insert: 5 * time.Second, MinPause: 5 * time.Millisecond, MaxPause: 50 * time.Millisecond, Heartbeat: 100 * time.Millisecond,
-	}, collector.Deps{Reader: s.source, Datapath: s.source, Owners: owners, Sink: k, Spool: s.spool})
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	c, err := collector.New(cfg, collector.Deps{Reader: a.source, Datapath: a.source, Owners: owners, Sink: k, Spool: a.spool})
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	s.stop = sync.OnceFunc(func() {
+	a.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := errors.Join(<-done, k.close()); err != nil {
-			s.t.Error(err)
+		if err := errors.Join(<-done, k.Close()); err != nil {
+			t.Error(err)
 		}
 	})
-	s.t.Cleanup(s.stop)
+	t.Cleanup(a.stop)
+	return a
 }
 
-// sink is the collector's way through the door.
+type closingSink interface {
+	collector.Sink
+	io.Closer
+}
+
+// site is an engine, the door to it, and a collector outside.
+type site struct {
+	*backend
+	*agent
+	t    *testing.T
+	door *door
+}
+
+func newSite(t *testing.T, dataDir string) *site {
+	t.Helper()
+	s := &site{t: t, backend: newBackend(t, dataDir)}
+	s.door = newDoor(t, s.engine.Credentials().Addr)
+	s.agent = collect(t, "node-1", &sink{access: func() (store.Config, error) {
+		c := s.engine.Credentials()
+		c.Addr = s.door.addr
+		return access(c), nil
+	}}, nil)
+	return s
+}
+
+// begin starts the engine, and leads the door to it.
+func (s *site) begin() {
+	s.t.Helper()
+	s.backend.begin()
+	s.door.mu.Lock()
+	defer s.door.mu.Unlock()
+	s.door.target = s.engine.Credentials().Addr
+}
+
+// sink is a way to the store, wherever that is.
 type sink struct {
-	site *site
-	mu   sync.Mutex
-	open *store.Store
+	access func() (store.Config, error)
+	mu     sync.Mutex
+	open   *store.Store
 }
 
 func (k *sink) with(ctx context.Context, use func(*store.Store) error) error {
@@ -142,8 +185,11 @@ func (k *sink) with(ctx context.Context, use func(*store.Store) error) error {
 	st := k.open
 	k.mu.Unlock()
 	if st == nil {
-		var err error
-		if st, err = store.Open(ctx, k.site.config(k.site.door.addr)); err != nil {
+		cfg, err := k.access()
+		if err != nil {
+			return err
+		}
+		if st, err = store.Open(ctx, cfg); err != nil {
 			return err
 		}
 	}
@@ -164,7 +210,7 @@ func (k *sink) with(ctx context.Context, use func(*store.Store) error) error {
 	return nil
 }
 
-func (k *sink) close() error {
+func (k *sink) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.open == nil {
@@ -190,34 +236,34 @@ func (k *sink) Clock(ctx context.Context) (at time.Time, err error) {
 }
 
 // until waits for something that the collector will bring about.
-func (s *site) until(what string, reached func() bool) {
-	s.t.Helper()
+func (a *agent) until(what string, reached func() bool) {
+	a.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for !reached() {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("not within 30 s: %s; the ring holds %d, the spool %+v", what, s.source.left(), s.spool.Level())
+			a.t.Fatalf("not within 30 s: %s; the ring holds %d, the spool %+v", what, a.source.left(), a.spool.Level())
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
 }
 
 // settled waits until nothing is on its way any more.
-func (s *site) settled() {
-	s.t.Helper()
-	s.until("everything is stored", func() bool { return s.source.left() == 0 && s.spool.Level().Batches == 0 })
+func (a *agent) settled() {
+	a.t.Helper()
+	a.until("everything is stored", func() bool { return a.source.left() == 0 && a.spool.Level().Batches == 0 })
 }
 
 // stored is what flows add up to, and what edges do.
-func (s *site) stored() (connections, bytes uint64) {
-	s.t.Helper()
+func (b *backend) stored() (connections, bytes uint64) {
+	b.t.Helper()
 	since, until := time.Now().Add(-2*time.Hour), time.Now().Add(time.Hour)
-	totals, err := s.direct.Totals(s.t.Context(), store.EdgeFilter{Since: since, Until: until})
+	totals, err := b.direct.Totals(b.t.Context(), store.EdgeFilter{Since: since, Until: until})
 	if err != nil {
-		s.t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	edges, err := s.direct.Edges(s.t.Context(), store.EdgeFilter{Since: since, Until: until})
+	edges, err := b.direct.Edges(b.t.Context(), store.EdgeFilter{Since: since, Until: until})
 	if err != nil {
-		s.t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	type sum struct{ connections, packets, bytes uint64 }
 	recount, counted := map[string]sum{}, map[string]sum{}
@@ -231,11 +277,11 @@ func (s *site) stored() (connections, bytes uint64) {
 		counted[key(e.Direction, e.Source, e.Destination, e.Port)] = sum{e.Connections, e.Forward.Packets + e.Reverse.Packets, e.Forward.Bytes + e.Reverse.Bytes}
 	}
 	if len(recount) != len(counted) {
-		s.t.Errorf("%d edges, and flows add up to %d", len(counted), len(recount))
+		b.t.Errorf("%d edges, and flows add up to %d", len(counted), len(recount))
 	}
 	for k, want := range recount {
 		if counted[k] != want {
-			s.t.Errorf("edge %s is %+v, flows add up to %+v", k, counted[k], want)
+			b.t.Errorf("edge %s is %+v, flows add up to %+v", k, counted[k], want)
 		}
 	}
 	return connections, bytes

@@ -382,6 +382,234 @@ func (x *ConfirmResponse) GetConfirmed() bool {
 	return false
 }
 
+type FlowBatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Batch         []byte                 `protobuf:"bytes,2,opt,name=batch,proto3" json:"batch,omitempty"` // in the encoding of the agents' spool, token included
+	Sha256        []byte                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowBatch) Reset() {
+	*x = FlowBatch{}
+	mi := &file_agentlink_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowBatch) ProtoMessage() {}
+
+func (x *FlowBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_agentlink_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowBatch.ProtoReflect.Descriptor instead.
+func (*FlowBatch) Descriptor() ([]byte, []int) {
+	return file_agentlink_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FlowBatch) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *FlowBatch) GetBatch() []byte {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *FlowBatch) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+type CoverageRows struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Rows          *Document              `protobuf:"bytes,2,opt,name=rows,proto3" json:"rows,omitempty"` // a list of flow.Coverage
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CoverageRows) Reset() {
+	*x = CoverageRows{}
+	mi := &file_agentlink_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CoverageRows) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CoverageRows) ProtoMessage() {}
+
+func (x *CoverageRows) ProtoReflect() protoreflect.Message {
+	mi := &file_agentlink_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CoverageRows.ProtoReflect.Descriptor instead.
+func (*CoverageRows) Descriptor() ([]byte, []int) {
+	return file_agentlink_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CoverageRows) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *CoverageRows) GetRows() *Document {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type StoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreResponse) Reset() {
+	*x = StoreResponse{}
+	mi := &file_agentlink_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreResponse) ProtoMessage() {}
+
+func (x *StoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentlink_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreResponse.ProtoReflect.Descriptor instead.
+func (*StoreResponse) Descriptor() ([]byte, []int) {
+	return file_agentlink_proto_rawDescGZIP(), []int{8}
+}
+
+type StoreClockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreClockRequest) Reset() {
+	*x = StoreClockRequest{}
+	mi := &file_agentlink_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreClockRequest) ProtoMessage() {}
+
+func (x *StoreClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agentlink_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreClockRequest.ProtoReflect.Descriptor instead.
+func (*StoreClockRequest) Descriptor() ([]byte, []int) {
+	return file_agentlink_proto_rawDescGZIP(), []int{9}
+}
+
+type StoreClockResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	UnixNanoseconds int64                  `protobuf:"varint,1,opt,name=unix_nanoseconds,json=unixNanoseconds,proto3" json:"unix_nanoseconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *StoreClockResponse) Reset() {
+	*x = StoreClockResponse{}
+	mi := &file_agentlink_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreClockResponse) ProtoMessage() {}
+
+func (x *StoreClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agentlink_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreClockResponse.ProtoReflect.Descriptor instead.
+func (*StoreClockResponse) Descriptor() ([]byte, []int) {
+	return file_agentlink_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StoreClockResponse) GetUnixNanoseconds() int64 {
+	if x != nil {
+		return x.UnixNanoseconds
+	}
+	return 0
+}
+
 var File_agentlink_proto protoreflect.FileDescriptor
 
 const file_agentlink_proto_rawDesc = "" +
@@ -408,10 +636,26 @@ const file_agentlink_proto_rawDesc = "" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\rR\brevision\"/\n" +
 	"\x0fConfirmResponse\x12\x1c\n" +
-	"\tconfirmed\x18\x01 \x01(\bR\tconfirmed2\xbd\x01\n" +
+	"\tconfirmed\x18\x01 \x01(\bR\tconfirmed\"M\n" +
+	"\tFlowBatch\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05batch\x18\x02 \x01(\fR\x05batch\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\fR\x06sha256\"X\n" +
+	"\fCoverageRows\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x124\n" +
+	"\x04rows\x18\x02 \x01(\v2 .ringfence.agentlink.v1.DocumentR\x04rows\"\x0f\n" +
+	"\rStoreResponse\"\x13\n" +
+	"\x11StoreClockRequest\"?\n" +
+	"\x12StoreClockResponse\x12)\n" +
+	"\x10unix_nanoseconds\x18\x01 \x01(\x03R\x0funixNanoseconds2\xd8\x03\n" +
 	"\tAgentLink\x12T\n" +
 	"\aConnect\x12!.ringfence.agentlink.v1.FromAgent\x1a\".ringfence.agentlink.v1.FromServer(\x010\x01\x12Z\n" +
-	"\aConfirm\x12&.ringfence.agentlink.v1.ConfirmRequest\x1a'.ringfence.agentlink.v1.ConfirmResponseB:Z8github.com/ringfence/ringfence/internal/agentlink/linkpbb\x06proto3"
+	"\aConfirm\x12&.ringfence.agentlink.v1.ConfirmRequest\x1a'.ringfence.agentlink.v1.ConfirmResponse\x12V\n" +
+	"\n" +
+	"StoreFlows\x12!.ringfence.agentlink.v1.FlowBatch\x1a%.ringfence.agentlink.v1.StoreResponse\x12\\\n" +
+	"\rStoreCoverage\x12$.ringfence.agentlink.v1.CoverageRows\x1a%.ringfence.agentlink.v1.StoreResponse\x12c\n" +
+	"\n" +
+	"StoreClock\x12).ringfence.agentlink.v1.StoreClockRequest\x1a*.ringfence.agentlink.v1.StoreClockResponseB:Z8github.com/ringfence/ringfence/internal/agentlink/linkpbb\x06proto3"
 
 var (
 	file_agentlink_proto_rawDescOnce sync.Once
@@ -425,29 +669,41 @@ func file_agentlink_proto_rawDescGZIP() []byte {
 	return file_agentlink_proto_rawDescData
 }
 
-var file_agentlink_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_agentlink_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_agentlink_proto_goTypes = []any{
-	(*FromAgent)(nil),       // 0: ringfence.agentlink.v1.FromAgent
-	(*Hello)(nil),           // 1: ringfence.agentlink.v1.Hello
-	(*FromServer)(nil),      // 2: ringfence.agentlink.v1.FromServer
-	(*Document)(nil),        // 3: ringfence.agentlink.v1.Document
-	(*ConfirmRequest)(nil),  // 4: ringfence.agentlink.v1.ConfirmRequest
-	(*ConfirmResponse)(nil), // 5: ringfence.agentlink.v1.ConfirmResponse
+	(*FromAgent)(nil),          // 0: ringfence.agentlink.v1.FromAgent
+	(*Hello)(nil),              // 1: ringfence.agentlink.v1.Hello
+	(*FromServer)(nil),         // 2: ringfence.agentlink.v1.FromServer
+	(*Document)(nil),           // 3: ringfence.agentlink.v1.Document
+	(*ConfirmRequest)(nil),     // 4: ringfence.agentlink.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),    // 5: ringfence.agentlink.v1.ConfirmResponse
+	(*FlowBatch)(nil),          // 6: ringfence.agentlink.v1.FlowBatch
+	(*CoverageRows)(nil),       // 7: ringfence.agentlink.v1.CoverageRows
+	(*StoreResponse)(nil),      // 8: ringfence.agentlink.v1.StoreResponse
+	(*StoreClockRequest)(nil),  // 9: ringfence.agentlink.v1.StoreClockRequest
+	(*StoreClockResponse)(nil), // 10: ringfence.agentlink.v1.StoreClockResponse
 }
 var file_agentlink_proto_depIdxs = []int32{
-	1, // 0: ringfence.agentlink.v1.FromAgent.hello:type_name -> ringfence.agentlink.v1.Hello
-	3, // 1: ringfence.agentlink.v1.FromAgent.report:type_name -> ringfence.agentlink.v1.Document
-	3, // 2: ringfence.agentlink.v1.Hello.report:type_name -> ringfence.agentlink.v1.Document
-	3, // 3: ringfence.agentlink.v1.FromServer.state:type_name -> ringfence.agentlink.v1.Document
-	0, // 4: ringfence.agentlink.v1.AgentLink.Connect:input_type -> ringfence.agentlink.v1.FromAgent
-	4, // 5: ringfence.agentlink.v1.AgentLink.Confirm:input_type -> ringfence.agentlink.v1.ConfirmRequest
-	2, // 6: ringfence.agentlink.v1.AgentLink.Connect:output_type -> ringfence.agentlink.v1.FromServer
-	5, // 7: ringfence.agentlink.v1.AgentLink.Confirm:output_type -> ringfence.agentlink.v1.ConfirmResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	1,  // 0: ringfence.agentlink.v1.FromAgent.hello:type_name -> ringfence.agentlink.v1.Hello
+	3,  // 1: ringfence.agentlink.v1.FromAgent.report:type_name -> ringfence.agentlink.v1.Document
+	3,  // 2: ringfence.agentlink.v1.Hello.report:type_name -> ringfence.agentlink.v1.Document
+	3,  // 3: ringfence.agentlink.v1.FromServer.state:type_name -> ringfence.agentlink.v1.Document
+	3,  // 4: ringfence.agentlink.v1.CoverageRows.rows:type_name -> ringfence.agentlink.v1.Document
+	0,  // 5: ringfence.agentlink.v1.AgentLink.Connect:input_type -> ringfence.agentlink.v1.FromAgent
+	4,  // 6: ringfence.agentlink.v1.AgentLink.Confirm:input_type -> ringfence.agentlink.v1.ConfirmRequest
+	6,  // 7: ringfence.agentlink.v1.AgentLink.StoreFlows:input_type -> ringfence.agentlink.v1.FlowBatch
+	7,  // 8: ringfence.agentlink.v1.AgentLink.StoreCoverage:input_type -> ringfence.agentlink.v1.CoverageRows
+	9,  // 9: ringfence.agentlink.v1.AgentLink.StoreClock:input_type -> ringfence.agentlink.v1.StoreClockRequest
+	2,  // 10: ringfence.agentlink.v1.AgentLink.Connect:output_type -> ringfence.agentlink.v1.FromServer
+	5,  // 11: ringfence.agentlink.v1.AgentLink.Confirm:output_type -> ringfence.agentlink.v1.ConfirmResponse
+	8,  // 12: ringfence.agentlink.v1.AgentLink.StoreFlows:output_type -> ringfence.agentlink.v1.StoreResponse
+	8,  // 13: ringfence.agentlink.v1.AgentLink.StoreCoverage:output_type -> ringfence.agentlink.v1.StoreResponse
+	10, // 14: ringfence.agentlink.v1.AgentLink.StoreClock:output_type -> ringfence.agentlink.v1.StoreClockResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_agentlink_proto_init() }
@@ -465,7 +721,7 @@ func file_agentlink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentlink_proto_rawDesc), len(file_agentlink_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,8 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AgentLink_Connect_FullMethodName = "/ringfence.agentlink.v1.AgentLink/Connect"
-	AgentLink_Confirm_FullMethodName = "/ringfence.agentlink.v1.AgentLink/Confirm"
+	AgentLink_Connect_FullMethodName       = "/ringfence.agentlink.v1.AgentLink/Connect"
+	AgentLink_Confirm_FullMethodName       = "/ringfence.agentlink.v1.AgentLink/Confirm"
+	AgentLink_StoreFlows_FullMethodName    = "/ringfence.agentlink.v1.AgentLink/StoreFlows"
+	AgentLink_StoreCoverage_FullMethodName = "/ringfence.agentlink.v1.AgentLink/StoreCoverage"
+	AgentLink_StoreClock_FullMethodName    = "/ringfence.agentlink.v1.AgentLink/StoreClock"
 )
 
 // AgentLinkClient is the client API for AgentLink service.
@@ -36,6 +39,16 @@ type AgentLinkClient interface {
 	// switched to. The agent calls it over a connection made for the purpose, to
 	// prove that the way to the server survived the switch.
 	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
+	// StoreFlows hands a batch of a node's records to the server, which stores it
+	// together with other nodes'. The answer means that the batch is on the
+	// server's disk. Sent again under the same token it is stored once.
+	// INVALID_ARGUMENT means that it will be refused again; after any other error
+	// it may be sent again.
+	StoreFlows(ctx context.Context, in *FlowBatch, opts ...grpc.CallOption) (*StoreResponse, error)
+	// StoreCoverage does the same with rows of coverage.
+	StoreCoverage(ctx context.Context, in *CoverageRows, opts ...grpc.CallOption) (*StoreResponse, error)
+	// StoreClock asks for the store's time.
+	StoreClock(ctx context.Context, in *StoreClockRequest, opts ...grpc.CallOption) (*StoreClockResponse, error)
 }
 
 type agentLinkClient struct {
@@ -69,6 +82,36 @@ func (c *agentLinkClient) Confirm(ctx context.Context, in *ConfirmRequest, opts 
 	return out, nil
 }
 
+func (c *agentLinkClient) StoreFlows(ctx context.Context, in *FlowBatch, opts ...grpc.CallOption) (*StoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreResponse)
+	err := c.cc.Invoke(ctx, AgentLink_StoreFlows_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentLinkClient) StoreCoverage(ctx context.Context, in *CoverageRows, opts ...grpc.CallOption) (*StoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreResponse)
+	err := c.cc.Invoke(ctx, AgentLink_StoreCoverage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentLinkClient) StoreClock(ctx context.Context, in *StoreClockRequest, opts ...grpc.CallOption) (*StoreClockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreClockResponse)
+	err := c.cc.Invoke(ctx, AgentLink_StoreClock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentLinkServer is the server API for AgentLink service.
 // All implementations must embed UnimplementedAgentLinkServer
 // for forward compatibility.
@@ -80,6 +123,16 @@ type AgentLinkServer interface {
 	// switched to. The agent calls it over a connection made for the purpose, to
 	// prove that the way to the server survived the switch.
 	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
+	// StoreFlows hands a batch of a node's records to the server, which stores it
+	// together with other nodes'. The answer means that the batch is on the
+	// server's disk. Sent again under the same token it is stored once.
+	// INVALID_ARGUMENT means that it will be refused again; after any other error
+	// it may be sent again.
+	StoreFlows(context.Context, *FlowBatch) (*StoreResponse, error)
+	// StoreCoverage does the same with rows of coverage.
+	StoreCoverage(context.Context, *CoverageRows) (*StoreResponse, error)
+	// StoreClock asks for the store's time.
+	StoreClock(context.Context, *StoreClockRequest) (*StoreClockResponse, error)
 	mustEmbedUnimplementedAgentLinkServer()
 }
 
@@ -95,6 +148,15 @@ func (UnimplementedAgentLinkServer) Connect(grpc.BidiStreamingServer[FromAgent, 
 }
 func (UnimplementedAgentLinkServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
+}
+func (UnimplementedAgentLinkServer) StoreFlows(context.Context, *FlowBatch) (*StoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StoreFlows not implemented")
+}
+func (UnimplementedAgentLinkServer) StoreCoverage(context.Context, *CoverageRows) (*StoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StoreCoverage not implemented")
+}
+func (UnimplementedAgentLinkServer) StoreClock(context.Context, *StoreClockRequest) (*StoreClockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StoreClock not implemented")
 }
 func (UnimplementedAgentLinkServer) mustEmbedUnimplementedAgentLinkServer() {}
 func (UnimplementedAgentLinkServer) testEmbeddedByValue()                   {}
@@ -142,6 +204,60 @@ func _AgentLink_Confirm_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AgentLink_StoreFlows_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FlowBatch)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentLinkServer).StoreFlows(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentLink_StoreFlows_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentLinkServer).StoreFlows(ctx, req.(*FlowBatch))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AgentLink_StoreCoverage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CoverageRows)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentLinkServer).StoreCoverage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentLink_StoreCoverage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentLinkServer).StoreCoverage(ctx, req.(*CoverageRows))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AgentLink_StoreClock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StoreClockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentLinkServer).StoreClock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentLink_StoreClock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentLinkServer).StoreClock(ctx, req.(*StoreClockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AgentLink_ServiceDesc is the grpc.ServiceDesc for AgentLink service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -152,6 +268,18 @@ var AgentLink_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Confirm",
 			Handler:    _AgentLink_Confirm_Handler,
+		},
+		{
+			MethodName: "StoreFlows",
+			Handler:    _AgentLink_StoreFlows_Handler,
+		},
+		{
+			MethodName: "StoreCoverage",
+			Handler:    _AgentLink_StoreCoverage_Handler,
+		},
+		{
+			MethodName: "StoreClock",
+			Handler:    _AgentLink_StoreClock_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

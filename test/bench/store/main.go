@@ -109,6 +109,7 @@ func parts() []part {
 	return []part{
 		{"decode", decode},
 		{"ingest", ingest},
+		{"gather", gathering},
 		{"summary", summary},
 		{"agent", agent},
 	}

@@ -21,6 +21,7 @@ type Report struct {
 
 	Decode    *Decode             `json:"decode"`
 	Ingest    *Ingest             `json:"ingest"`
+	Gather    *Gather             `json:"gather"`
 	SummaryMS map[string]*float64 `json:"summary_ms"` // warm, lower quartiles; null when the store gave up
 	Stored    map[string]*Stored  `json:"stored"`
 	AgentRSS  *float64            `json:"agent_rss_mib"`
@@ -93,6 +94,12 @@ func (r *Report) print(w io.Writer) error {
 		line("  batches of all nodes\t%.0f", i.MixedRecordsPerS)
 		line("  plain\t%.0f\t%.2f", i.Plain.RecordsPerS, i.Plain.BytesPerFlow)
 		line("  CPU seconds for 10 million\tclient %.1f\tengine %.1f\t%.1f s of merging left, %d parts", i.ClientCPU, i.EngineCPU, i.SettleSeconds, i.PartsAtEnd)
+		line("")
+	}
+	if g := r.Gather; g != nil {
+		line("agents with %d records a batch\tbatches/s\tinserts/s\twith heartbeats, batches/s", g.Records)
+		line("  direct, %d at once\t%.1f\t%.1f\t%.1f", directAgents, g.DirectBatchesPerS, g.DirectBatchesPerS, g.DirectRoundsPerS)
+		line("  gathered, %d at once\t%.0f\t%.1f\t%.0f\t%.1f MiB waiting at most", g.Agents, g.BatchesPerS, g.InsertsPerS, g.RoundsPerS, float64(g.MostWaiting)/(1<<20))
 		line("")
 	}
 	if len(r.Stored) > 0 {

@@ -12,7 +12,7 @@ import (
 	"github.com/ringfence/ringfence/internal/clickhouse/clickhousetest"
 )
 
-// TestQuickRun runs decode and ingest with short samples, and checks that the
+// TestQuickRun runs decode, ingest and gather with short samples, and checks that the
 // report has every key with a figure, and every goal.
 func TestQuickRun(t *testing.T) {
 	dir := t.TempDir()
@@ -20,7 +20,7 @@ func TestQuickRun(t *testing.T) {
 	if b, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, b)
 	}
-	cmd := exec.Command(bin, "-quick", "-only", "decode,ingest", "-for", "2s", "-batch", "5000",
+	cmd := exec.Command(bin, "-quick", "-only", "decode,ingest,gather", "-for", "2s", "-batch", "5000",
 		"-engine-library", clickhousetest.Library(t), "-output", out)
 	temp := t.TempDir()
 	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
@@ -44,6 +44,7 @@ func TestQuickRun(t *testing.T) {
 	for _, key := range []string{
 		"decode.records_per_s", "decode.ns_per_record", "ingest.records_per_s", "ingest.bytes_per_flow", "ingest.mixed_records_per_s",
 		"ingest.plain.records_per_s", "ingest.plain.bytes_per_flow", "ingest.records", "machine.cpus",
+		"gather.batches_per_s", "gather.direct_batches_per_s", "gather.inserts_per_s", "gather.rounds_per_s", "gather.direct_rounds_per_s",
 	} {
 		if v, _ := at(report, key).(float64); v <= 0 {
 			t.Errorf("%s is %v", key, at(report, key))
