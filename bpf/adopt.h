@@ -64,6 +64,9 @@ int rf_adopt(struct rf_adopt_args *args)
 	__builtin_memset(flow.carried, 0, sizeof(flow.carried));
 	flow.connections = 0;
 	flow.life = RF_ALIVE;
+	/* Its end too. */
+	if (flow.marks & RF_FLOW_CLOSED)
+		flow.marks |= RF_FLOW_ENDED;
 	flow.marks = (flow.marks & RF_FLOW_MARKS & ~RF_FLOW_UNTOLD_BOTH) | RF_FLOW_REPORTED;
 	if (!rf_add_flow(&k, &flow)) {
 		__sync_fetch_and_add(&quota->flows, 1);

@@ -100,7 +100,7 @@ func (w *twin) session(t *testing.T, seed uint64, frames int, captures [][]byte)
 	for end := w.coverage["frames"] + frames; w.coverage["frames"] < end; {
 		w.event(r)
 		w.shoot(g.next())
-		if len(w.m.records) > w.m.ringRoom*2/3 && r.IntN(20) > 0 {
+		if w.m.ringUsed() > w.m.ringRoom*2/3 && r.IntN(20) > 0 {
 			w.drain()
 		}
 	}
@@ -199,7 +199,7 @@ func (w *twin) flood(r *rand.Rand) {
 			binary.BigEndian.PutUint16(b.body, uint16(i))
 		}
 		w.shoot(shot{point: 0, from: true, frame: b.bytes(), origin: "flood"})
-		if len(w.m.records) > w.m.ringRoom/2 {
+		if w.m.ringUsed() > w.m.ringRoom/2 {
 			w.drain()
 		}
 	}

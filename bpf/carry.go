@@ -113,13 +113,15 @@ func wideKey(k []byte) ([]byte, error) {
 	return binary.Append(nil, binary.NativeEndian, narrow.wide())
 }
 
+// mapped returns an IPv4 address in network byte order as IPv6 has it.
+func mapped(addr uint32) (out [16]uint8) {
+	out[10], out[11] = 0xff, 0xff
+	binary.NativeEndian.PutUint32(out[12:], addr)
+	return out
+}
+
 // wide returns the key as IPv6's table would have it.
 func (k kernelRfFlow4Key) wide() kernelRfFlowKey {
-	mapped := func(addr uint32) (out [16]uint8) {
-		out[10], out[11] = 0xff, 0xff
-		binary.NativeEndian.PutUint32(out[12:], addr)
-		return out
-	}
 	return kernelRfFlowKey{
 		Local: mapped(k.Local), Remote: mapped(k.Remote), LocalPort: k.LocalPort, RemotePort: k.RemotePort,
 		Endpoint: k.Endpoint, Protocol: k.Protocol,

@@ -110,7 +110,7 @@ func TestForeignLayout(t *testing.T) {
 		change func(t *testing.T, d *Datapath)
 		want   string
 	}{
-		{"layout", func(_ *testing.T, d *Datapath) { d.settings.value.Layout++ }, "have layout 3 and this version needs 2"},
+		{"layout", func(_ *testing.T, d *Datapath) { d.settings.value.Layout++ }, "have layout 4 and this version needs 3"},
 		{"shape", func(_ *testing.T, d *Datapath) { d.settings.value.Fingerprint++ }, "is not the one they were made with"},
 		{"stranger", func(_ *testing.T, d *Datapath) { d.settings.value.Magic++ }, "not ringfence's"},
 		{"no schema", func(t *testing.T, d *Datapath) {
@@ -376,7 +376,7 @@ func TestMetrics(t *testing.T) {
 		"ringfence_datapath_records_total":                            1,
 		"ringfence_datapath_tables":                                   2,
 		"ringfence_datapath_endpoints":                                1,
-		"ringfence_datapath_ring_bytes":                               float64(recordSize + ringHeader),
+		"ringfence_datapath_ring_bytes":                               float64(record4Size + ringHeader),
 		"ringfence_datapath_read_errors_total":                        0,
 	} {
 		if n, ok := got[name]; !ok || n != want {

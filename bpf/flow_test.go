@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -43,16 +44,22 @@ func TestConnection(t *testing.T) {
 				for _, q := range []packet{p.with("FA"), p.reply("FA")} {
 					l.want(pass, q, "close")
 				}
+				l.sweep(0)
 				if list := l.records(); len(list) != 0 {
 					t.Fatalf("records before the last ACK: %+v", list)
 				}
 				l.want(pass, p.with("A"), "last ACK")
+				if list := l.records(); len(list) != 0 {
+					t.Fatalf("records before the sweep: %+v", list)
+				}
+				l.sweep(0)
 				end := l.record()
 				sum.add([]flow.Record{end})
 				if end.Event != flow.EventEnd || end.Reverse.Packets == 0 || end.ForwardFlags != 0x11 || end.ReverseFlags != 0x13 {
 					t.Errorf("end record: %+v", end)
 				}
 				l.want(pass, p.with("A"), "late ACK")
+				l.sweep(0)
 				if list := l.records(); len(list) != 0 {
 					t.Errorf("a second end record: %+v", list)
 				}
@@ -67,13 +74,66 @@ func TestConnection(t *testing.T) {
 	})
 }
 
-// TestReset checks that a reset ends a flow at once and keeps its entry.
+// TestEndWaits checks that a flow that was closed has one end record: with the
+// next sweep that finds room in the ring, or before its tuple is used again.
+func TestEndWaits(t *testing.T) {
+	families(t, func(t *testing.T, family int) {
+		p := tcp(web.in(family), db.in(family), 40000, 5432, "")
+		again := p.with("S")
+		again.seq = 77
+		events := func(l *lab) (list []flow.Event) {
+			for _, r := range l.records() {
+				list = append(list, r.Event)
+			}
+			return list
+		}
+		t.Run("used again", func(t *testing.T) {
+			l := newLab(t)
+			l.connect(p)
+			l.want(pass, p.with("R"), "reset")
+			l.want(pass, again, "used again")
+			l.sweep(time.Second)
+			if got := events(l); !slices.Equal(got, []flow.Event{flow.EventNew, flow.EventEnd, flow.EventNew}) {
+				t.Errorf("records %v", got)
+			}
+		})
+		t.Run("no room", func(t *testing.T) {
+			l := newLab(t, func(c *Config) { c.RingBytes = 4096 })
+			l.connect(p)
+			l.want(pass, p.with("R"), "reset")
+			l.records()
+			l.fill(100, udp(web.in(family), db.in(family), 1000, 53))
+			if s := l.sweep(0); s.Ended != 0 || s.RingFull == 0 {
+				t.Errorf("sweep of a full ring: %+v", s)
+			}
+			l.records()
+			ends := 0
+			for range 20 {
+				l.sweep(0)
+				for _, r := range l.records() {
+					if r.Event == flow.EventEnd && r.Protocol == flow.TCP {
+						ends++
+					}
+				}
+			}
+			if ends != 1 {
+				t.Errorf("%d end records", ends)
+			}
+		})
+	})
+}
+
+// TestReset checks that the next sweep ends a flow that was reset, and keeps its
+// entry.
 func TestReset(t *testing.T) {
 	families(t, func(t *testing.T, family int) {
 		l := newLab(t)
 		p := tcp(web.in(family), db.in(family), 40000, 5432, "S")
 		l.want(pass, p, "SYN")
 		l.want(pass, p.reply("RA"), "refusal")
+		if s := l.sweep(0); s.Reported != 1 || s.Ended != 1 {
+			t.Errorf("swept: %+v", s)
+		}
 		list := l.records()
 		if len(list) != 2 || list[1].Event != flow.EventEnd || list[1].Reverse.Packets != 1 {
 			t.Fatalf("records: %+v", list)

@@ -247,7 +247,7 @@ func (g *generation) checkLayout() error {
 	if magic := atomic.LoadUint32(g.settings.word32("magic")); magic != settingsMagic {
 		return errors.New("they are not ringfence's")
 	}
-	if layout := atomic.LoadUint32(g.settings.word32("layout")); layout != settingsLayout && layout != layoutPrefixes {
+	if layout := atomic.LoadUint32(g.settings.word32("layout")); layout < layoutPrefixes || layout > settingsLayout {
 		return fmt.Errorf("they have layout %d and this version needs %d", layout, settingsLayout)
 	}
 	if have, want := atomic.LoadUint64(g.settings.word64("fingerprint")), g.schema.fingerprint(); have != want {

@@ -193,6 +193,31 @@ type kernelRfRecord struct {
 	Told           uint8
 }
 
+type kernelRfRecord4 struct {
+	_              structs.HostLayout
+	Time           uint64
+	FirstSeen      uint64
+	Forward        uint64
+	Reverse        uint64
+	Src            uint32
+	Dst            uint32
+	Sport          uint16
+	Dport          uint16
+	Endpoint       uint32
+	Connections    uint32
+	LiveRevision   uint32
+	StagedRevision uint32
+	Judged         uint32
+	Protocol       uint8
+	Event          uint8
+	Direction      uint8
+	Outcome        uint8
+	ForwardFlags   uint8
+	ReverseFlags   uint8
+	Answered       uint8
+	Told           uint8
+}
+
 type kernelRfRuleKey struct {
 	_        structs.HostLayout
 	Table    uint32

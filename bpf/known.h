@@ -129,28 +129,9 @@ static __always_inline bool rf_moves(const struct rf_flow *f, __u8 flags)
 	return flags & (RF_TCP_SYN | RF_TCP_FIN | RF_TCP_RST) || f->state != RF_STATE_ESTABLISHED;
 }
 
-/* Returns whether that closed it. */
 __noinline int rf_step(struct rf_flow *f, __u32 side, __u32 flags)
 {
-	return f && rf_tcp_step(f, side & 1, flags);
-}
-
-__noinline int rf_end4(struct rf_flow4_key *k, struct rf_flow *f, __u64 now)
-{
-	struct rf_flow_key wide;
-
-	if (!k || !f)
-		return 0;
-	rf_widen(k, &wide);
-	rf_end(&wide, f, now);
-	return 0;
-}
-
-__noinline int rf_end6(struct rf_flow_key *k, struct rf_flow *f, __u64 now)
-{
-	if (k && f)
-		rf_end(k, f, now);
-	return 0;
+	return f ? rf_tcp_step(f, side & 1, flags) : 0;
 }
 
 /* 0, which no endpoint has, for an interface that is not watched. */
@@ -186,13 +167,11 @@ static __noinline int rf_judged_before(struct __sk_buff *skb, __u64 stamp, bool 
 	return 0;
 }
 
-/* What is left to do for a packet whose flow was found. A flow that it closes is
- * ended by the caller, who has the key. */
+/* What is left to do for a packet whose flow was found. */
 static __always_inline int rf_known_flow(struct __sk_buff *skb, const struct rf_settings *s,
-					 struct rf_flow *f, const struct rf_plain *p, bool from, __u64 now,
-					 bool *closed)
+					 struct rf_flow *f, const struct rf_plain *p, bool from)
 {
-	__u32 outcome, packets, side = from ? RF_LOCAL : RF_REMOTE;
+	__u32 outcome, packets, step = 0, side = from ? RF_LOCAL : RF_REMOTE;
 	__u64 judged = RF_READ(f->judged);
 
 	if (RF_READ(f->life) != RF_ALIVE || judged >> 32 != RF_READ(s->epoch))
@@ -202,21 +181,19 @@ static __always_inline int rf_known_flow(struct __sk_buff *skb, const struct rf_
 	if (outcome == RF_OUTCOME_DROPPED && f->initiator != side)
 		return RF_UNUSUAL;
 	packets = skb->gso_segs;
-	rf_count_packet(f, side, p->tcp_flags, packets ? packets : 1, skb->len, now);
+	rf_count_packet(f, side, packets ? packets : 1, skb->len, bpf_ktime_get_coarse_ns());
 	if (p->protocol == IPPROTO_TCP && rf_moves(f, p->tcp_flags))
-		*closed = rf_step(f, side, p->tcp_flags);
+		step = rf_step(f, side, p->tcp_flags);
+	rf_mark_packet(f, side, p->tcp_flags, step);
 	rf_count_verdict(judged, outcome);
 	return outcome == RF_OUTCOME_DROPPED ? RF_DROP : RF_PASS;
 }
 
 static __always_inline int rf_known4(struct __sk_buff *skb, struct rf_settings *s, void *l3, bool from)
 {
-	bool closed = false;
 	struct rf_flow4_key k;
 	struct rf_plain p;
 	struct rf_flow *f;
-	int verdict;
-	__u64 now;
 
 	if (!rf_plain_ipv4(l3, (void *)(long)skb->data_end, from, &p, &k) || !rf_plain_l4(skb, from, &p))
 		return RF_UNUSUAL;
@@ -225,23 +202,14 @@ static __always_inline int rf_known4(struct __sk_buff *skb, struct rf_settings *
 	k.endpoint = rf_endpoint_of(s, skb->ifindex);
 	k.protocol = p.protocol;
 	f = bpf_map_lookup_elem(&flows4, &k);
-	if (!f)
-		return RF_UNUSUAL;
-	now = bpf_ktime_get_coarse_ns();
-	verdict = rf_known_flow(skb, s, f, &p, from, now, &closed);
-	if (closed)
-		rf_end4(&k, f, now);
-	return verdict;
+	return f ? rf_known_flow(skb, s, f, &p, from) : RF_UNUSUAL;
 }
 
 static __always_inline int rf_known6(struct __sk_buff *skb, struct rf_settings *s, void *l3, bool from)
 {
-	bool closed = false;
 	struct rf_flow_key k;
 	struct rf_plain p;
 	struct rf_flow *f;
-	int verdict;
-	__u64 now;
 
 	if (!rf_plain_ipv6(l3, (void *)(long)skb->data_end, from, &p, &k) || !rf_plain_l4(skb, from, &p))
 		return RF_UNUSUAL;
@@ -250,13 +218,7 @@ static __always_inline int rf_known6(struct __sk_buff *skb, struct rf_settings *
 	k.endpoint = rf_endpoint_of(s, skb->ifindex);
 	k.protocol = p.protocol;
 	f = bpf_map_lookup_elem(&flows6, &k);
-	if (!f)
-		return RF_UNUSUAL;
-	now = bpf_ktime_get_coarse_ns();
-	verdict = rf_known_flow(skb, s, f, &p, from, now, &closed);
-	if (closed)
-		rf_end6(&k, f, now);
-	return verdict;
+	return f ? rf_known_flow(skb, s, f, &p, from) : RF_UNUSUAL;
 }
 
 static __always_inline int rf_visit_known(struct __sk_buff *skb, bool from)

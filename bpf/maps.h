@@ -152,7 +152,7 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-/* struct rf_record. Full: the flow keeps its counters until the sweep finds
+/* struct rf_record and rf_record4. Full: the flow keeps its counters until the sweep finds
  * room. Userspace gives space back only when a batch is stored. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -44,9 +44,10 @@ func (m *model) flow(a *arrival) bool {
 		m.restart(a, f)
 	}
 	m.add(a, f)
-	if a.p.shakes() && !a.p.later && step(a, f) {
-		m.end(a.key, f, 0)
-	} else if event != flow.EventNone {
+	if a.p.shakes() && !a.p.later {
+		step(a, f)
+	}
+	if event != flow.EventNone {
 		m.record(a.key, f, event, 0)
 	}
 	return m.finish(f.live, f.staged)
@@ -196,7 +197,7 @@ func (m *model) init(a *arrival, f *modelFlow) {
 	f.answered = a.p.shakes() && a.p.flags&(tcpSYN|tcpACK) == tcpSYN|tcpACK
 	f.localOrigin = a.from || a.own
 	f.sentFirst = a.from
-	f.reported, f.ended, f.replied, f.untold = false, false, false, [2]bool{true, true}
+	f.reported, f.closed, f.ended, f.replied, f.untold = false, false, false, false, [2]bool{true, true}
 	switch a.p.protocol {
 	case 6, 132:
 		f.state = stateMidstream
@@ -248,21 +249,19 @@ func (m *model) again(a *arrival, f *modelFlow) bool {
 	return true
 }
 
-// step moves a TCP flow on; it returns true when that closed it.
-func step(a *arrival, f *modelFlow) bool {
+// step moves a TCP flow on.
+func step(a *arrival, f *modelFlow) {
 	flags, both := a.p.flags, f.finished == [2]bool{true, true}
 	switch {
 	case flags&tcpRST != 0:
-		f.state = stateClosing
-		return true
+		f.state, f.closed = stateClosing, true
 	case flags&tcpFIN != 0:
 		f.finished[a.side], f.lastFIN = true, a.side
 		if f.finished == [2]bool{true, true} {
 			f.state = stateClosing
 		}
-		return false
 	case f.state == stateClosing:
-		return both && f.lastFIN != a.side
+		f.closed = f.closed || both && f.lastFIN != a.side
 	case f.state == stateSYN && a.side != f.initiator:
 		f.answered = f.answered || flags&(tcpSYN|tcpACK) == tcpSYN|tcpACK
 	case f.state == stateSYN && flags&tcpSYN == 0 && f.answered:
@@ -270,7 +269,6 @@ func step(a *arrival, f *modelFlow) bool {
 	case f.state == stateMidstream && a.side != f.initiator:
 		f.state = stateEstablished
 	}
-	return false
 }
 
 // end writes a flow's end record, once.
@@ -282,11 +280,12 @@ func (m *model) end(k modelKey, f *modelFlow, hour int) {
 
 // record takes what is unreported out of f, if the ring has room.
 func (m *model) record(k modelKey, f *modelFlow, event flow.Event, hour int) bool {
-	if len(m.records) >= m.ringRoom {
+	r := compose(k, f, event)
+	if m.ringUsed()+messageSize(&r) > m.ringRoom {
 		m.count(kernelRfCounterRF_COUNT_RING_FULL)
 		return false
 	}
-	m.records = append(m.records, compose(k, f, event))
+	m.records = append(m.records, r)
 	m.count(kernelRfCounterRF_COUNT_RECORDS)
 	f.replied, f.untold = f.replied || f.packets[1-f.initiator] > 0, [2]bool{}
 	f.packets, f.bytes, f.flags, f.connections = [2]uint64{}, [2]uint64{}, [2]uint8{}, 0
@@ -349,6 +348,8 @@ func (m *model) sweep(hour int, emit func(modelKey, *modelFlow, flow.Event) bool
 				continue
 			}
 			f.ended, f.dying, f.recorded = true, true, hour
+		case f.closed && !f.ended:
+			f.ended = emit(k, f, flow.EventEnd)
 		case f.unreported() && (!f.reported || hour-f.recorded >= m.interval):
 			emit(k, f, flow.EventSweep)
 		}

@@ -61,6 +61,7 @@ type modelFlow struct {
 	localOrigin    bool
 	sentFirst      bool
 	reported       bool
+	closed         bool // the sweep ends it
 	ended          bool
 	dying          bool
 	seen, recorded int // hours: last packet, last record
@@ -101,7 +102,7 @@ type model struct {
 	quota     int // of one endpoint
 	noteRoom  int
 	noteQuota int
-	ringRoom  int // records
+	ringRoom  int // bytes
 
 	flows    map[modelKey]*modelFlow
 	used     [2]int         // flows by family
@@ -111,6 +112,23 @@ type model struct {
 	noted    map[uint32]int // by endpoint
 	counters [kernelRfCounterRF_COUNTERS]uint64
 	records  []rawRecord // in the ring
+}
+
+// ringUsed is how many bytes of the ring the records take.
+func (m *model) ringUsed() (n int) {
+	for i := range m.records {
+		n += messageSize(&m.records[i])
+	}
+	return n
+}
+
+// messageSize is what a record takes in the ring, in the form that it has there
+// unless counters were carried.
+func messageSize(r *rawRecord) int {
+	if netip.AddrFrom16(r.Src).Is4In6() {
+		return record4Size + ringHeader
+	}
+	return recordSize + ringHeader
 }
 
 func (m *model) count(c kernelRfCounter) { m.counters[c]++ }

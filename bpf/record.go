@@ -8,18 +8,28 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 )
 
-// rawRecord is a message of the ring as the programs wrote it.
+// rawRecord is a message of the ring in its long form, which holds any.
 type rawRecord = kernelRfRecord
 
-const recordSize = int(unsafe.Sizeof(rawRecord{}))
+const (
+	recordSize  = int(unsafe.Sizeof(rawRecord{}))
+	record4Size = int(unsafe.Sizeof(kernelRfRecord4{}))
+)
 
-// decodeRecord reads one message. Anything but a whole, known one is refused.
+// decodeRecord reads one message of either form. Anything but a whole, known one
+// is refused.
 func decodeRecord(b []byte) (rawRecord, error) {
 	var r rawRecord
-	if len(b) != recordSize {
-		return r, fmt.Errorf("record of %d bytes: want %d", len(b), recordSize)
+	switch len(b) {
+	case recordSize:
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), recordSize), b) //nolint:gosec // both are recordSize long
+	case record4Size:
+		var short kernelRfRecord4
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&short)), record4Size), b) //nolint:gosec // both are record4Size long
+		r = short.long()
+	default:
+		return r, fmt.Errorf("record of %d bytes: want %d or %d", len(b), record4Size, recordSize)
 	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r)), recordSize), b) //nolint:gosec // both are recordSize long
 	switch {
 	case r.Event == uint8(flow.EventNone) || r.Event > uint8(flow.EventSweep):
 		return rawRecord{}, fmt.Errorf("record of event %d", r.Event)
@@ -33,6 +43,23 @@ func decodeRecord(b []byte) (rawRecord, error) {
 		return rawRecord{}, fmt.Errorf("record of reasons %d and %d", r.LiveReason, r.StagedReason)
 	}
 	return r, nil
+}
+
+const packetShift = 40 // RF_PACKET of bpf/types.h
+
+// long returns the record in its long form.
+func (r *kernelRfRecord4) long() rawRecord {
+	return rawRecord{
+		Time: r.Time, FirstSeen: r.FirstSeen,
+		ForwardPackets: r.Forward >> packetShift, ForwardBytes: r.Forward & (1<<packetShift - 1),
+		ReversePackets: r.Reverse >> packetShift, ReverseBytes: r.Reverse & (1<<packetShift - 1),
+		Src: mapped(r.Src), Dst: mapped(r.Dst), Sport: r.Sport, Dport: r.Dport,
+		Endpoint: r.Endpoint, Connections: r.Connections, LiveRevision: r.LiveRevision, StagedRevision: r.StagedRevision,
+		Protocol: r.Protocol, Event: r.Event, Direction: r.Direction, Outcome: r.Outcome,
+		LiveVerdict: uint8(r.Judged), LiveReason: uint8(r.Judged >> 8), //nolint:gosec // a byte each
+		StagedVerdict: uint8(r.Judged >> 16), StagedReason: uint8(r.Judged >> 24), //nolint:gosec // a byte each
+		ForwardFlags: r.ForwardFlags, ReverseFlags: r.ReverseFlags, Answered: r.Answered, Told: r.Told,
+	}
 }
 
 // record puts r into the words of the rest of the agent.

@@ -70,6 +70,29 @@ func (r *ring) at(pos uint64) (data []byte, next uint64, ok bool) {
 	return r.producer[offset+ringHeader : offset+ringHeader+length], next, true
 }
 
+// recordForm is one of the structures that a ring's records may be.
+type recordForm struct {
+	size        int
+	translation *translation // to this version's
+}
+
+// recordForms lists those of a ring that s describes. Before layout 3 there was
+// the long one alone.
+func (s *schema) recordForms(own *schema) (forms []recordForm, err error) {
+	for _, name := range []string{"rf_record", "rf_record4"} {
+		shape, ok := s.structs[name]
+		if !ok {
+			continue
+		}
+		t, err := translate(name, shape, own.structs[name])
+		if err != nil {
+			return nil, err
+		}
+		forms = append(forms, recordForm{shape.size, t})
+	}
+	return forms, nil
+}
+
 // Reader hands out the ring's records. They stay in the ring, and count against
 // its room, until they are committed. After an upgrade it first serves the ring
 // of before, and goes on to the next one when everything of it is committed: a
@@ -80,10 +103,9 @@ type Reader struct {
 	mapID  ebpf.MapID
 	ring   *ring
 	intent mapping[kernelRfIntent]
-	record *translation // of its records, to this version's
-	size   int          // of its records
-	pos    uint64       // of the first record not yet handed out
-	replay Batch        // its range, if one is owed
+	forms  []recordForm
+	pos    uint64 // of the first record not yet handed out
+	replay Batch  // its range, if one is owed
 	epoll  int
 	wake   int // eventfd
 	buffer []flow.Record
@@ -128,11 +150,9 @@ func (d *Datapath) oldestRing() *generation {
 
 // open makes g's ring the one that is read.
 func (r *Reader) open(g *generation) (err error) {
-	shape := g.schema.structs["rf_record"]
-	if r.record, err = translate("rf_record", shape, r.d.record.structs["rf_record"]); err != nil {
+	if r.forms, err = g.schema.recordForms(r.d.record); err != nil {
 		return fmt.Errorf("read ring: %w", err)
 	}
-	r.size = shape.size
 	if !g.schema.holds("rf_intent", r.d.record) {
 		return errors.New("ring intent: another version laid it out")
 	}
@@ -282,14 +302,17 @@ func (r *Reader) take(end uint64, n int) (Batch, error) {
 
 // decode reads one message of the ring, whichever version wrote it.
 func (r *Reader) decode(data []byte) (rawRecord, error) {
-	if len(data) != r.size {
-		return rawRecord{}, fmt.Errorf("record of %d bytes: want %d", len(data), r.size)
+	for _, f := range r.forms {
+		if len(data) != f.size {
+			continue
+		}
+		data, err := f.translation.apply(data)
+		if err != nil {
+			return rawRecord{}, err
+		}
+		return decodeRecord(data)
 	}
-	data, err := r.record.apply(data)
-	if err != nil {
-		return rawRecord{}, err
-	}
-	return decodeRecord(data)
+	return rawRecord{}, fmt.Errorf("record of %d bytes: of no form that the ring has", len(data))
 }
 
 // waitLimit is how long a reader that found nothing waits before it looks again.

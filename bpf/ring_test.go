@@ -196,7 +196,7 @@ func TestReaderWaits(t *testing.T) {
 // written, whether or not it holds records back, and not before.
 func TestRingWakes(t *testing.T) {
 	l := newLab(t, func(c *Config) { c.RingBytes = 16384 })
-	record := recordSize + ringHeader
+	record := record4Size + ringHeader
 	quarter := int(l.d.cfg.RingBytes) / 4
 	count, port := 0, uint16(1000)
 	write := func(n int) {

@@ -258,7 +258,7 @@ static __always_inline enum rf_syn rf_judge_beginning(struct rf_visit *v, struct
 /* A packet of a flow in the table. */
 static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool revived)
 {
-	__u32 event = RF_EVENT_NEW;
+	__u32 step = 0, event = RF_EVENT_NEW;
 
 	if (revived) {
 		rf_first_direction(v);
@@ -281,11 +281,11 @@ static __always_inline int rf_hit(struct rf_visit *v, struct rf_flow *f, bool re
 	}
 	if (event == RF_EVENT_NEW)
 		rf_restart(v, f);
-	rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
-	if (rf_has_handshake(&v->p) && !(v->p.flags & RF_PKT_LATER_FRAGMENT) &&
-	    rf_tcp_step(f, v->side & 1, v->p.tcp_flags))
-		rf_visit_end(v, f);
-	else if (event)
+	rf_count_packet(f, v->side & 1, v->packets, v->bytes, v->now);
+	if (rf_has_handshake(&v->p) && !(v->p.flags & RF_PKT_LATER_FRAGMENT))
+		step = rf_tcp_step(f, v->side & 1, v->p.tcp_flags);
+	rf_mark_packet(f, v->side & 1, v->p.tcp_flags, step);
+	if (event)
 		rf_visit_emit(v, f, event);
 	return rf_finish(v, RF_READ(f->judged));
 }
@@ -329,7 +329,8 @@ static __always_inline int rf_miss(struct rf_visit *v, __u32 dead)
 	f = inserted == RF_INSERT_PRESENT ? rf_visit_find(v) : NULL; /* another CPU was faster */
 	if (!f)
 		return rf_unstored(v, inserted);
-	rf_count_packet(f, v->side & 1, v->p.tcp_flags, v->packets, v->bytes, v->now);
+	rf_count_packet(f, v->side & 1, v->packets, v->bytes, v->now);
+	rf_mark_packet(f, v->side & 1, v->p.tcp_flags, 0);
 	return rf_finish(v, RF_READ(f->judged));
 }
 

@@ -76,6 +76,7 @@ func TestSCTP(t *testing.T) {
 				l.want(pass, answer.chunk(sctpInitAck, 2), "INIT ACK")
 				l.want(pass, p.chunk(sctpData, 0), "data")
 				l.want(pass, answer.chunk(end, 0), "end")
+				l.sweep(0)
 				list := l.records()
 				if len(list) != 2 || list[1].Event != flow.EventEnd || list[1].Forward.Packets != 1 {
 					t.Fatalf("records: %+v", list)

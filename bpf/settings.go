@@ -21,7 +21,7 @@ import (
 // Constants of bpf/types.h that no type carries.
 const (
 	settingsMagic  = 0x52464e43
-	settingsLayout = 2
+	settingsLayout = 3
 
 	stateSYN         = 1
 	stateEstablished = 2

@@ -63,6 +63,20 @@ static __always_inline void rf_sweep_idle(struct rf_flow_key *k, struct rf_flow 
 	__sync_val_compare_and_swap(&f->life, RF_ALIVE, RF_DYING);
 }
 
+/* Returns whether the flow was closed and had no end record. */
+static __always_inline bool rf_sweep_closed(struct rf_flow_key *k, struct rf_flow *f, struct rf_sweep *s)
+{
+	if ((RF_READ(f->marks) & (RF_FLOW_CLOSED | RF_FLOW_ENDED)) != RF_FLOW_CLOSED)
+		return false;
+	if (rf_end(k, f, s->args.now)) {
+		s->args.reported++;
+		s->args.ended++;
+	} else {
+		s->args.ring_full++;
+	}
+	return true;
+}
+
 /* Returns whether the flow is still there. */
 static __always_inline bool rf_sweep_flow(struct rf_flow_key *k, struct rf_flow *f, struct rf_sweep *s)
 {
@@ -79,7 +93,7 @@ static __always_inline bool rf_sweep_flow(struct rf_flow_key *k, struct rf_flow 
 		rf_sweep_idle(k, f, s);
 		return true;
 	}
-	if (!rf_unreported(f))
+	if (rf_sweep_closed(k, f, s) || !rf_unreported(f))
 		return true;
 	if (RF_READ(f->marks) & RF_FLOW_REPORTED &&
 	    (__s64)(s->args.now - RF_READ(f->reported_at)) < (__s64)s->interval)

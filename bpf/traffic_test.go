@@ -430,6 +430,9 @@ func TestTrafficCounts(t *testing.T) {
 	ended := 0
 	deadline := time.Now().Add(wire.Arrives)
 	for ended < 2*connections && time.Now().Before(deadline) {
+		if _, err := s.d.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		b, err := r.Next(ctx)
 		cancel()

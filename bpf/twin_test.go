@@ -117,7 +117,7 @@ func newTwin(t testing.TB, size twinSize) *twin {
 		owners: make(map[refAddr]AddressOwner), failsafe: make(map[Failsafe]bool), services: make(map[Failsafe]flow.Identity), tables: make(map[TableKey]Table),
 		idle: modelIdle, interval: modelInterval,
 		room: int(size.flows), noteRoom: int(size.fragments), noteQuota: int(size.fragments) / 2,
-		ringRoom: (int(size.ringBytes) - 1) / (recordSize + ringHeader),
+		ringRoom: int(size.ringBytes) - 1,
 		flows:    make(map[modelKey]*modelFlow), held: make(map[uint32]int), gone: make(map[uint32]bool), notes: make(map[modelNote]modelFirst), noted: make(map[uint32]int), pending: flow.VerdictAllow,
 	}
 	w.before = w.readCounters()
@@ -371,7 +371,7 @@ func (w *twin) sweep(hours int) {
 	}
 	got := w.readRing()
 	var table map[kernelRfFlowKey]kernelRfFlow
-	if len(got) == w.m.ringRoom { // whose records found room is then the kernel's choice
+	if stats.RingFull > 0 { // whose records found room is then the kernel's choice
 		table = w.table()
 	}
 	w.m.sweep(hours, func(k modelKey, f *modelFlow, e flow.Event) bool {

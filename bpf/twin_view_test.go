@@ -20,6 +20,7 @@ type flowView struct {
 	Finished       [2]bool
 	Answered       bool
 	Reported       bool
+	Closed         bool
 	Ended          bool
 	Dying          bool
 }
@@ -29,7 +30,7 @@ func modelFlowView(f *modelFlow) flowView {
 		Packets: f.packets, Bytes: f.bytes, Flags: f.flags, Connections: f.connections,
 		Live: f.live, Staged: f.staged, Outcome: f.outcome, Epoch: f.judged,
 		State: f.state, Direction: f.direction, Initiator: f.initiator,
-		Finished: f.finished, Answered: f.answered, Reported: f.reported, Ended: f.ended, Dying: f.dying,
+		Finished: f.finished, Answered: f.answered, Reported: f.reported, Closed: f.closed, Ended: f.ended, Dying: f.dying,
 	}
 }
 
@@ -38,6 +39,7 @@ const (
 	markReported = 1
 	markEnded    = 2
 	markSYNACK   = 4
+	markClosed   = 512
 )
 
 func kernelFlowView(f kernelRfFlow) flowView {
@@ -50,7 +52,7 @@ func kernelFlowView(f kernelRfFlow) flowView {
 		Outcome: flow.Outcome(f.Outcome), Epoch: uint32(f.Judged >> 32),
 		State: int(f.State), Direction: flow.Direction(f.Direction), Initiator: int(f.Initiator),
 		Finished: [2]bool{f.Fin&1 != 0, f.Fin&2 != 0}, Answered: f.Marks&markSYNACK != 0,
-		Reported: f.Marks&markReported != 0, Ended: f.Marks&markEnded != 0, Dying: f.Life != 0,
+		Reported: f.Marks&markReported != 0, Closed: f.Marks&markClosed != 0, Ended: f.Marks&markEnded != 0, Dying: f.Life != 0,
 	}
 	for side, n := range f.Counted {
 		carried := f.Carried[side]

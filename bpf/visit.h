@@ -58,8 +58,7 @@ __noinline int rf_visit_end(struct rf_visit *v, struct rf_flow *f)
 	if (!v || !f)
 		return 0;
 	rf_visit_key(v, &k);
-	rf_end(&k, f, v->now);
-	return 0;
+	return rf_end(&k, f, v->now);
 }
 
 static __always_inline const __u8 *rf_local(const struct rf_visit *v)
@@ -202,29 +201,43 @@ static __always_inline __u64 rf_first_count(const struct rf_visit *v)
 	return (__u64)v->packets << RF_PACKET | v->bytes;
 }
 
+static __always_inline int rf_report_first4(const struct rf_flow_key *k, const struct rf_flow *f,
+					    const struct rf_taken *t)
+{
+	struct rf_record4 *r = rf_reserve(sizeof(*r));
+
+	if (!r)
+		return 0;
+	rf_fill_record4(r, k, f, t);
+	r->event = RF_EVENT_NEW;
+	rf_submit4(r);
+	return 1;
+}
+
 /* Writes the first record of a flow of one packet. Returns 0 when the ring has
  * no room. */
 static __always_inline int rf_report_first(const struct rf_visit *v, const struct rf_flow_key *k,
 					   const struct rf_flow *f)
 {
-	bool forward = v->initiator == v->side;
+	struct rf_taken t = {.connections = 1, .told = RF_FLOW_UNTOLD_BOTH / RF_FLOW_UNTOLD(0)};
 	struct rf_record *r;
 
-	r = rf_reserve();
+	if (v->initiator == v->side) {
+		t.forward = rf_first_count(v);
+		t.forward_flags = v->p.tcp_flags;
+	} else {
+		t.reverse = rf_first_count(v);
+		t.reverse_flags = v->p.tcp_flags;
+		t.answered = 1;
+	}
+	if (rf_is_flow4(k))
+		return rf_report_first4(k, f, &t);
+	r = rf_reserve(sizeof(*r));
 	if (!r)
 		return 0;
-	rf_fill_record(r, k, f);
+	rf_fill_record(r, k, f, &t);
 	r->event = RF_EVENT_NEW;
-	r->forward_packets = forward ? v->packets : 0;
-	r->forward_bytes = forward ? v->bytes : 0;
-	r->reverse_packets = forward ? 0 : v->packets;
-	r->reverse_bytes = forward ? 0 : v->bytes;
-	r->forward_flags = forward ? v->p.tcp_flags : 0;
-	r->reverse_flags = forward ? 0 : v->p.tcp_flags;
-	r->connections = 1;
-	r->answered = !forward;
-	r->told = RF_FLOW_UNTOLD_BOTH / RF_FLOW_UNTOLD(0);
-	rf_submit(r);
+	rf_submit(r, sizeof(*r));
 	return 1;
 }
 

@@ -167,7 +167,7 @@ func TestAgreementOnWire(t *testing.T) {
 			short++
 		}
 		w.pass(s, linear)
-		if len(w.m.records) > w.m.ringRoom*2/3 {
+		if w.m.ringUsed() > w.m.ringRoom*2/3 {
 			w.drain()
 		}
 	}
