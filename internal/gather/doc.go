@@ -1,6 +1,6 @@
 // Package gather takes the batches of many agents and stores those of a moment
-// in one insert: an insert of a few records costs the store about as much as one
-// of thousands.
+// in one insert: one of a few records costs the store half of what one of
+// thousands does.
 //
 // A batch is answered when it is on disk, in a group with those of other nodes;
 // the group is inserted under a token of its own, again and again until it is

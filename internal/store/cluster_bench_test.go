@@ -68,7 +68,7 @@ func BenchmarkSmallInserts(b *testing.B) {
 }
 
 func benchmarkSmallInserts(b *testing.B, s *Store) {
-	const agents = 80 // the embedded engine takes 100 queries at a time
+	const agents = 40 // as many inserts of 2,000 rows fit the embedded engine's memory
 	o := s.options(s.cfg.Database)
 	o.ConnOpenStrategy = clickhouse.ConnOpenRandom
 	o.MaxOpenConns, o.MaxIdleConns = agents, agents
