@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ringfence/ringfence/internal/period"
 )
 
 // Config says how to batch and how patient to be.
@@ -50,33 +52,23 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-func (c *Config) durations() []duration {
-	return []duration{
-		{"batch age", &c.BatchAge, 250 * time.Millisecond},
-		{"small batch age", &c.SmallAge, 10 * time.Second},
-		{"patience", &c.Patience, 5 * time.Second},
-		{"insert", &c.Insert, 30 * time.Second},
-		{"least pause", &c.MinPause, 100 * time.Millisecond},
-		{"longest pause", &c.MaxPause, 5 * time.Second},
-		{"sweep", &c.Sweep, time.Second},
-		{"heartbeat", &c.Heartbeat, 5 * time.Second},
-		{"clock", &c.Clock, time.Minute},
-		{"flush", &c.Flush, 5 * time.Second},
+func (c *Config) periods() []period.Period {
+	return []period.Period{
+		{Name: "batch age", Value: &c.BatchAge, Default: 250 * time.Millisecond},
+		{Name: "small batch age", Value: &c.SmallAge, Default: 10 * time.Second},
+		{Name: "patience", Value: &c.Patience, Default: 5 * time.Second},
+		{Name: "insert", Value: &c.Insert, Default: 30 * time.Second},
+		{Name: "least pause", Value: &c.MinPause, Default: 100 * time.Millisecond},
+		{Name: "longest pause", Value: &c.MaxPause, Default: 5 * time.Second},
+		{Name: "sweep", Value: &c.Sweep, Default: time.Second},
+		{Name: "heartbeat", Value: &c.Heartbeat, Default: 5 * time.Second},
+		{Name: "clock", Value: &c.Clock, Default: time.Minute},
+		{Name: "flush", Value: &c.Flush, Default: 5 * time.Second},
 	}
-}
-
-type duration struct {
-	name  string
-	value *time.Duration
-	def   time.Duration
 }
 
 func (c Config) withDefaults() Config {
-	for _, d := range c.durations() {
-		if *d.value == 0 {
-			*d.value = d.def
-		}
-	}
+	period.SetDefaults(c.periods())
 	if c.BatchRecords == 0 {
 		c.BatchRecords = 20_000
 	}
@@ -104,10 +96,5 @@ func (c Config) Validate() error {
 	if c.SmallRecords < 0 {
 		errs = append(errs, fmt.Errorf("small batch of %d records: want at least one", c.SmallRecords))
 	}
-	for _, d := range c.durations() {
-		if *d.value < 0 {
-			errs = append(errs, fmt.Errorf("%s %s: want a positive duration", d.name, *d.value))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, period.Check(c.periods())...)...)
 }

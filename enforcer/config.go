@@ -2,7 +2,6 @@ package enforcer
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -10,6 +9,7 @@ import (
 
 	"github.com/ringfence/ringfence/bpf"
 	"github.com/ringfence/ringfence/internal/inventory"
+	"github.com/ringfence/ringfence/internal/period"
 )
 
 // Config says which node this is and how patient it is.
@@ -54,20 +54,17 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-func (c Config) withDefaults() Config {
-	for _, d := range []struct {
-		p   *time.Duration
-		def time.Duration
-	}{
-		{&c.Confirm, 30 * time.Second},
-		{&c.ConfirmAttempt, 2 * time.Second},
-		{&c.ConfirmRetry, 200 * time.Millisecond},
-		{&c.Check, 10 * time.Second},
-	} {
-		if *d.p == 0 {
-			*d.p = d.def
-		}
+func (c *Config) periods() []period.Period {
+	return []period.Period{
+		{Name: "confirm interval", Value: &c.Confirm, Default: 30 * time.Second},
+		{Name: "confirm attempt interval", Value: &c.ConfirmAttempt, Default: 2 * time.Second},
+		{Name: "confirm retry interval", Value: &c.ConfirmRetry, Default: 200 * time.Millisecond},
+		{Name: "check interval", Value: &c.Check, Default: 10 * time.Second},
 	}
+}
+
+func (c Config) withDefaults() Config {
+	period.SetDefaults(c.periods())
 	if c.Clock == nil {
 		c.Clock = systemClock{}
 	}
@@ -86,12 +83,5 @@ func (c Config) Validate() error {
 	if c.StateDir == "" {
 		errs = append(errs, errors.New("state directory: missing"))
 	}
-	for name, d := range map[string]time.Duration{
-		"confirm": c.Confirm, "confirm attempt": c.ConfirmAttempt, "confirm retry": c.ConfirmRetry, "check": c.Check,
-	} {
-		if d < 0 {
-			errs = append(errs, fmt.Errorf("%s interval %s: want a positive duration", name, d))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, period.Check(c.periods())...)...)
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ringfence/ringfence/internal/period"
 )
 
 // MinBytes is the least that Config.MaxBytes may be: room for a few groups.
@@ -37,28 +39,18 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-func (c *Config) durations() []duration {
-	return []duration{
-		{"group age", &c.GroupAge, time.Second},
-		{"denial age", &c.DenialAge, 250 * time.Millisecond},
-		{"insert", &c.Insert, 30 * time.Second},
-		{"least pause", &c.MinPause, 100 * time.Millisecond},
-		{"longest pause", &c.MaxPause, 5 * time.Second},
+func (c *Config) periods() []period.Period {
+	return []period.Period{
+		{Name: "group age", Value: &c.GroupAge, Default: time.Second},
+		{Name: "denial age", Value: &c.DenialAge, Default: 250 * time.Millisecond},
+		{Name: "insert", Value: &c.Insert, Default: 30 * time.Second},
+		{Name: "least pause", Value: &c.MinPause, Default: 100 * time.Millisecond},
+		{Name: "longest pause", Value: &c.MaxPause, Default: 5 * time.Second},
 	}
-}
-
-type duration struct {
-	name  string
-	value *time.Duration
-	def   time.Duration
 }
 
 func (c Config) withDefaults() Config {
-	for _, d := range c.durations() {
-		if *d.value == 0 {
-			*d.value = d.def
-		}
-	}
+	period.SetDefaults(c.periods())
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 4 << 30
 	}
@@ -83,10 +75,5 @@ func (c Config) Validate() error {
 	if c.GroupRecords < 0 {
 		errs = append(errs, fmt.Errorf("group of %d records: want at least one", c.GroupRecords))
 	}
-	for _, d := range c.durations() {
-		if *d.value < 0 {
-			errs = append(errs, fmt.Errorf("%s %s: want a positive duration", d.name, *d.value))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, period.Check(c.periods())...)...)
 }
