@@ -13,6 +13,7 @@ import (
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/spool"
 	"github.com/ringfence/ringfence/internal/statefile"
+	"github.com/ringfence/ringfence/test/disk"
 )
 
 // damaged returns raw cut at every byte, and with every byte flipped.
@@ -66,7 +67,7 @@ func restore(t *testing.T, dir string, whole map[string][]byte) {
 // told of exactly its nodes, the coverage in it is kept, and its batches are not
 // taken again: they are counted as lost.
 func TestDamagedGroup(t *testing.T) {
-	dir := disk(t, "10m") // thousands of synced writes would take their time elsewhere
+	dir := disk.New(t, "10m") // thousands of synced writes would take their time elsewhere
 	whole := threeGroups(t, dir)
 	path := filepath.Join(dir, "2.group")
 	want := []flow.Coverage{
@@ -123,7 +124,7 @@ func TestDamagedGroup(t *testing.T) {
 // Of a note that is damaged anywhere nothing is lost, as long as its group is
 // whole.
 func TestDamagedNote(t *testing.T) {
-	dir := disk(t, "10m")
+	dir := disk.New(t, "10m")
 	whole := threeGroups(t, dir)
 	path := filepath.Join(dir, "2.note")
 	for i, raw := range damaged(whole[path]) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/ringfence/ringfence/internal/flow"
 	"github.com/ringfence/ringfence/internal/spool"
+	"github.com/ringfence/ringfence/test/disk"
 )
 
 // Batches of a moment are one insert, and nobody is answered before they are on
@@ -284,25 +285,10 @@ func TestFullOfCoverage(t *testing.T) {
 	}
 }
 
-// disk returns a directory in memory that holds so much.
-func disk(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Fatalf("this test needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // Without room on the disk batches are refused, nothing half of them stays, and
 // they are taken when there is room again.
 func TestDiskFull(t *testing.T) {
-	dir := disk(t, "256k")
+	dir := disk.New(t, "256k")
 	m := newMemory()
 	g := run(t, quick(dir), m)
 	g.take("node-1", 0)

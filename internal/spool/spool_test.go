@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ringfence/ringfence/test/disk"
 )
 
 func open(t *testing.T, dir string) *Spool {
@@ -218,7 +220,7 @@ func TestGivenUpStaysGivenUp(t *testing.T) {
 // A file that is cut or flipped at any byte is refused whole and counted, and
 // the others are kept.
 func TestDamage(t *testing.T) {
-	dir := disk(t, "10m") // thousands of synced writes would take their time elsewhere
+	dir := disk.New(t, "10m") // thousands of synced writes would take their time elsewhere
 	s := open(t, dir)
 	for i := range 3 {
 		put(t, s, batch(i, 2))
@@ -320,24 +322,9 @@ func TestDamagedNote(t *testing.T) {
 	}
 }
 
-// disk returns a directory in memory that holds so much.
-func disk(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Fatalf("this test needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // Without room on the disk a batch is refused and nothing of it stays.
 func TestDiskFull(t *testing.T) {
-	dir := disk(t, "1m")
+	dir := disk.New(t, "1m")
 	s := open(t, filepath.Join(dir, "spool"))
 	put(t, s, batch(0, 1000))
 	err := s.Put(batch(1, 20_000))

@@ -208,6 +208,13 @@ func testClusterMigratesAtOnce(t *testing.T, c *clickhousetest.Cluster) {
 	for range 4 {
 		stores = append(stores, opened(t, cfg))
 	}
+	migrateAtOnce(t, stores)
+	mustInsert(t, stores[0], "a", connections(10, noon)...)
+	wantStored(t, stores[1], 10)
+}
+
+func migrateAtOnce(t *testing.T, stores []*Store) {
+	t.Helper()
 	var wg sync.WaitGroup
 	for _, s := range stores {
 		wg.Go(func() {
@@ -217,8 +224,6 @@ func testClusterMigratesAtOnce(t *testing.T, c *clickhousetest.Cluster) {
 		})
 	}
 	wg.Wait()
-	mustInsert(t, stores[0], "a", connections(10, noon)...)
-	wantStored(t, stores[1], 10)
 }
 
 // A batch of which only one shard got its part is whole after it was sent again.

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -198,15 +197,7 @@ func testReplicatedMigratesAtOnce(t *testing.T, c *clickhousetest.Cluster) {
 		one.Addrs = append(slices.Clone(cfg.Addrs[i:]), cfg.Addrs[:i]...)
 		stores = append(stores, opened(t, one))
 	}
-	var wg sync.WaitGroup
-	for _, s := range stores {
-		wg.Go(func() {
-			if err := s.Migrate(t.Context()); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
+	migrateAtOnce(t, stores)
 	wantAlike(t, stores[0])
 }
 
